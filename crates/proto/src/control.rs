@@ -1,0 +1,130 @@
+//! The frames that the bus and its clients say to each other, besides messages and listings.
+//!
+//! Every function appends one whole frame, header included. The spelling (a space after `:` and
+//! `,`, key order) is that of the released Python bus, whose clients sometimes look at the text.
+
+use crate::envelope::Raw;
+use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::name::{EndpointName, json_string};
+use crate::{ErrorCode, frame};
+
+/// Appends a frame whose payload is `json`.
+pub fn append_text(out: &mut Vec<u8>, json: &str) {
+    frame::append(out, |out| out.extend_from_slice(json.as_bytes()));
+}
+
+/// bus → client: the answer to `register`.
+pub fn registered(out: &mut Vec<u8>, name: &EndpointName, session_id: &str) {
+    let endpoint = name.to_json();
+    append_text(out, &format!(
+        "{{\"type\": \"registered\", \"endpoint\": {endpoint}, \"session_id\": \"{session_id}\"}}"
+    ));
+}
+
+/// Both ways: the answer to `ping`.
+pub fn pong(out: &mut Vec<u8>) {
+    append_text(out, r#"{"type": "pong"}"#);
+}
+
+/// What an error frame says besides its code.
+#[derive(Clone, Copy)]
+pub enum Detail<'a> {
+    /// Any text.
+    Text(&'a str),
+    /// The words of released versions for an unknown endpoint, with `to` as it came.
+    NotConnected(Raw<'a>),
+}
+
+/// bus → client: a refusal. `id` is that of the message it is about, as it came; it is left out
+/// where the frame would be over the limit with it.
+pub fn error(out: &mut Vec<u8>, code: ErrorCode, detail: Detail<'_>, id: Option<Raw<'_>>) {
+    let echoed = id.map_or(0, |id| id.as_bytes().len()) + detail.echoed_bytes();
+    let (detail, id) = if echoed <= PAYLOAD_BYTES_MAX - ERROR_FIXED_BYTES {
+        (detail, id)
+    } else if detail.echoed_bytes() <= PAYLOAD_BYTES_MAX - ERROR_FIXED_BYTES {
+        (detail, None)
+    } else {
+        (Detail::Text("the endpoint is not connected; its name is too long to be repeated"), None)
+    };
+    frame::append(out, |out| {
+        out.extend_from_slice(br#"{"type": "error", "code": ""#);
+        out.extend_from_slice(code.as_str().as_bytes());
+        out.extend_from_slice(br#"", "detail": "#);
+        match detail {
+            Detail::Text(text) => out.extend_from_slice(json_string(text).as_bytes()),
+            Detail::NotConnected(to) => {
+                out.extend_from_slice(b"\"Endpoint '");
+                to.append_shown_by_python(out);
+                out.extend_from_slice(b"' is not connected\"");
+            }
+        }
+        if let Some(id) = id {
+            out.extend_from_slice(b", \"id\": ");
+            out.extend_from_slice(id.as_bytes());
+        }
+        out.push(b'}');
+    });
+}
+
+/// More than the fixed parts of an error frame and every text that the bus itself writes into one.
+const ERROR_FIXED_BYTES: usize = 4 * 1024;
+
+impl Detail<'_> {
+    /// Bytes that a peer chose.
+    fn echoed_bytes(&self) -> usize {
+        match self {
+            Detail::Text(_) => 0,
+            Detail::NotConnected(to) => to.as_bytes().len(),
+        }
+    }
+}
+
+/// How far a message has come, as a receipt says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The router has it.
+    Accepted,
+    /// Handed over: its bytes are in the receiver's socket.
+    Delivered,
+}
+
+impl Status {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Accepted => "accepted",
+            Status::Delivered => "delivered",
+        }
+    }
+}
+
+/// bus → sender: how far a message has come. `endpoints` is given for broadcasts.
+pub fn receipt(out: &mut Vec<u8>, id: Raw<'_>, status: Status, endpoints: Option<usize>) {
+    frame::append(out, |out| {
+        out.extend_from_slice(br#"{"type": "receipt", "id": "#);
+        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(br#", "status": ""#);
+        out.extend_from_slice(status.as_str().as_bytes());
+        out.push(b'"');
+        if let Some(endpoints) = endpoints {
+            out.extend_from_slice(format!(", \"endpoints\": {endpoints}").as_bytes());
+        }
+        out.push(b'}');
+    });
+}
+
+/// client → bus: takes a name.
+pub fn register(out: &mut Vec<u8>, endpoint: &str) {
+    let endpoint = json_string(endpoint);
+    append_text(out, &format!("{{\"type\": \"register\", \"endpoint\": {endpoint}}}"));
+}
+
+/// client → bus: a sign of life.
+pub fn ping(out: &mut Vec<u8>) {
+    append_text(out, r#"{"type": "ping"}"#);
+}
+
+/// client → bus: a message. The bus adds what is missing (`id`, `ts`, `from`).
+pub fn message(out: &mut Vec<u8>, to: &str, body: &serde_json::Value) {
+    append_text(out, &format!("{{\"type\": \"message\", \"to\": {}, \"body\": {body}}}", json_string(to)));
+}

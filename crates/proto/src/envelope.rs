@@ -1,0 +1,334 @@
+//! The envelope: the top-level keys of a frame's JSON object, found in one pass.
+//!
+//! [`Envelope::scan`] checks that the whole payload is one well-formed JSON object in valid UTF-8
+//! and remembers where the values of the keys stand that the bus reads. It builds nothing and
+//! copies nothing; `body` is walked over, never read. [`Insertion`] adds fields before the closing
+//! brace and leaves every other byte as it was.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use crate::frame::FrameError;
+pub use crate::json::Malformed;
+use crate::json::Walker;
+
+/// The JSON text of one value, known to be well-formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raw<'a>(&'a [u8]);
+
+/// Why a value is not text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotText {
+    /// It is a string with half of a surrogate pair, which no UTF-8 text can hold.
+    LoneSurrogate,
+    /// It is not a string.
+    OtherType,
+}
+
+impl<'a> Raw<'a> {
+    /// Wraps a value's text. The caller knows that it is well-formed, without white space around.
+    pub fn new(json: &'a [u8]) -> Self {
+        Raw(json)
+    }
+
+    /// The bytes as they came.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The value of a string.
+    #[inline]
+    pub fn text(self) -> Result<Cow<'a, str>, NotText> {
+        let Some(inner) = self.inside_quotes() else { return Err(NotText::OtherType) };
+        if !inner.contains(&b'\\') {
+            let text = std::str::from_utf8(inner).map_err(|_| NotText::OtherType)?;
+            return Ok(Cow::Borrowed(text));
+        }
+        serde_json::from_slice(self.0).map(Cow::Owned).map_err(|_| NotText::LoneSurrogate)
+    }
+
+    /// What stands between a string's quotes, escapes included.
+    #[inline]
+    fn inside_quotes(self) -> Option<&'a [u8]> {
+        match self.0 {
+            [b'"', inner @ .., b'"'] => Some(inner),
+            _ => None,
+        }
+    }
+
+    /// Whether this is a string with the value `text`, however it is escaped.
+    #[inline]
+    fn is_text(self, text: &str) -> bool {
+        match self.inside_quotes() {
+            Some(inner) if inner == text.as_bytes() => true,
+            Some(inner) if inner.contains(&b'\\') => self.text().is_ok_and(|value| value == text),
+            _ => false,
+        }
+    }
+
+    /// Whether this is an array or object.
+    pub fn is_container(self) -> bool {
+        matches!(self.0.first(), Some(b'[' | b'{'))
+    }
+
+    /// Whether Python's `bool()` of this value is false.
+    pub fn is_false_in_python(self) -> bool {
+        match self.0 {
+            b"null" | b"false" | b"\"\"" => true,
+            [b'[' | b'{', inner @ .., _] => inner.iter().all(u8::is_ascii_whitespace),
+            [b'0'..=b'9' | b'-', ..] => self.number().is_some_and(|number| number == 0.0),
+            _ => false,
+        }
+    }
+
+    fn number(self) -> Option<f64> {
+        std::str::from_utf8(self.0).ok()?.parse().ok()
+    }
+
+    /// The integer that this is, if it is one that fits.
+    pub fn integer(self) -> Option<i64> {
+        std::str::from_utf8(self.0).ok()?.parse().ok()
+    }
+
+    /// Appends this value as Python's `str()` shows it, escaped for use inside a JSON string.
+    pub fn append_shown_by_python(self, out: &mut Vec<u8>) {
+        match self.0 {
+            [b'"', inner @ .., b'"'] => out.extend_from_slice(inner),
+            b"true" => out.extend_from_slice(b"True"),
+            b"false" => out.extend_from_slice(b"False"),
+            b"null" => out.extend_from_slice(b"None"),
+            b"NaN" => out.extend_from_slice(b"nan"),
+            b"Infinity" => out.extend_from_slice(b"inf"),
+            b"-Infinity" => out.extend_from_slice(b"-inf"),
+            number if number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) => {
+                out.extend_from_slice(python_float(self.number().unwrap_or(f64::NAN)).as_bytes());
+            }
+            other => out.extend_from_slice(other),
+        }
+    }
+}
+
+/// A float as CPython's `repr` prints it: shortest digits, an exponent below 1e-4 and from 1e16 on.
+fn python_float(number: f64) -> String {
+    if number.is_infinite() {
+        return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{number:e}");
+    let (mantissa, exponent) = scientific.split_once('e').expect("{:e} always has an exponent");
+    let exponent: i32 = exponent.parse().expect("{:e} has an integer exponent");
+    if (-4..16).contains(&exponent) {
+        return format!("{number:?}");
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
+}
+
+/// What a frame asks for, by its `type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `message`
+    Message,
+    /// `register`
+    Register,
+    /// `ping`
+    Ping,
+    /// `list_endpoints`
+    ListEndpoints,
+    /// Any other value, or none.
+    Unknown,
+}
+
+/// A frame's JSON object with the values of the keys that the bus reads. Of a repeated key the last
+/// value counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    payload: &'a [u8],
+    closing_brace_at: usize,
+    /// `type`
+    pub kind: Kind,
+    /// `to`
+    pub to: Option<Raw<'a>>,
+    /// `from`
+    pub from: Option<Raw<'a>>,
+    /// `id`
+    pub id: Option<Raw<'a>>,
+    /// `ts`
+    pub ts: Option<Raw<'a>>,
+    /// `endpoint`
+    pub endpoint: Option<Raw<'a>>,
+    /// `protocol`
+    pub protocol: Option<Raw<'a>>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads a payload. Refuses what is not one JSON object that Python's `json` module can read.
+    #[inline]
+    pub fn scan(payload: &'a [u8]) -> Result<Self, FrameError> {
+        if let Err(error) = std::str::from_utf8(payload) {
+            let at = error.valid_up_to();
+            return Err(FrameError::NotJson(Malformed { at, reason: "invalid UTF-8" }));
+        }
+        let mut walker = Walker::new(payload);
+        walker.skip_white_space();
+        if walker.peek() != b'{' {
+            return Err(not_an_object(payload));
+        }
+        let mut envelope = Envelope {
+            payload,
+            closing_brace_at: 0,
+            kind: Kind::Unknown,
+            to: None,
+            from: None,
+            id: None,
+            ts: None,
+            endpoint: None,
+            protocol: None,
+        };
+        envelope.walk(&mut walker).map_err(FrameError::NotJson)?;
+        Ok(envelope)
+    }
+
+    #[inline]
+    fn walk(&mut self, walker: &mut Walker<'a>) -> Result<(), Malformed> {
+        walker.step();
+        walker.skip_white_space();
+        if walker.peek() != b'}' {
+            loop {
+                let key = walker.key_and_colon()?;
+                walker.skip_white_space();
+                let start = walker.at();
+                walker.value(1)?;
+                self.remember(Raw(key), Raw(walker.slice_from(start)));
+                walker.skip_white_space();
+                match walker.peek() {
+                    b',' => {
+                        walker.step();
+                        walker.skip_white_space();
+                    }
+                    b'}' => break,
+                    _ => return walker.wrong("expected ',' or '}'"),
+                }
+            }
+        }
+        self.closing_brace_at = walker.at();
+        walker.step();
+        end_of_document(walker)
+    }
+
+    #[inline]
+    fn remember(&mut self, key: Raw<'a>, value: Raw<'a>) {
+        match key.0 {
+            b"\"type\"" => self.kind = Kind::of(value),
+            b"\"to\"" => self.to = Some(value),
+            b"\"from\"" => self.from = Some(value),
+            b"\"id\"" => self.id = Some(value),
+            b"\"ts\"" => self.ts = Some(value),
+            b"\"endpoint\"" => self.endpoint = Some(value),
+            b"\"protocol\"" => self.protocol = Some(value),
+            other if other.contains(&b'\\') => self.remember_escaped(key, value),
+            _ => {}
+        }
+    }
+
+    /// A key that is written with escapes is looked at by its value.
+    #[cold]
+    fn remember_escaped(&mut self, key: Raw<'a>, value: Raw<'a>) {
+        match key.text().as_deref() {
+            Ok("type") => self.kind = Kind::of(value),
+            Ok("to") => self.to = Some(value),
+            Ok("from") => self.from = Some(value),
+            Ok("id") => self.id = Some(value),
+            Ok("ts") => self.ts = Some(value),
+            Ok("endpoint") => self.endpoint = Some(value),
+            Ok("protocol") => self.protocol = Some(value),
+            _ => {}
+        }
+    }
+
+    /// Where the object's closing brace stands in the payload: the place for an [`Insertion`].
+    #[inline]
+    pub fn closing_brace_at(&self) -> usize {
+        self.closing_brace_at
+    }
+
+    /// The whole payload as it came.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+impl Kind {
+    #[inline]
+    fn of(value: Raw<'_>) -> Kind {
+        const KINDS: [(&str, Kind); 4] = [
+            ("message", Kind::Message),
+            ("ping", Kind::Ping),
+            ("register", Kind::Register),
+            ("list_endpoints", Kind::ListEndpoints),
+        ];
+        let named = KINDS.iter().find(|(name, _)| value.is_text(name));
+        named.map_or(Kind::Unknown, |(_, kind)| *kind)
+    }
+}
+
+fn end_of_document(walker: &mut Walker<'_>) -> Result<(), Malformed> {
+    walker.skip_white_space();
+    if walker.is_at_end() { Ok(()) } else { walker.wrong("text after the end of the object") }
+}
+
+/// Tells JSON that is no object from text that is no JSON.
+#[cold]
+fn not_an_object(payload: &[u8]) -> FrameError {
+    let mut walker = Walker::new(payload);
+    walker.skip_white_space();
+    let kind = match walker.peek() {
+        b'[' => "an array",
+        b'"' => "a string",
+        b't' | b'f' => "a boolean",
+        b'n' => "null",
+        _ => "a number",
+    };
+    match walker.value(0).and_then(|()| end_of_document(&mut walker)) {
+        Ok(()) => FrameError::NotAnObject(kind),
+        Err(malformed) => FrameError::NotJson(malformed),
+    }
+}
+
+/// The fields that the bus adds to a message, as bytes to put before its closing brace. Always in
+/// the order `id`, `ts`, `from`. Only for objects that have a member already, as every message does
+/// (its `type`).
+pub struct Insertion<'b> {
+    bytes: &'b mut Vec<u8>,
+}
+
+impl<'b> Insertion<'b> {
+    /// Starts an insertion in a buffer, whose old content is dropped.
+    #[inline]
+    pub fn start(bytes: &'b mut Vec<u8>) -> Self {
+        bytes.clear();
+        Insertion { bytes }
+    }
+
+    /// Adds `id`, a UUID.
+    #[inline]
+    pub fn id(&mut self, id: &str) {
+        self.bytes.extend_from_slice(b", \"id\": \"");
+        self.bytes.extend_from_slice(id.as_bytes());
+        self.bytes.push(b'"');
+    }
+
+    /// Adds `ts`, from microseconds of Unix time.
+    #[inline]
+    pub fn ts(&mut self, unix_us: u64) {
+        let (seconds, fraction) = (unix_us / 1_000_000, unix_us % 1_000_000);
+        write!(self.bytes, ", \"ts\": {seconds}.{fraction:06}").expect("a Vec takes every write");
+    }
+
+    /// Adds `from`, a name as a JSON string.
+    #[inline]
+    pub fn from(&mut self, name_json: &str) {
+        self.bytes.extend_from_slice(b", \"from\": ");
+        self.bytes.extend_from_slice(name_json.as_bytes());
+    }
+}

@@ -1,0 +1,28 @@
+//! What travels on the socket of a hermes bus, as bytes and as types.
+//!
+//! The only crate that knows how a frame or an envelope looks. It is pure: it never blocks, reads
+//! no clock, opens nothing, and looks at a message's body only to check that it is well-formed.
+//!
+//! - [`frame`]: finding whole frames in a byte buffer.
+//! - [`envelope`]: the top-level keys of a frame's JSON object, and the insertion of fields into it.
+//! - [`name`]: endpoint names, and where a message is addressed to.
+//! - [`control`]: the frames that the bus and its clients say to each other.
+//! - [`listing`]: what `list_endpoints` answers.
+//! - [`error_code`]: the one table of error codes.
+//! - [`limits`]: every limit of the wire.
+
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod envelope;
+pub mod error_code;
+pub mod frame;
+mod json;
+pub mod limits;
+pub mod listing;
+pub mod name;
+
+pub use envelope::{Envelope, Kind, Raw};
+pub use error_code::ErrorCode;
+pub use frame::FrameError;
+pub use name::{Destination, EndpointName, NameError};
