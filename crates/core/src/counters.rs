@@ -1,0 +1,88 @@
+//! What happened, counted: nothing is dropped or refused without a number going up here.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Every counter of the router, since it began.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every counter with its name, in a fixed order.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    connections,
+    /// Registrations that succeeded.
+    registrations,
+    /// Live sessions that lost their name to a newer one.
+    replaced,
+    /// Messages that the router took.
+    messages,
+    /// Bytes of their payloads.
+    message_bytes,
+    /// Messages written into a receiver's socket, one for each receiver.
+    handed_over,
+    /// Bytes of those frames.
+    handed_over_bytes,
+    /// Messages to everyone.
+    broadcasts,
+    /// Messages held for a name that was away for a moment.
+    held,
+    /// Held messages that went to the endpoint when it came back.
+    held_delivered,
+    /// Courtesy receipts given.
+    receipts,
+    /// Times that a sender was kept waiting for a receiver's queue.
+    sender_waits,
+    /// Messages refused: no such endpoint.
+    refused_endpoint_not_found,
+    /// Messages refused: over 10 MiB with the fields that the bus adds.
+    refused_frame_too_large,
+    /// Connections ended for a frame that is no valid frame.
+    refused_frames,
+    /// Connections ended for a field of the wrong type, or a name that cannot be.
+    refused_fields,
+    /// Connections of users who may not connect.
+    refused_users,
+    /// Messages dropped: the receiver does not read, and its queue stayed full.
+    dropped_receiver_stalled,
+    /// Broadcasts dropped for one receiver: its queue was full.
+    dropped_broadcast,
+    /// Messages dropped: the receiver's session ended and nobody came back for its name.
+    dropped_receiver_gone,
+    /// Messages dropped: cut off in the middle when the receiver's connection ended.
+    dropped_cut_off,
+    /// Held messages dropped to make room for newer ones.
+    dropped_held_overflow,
+    /// Frames with a `type` that the bus does not know.
+    ignored_unknown_type,
+    /// Second `register` of a session.
+    ignored_register,
+    /// Connections ended because a frame was not completed in time.
+    timeout_frame,
+    /// Sessions ended for silence.
+    timeout_heartbeat,
+    /// Connections ended because the peer did not read what was left for it.
+    timeout_drain,
+    /// Unsolicited pongs to impatient clients.
+    impatient_pongs,
+}
+
+impl Counters {
+    /// Messages that were accepted and then dropped, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_receiver_stalled
+            + self.dropped_broadcast
+            + self.dropped_receiver_gone
+            + self.dropped_cut_off
+            + self.dropped_held_overflow
+    }
+}

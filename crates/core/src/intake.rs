@@ -1,0 +1,155 @@
+//! What has arrived but is no message yet: unfinished frames, and frames whose sender is kept
+//! waiting. The driver keeps the bytes; who may go on reading, and for how long, is decided here.
+//!
+//! When the budget is used up, the connection that needs the fewest further bytes may always go on,
+//! so that something always finishes. Connections without an unfinished frame are read in small
+//! pieces: small messages go on flowing.
+
+use hermes_bus_proto::ErrorCode;
+
+use crate::router::Router;
+use crate::session::{Deadline, Intake, Session, SessionKey};
+use crate::timers::Timer;
+use crate::{CloseReason, Event};
+
+/// What is read at a time while the budget is used up.
+const SMALL_READ_BYTES: usize = 4 * 1024;
+
+impl Router {
+    /// How many bytes the driver may read from this connection now. 0 means: not until
+    /// [`Effect::Resume`](crate::Effect::Resume), or never again.
+    pub fn read_allowance(&mut self, key: SessionKey) -> usize {
+        let Some(session) = self.session(key) else { return 0 };
+        if !session.is_open() || session.holds.any() {
+            return 0;
+        }
+        let (user, missing) = (session.user, session.intake.missing);
+        let total_is_full = self.intake.total().is_full();
+        if !total_is_full && !self.intake.of_user(user).is_full() {
+            return usize::MAX;
+        }
+        let Some(missing) = missing else { return SMALL_READ_BYTES };
+        let is_rival = |rival: &SessionKey| {
+            total_is_full || self.session(*rival).is_some_and(|session| session.user == user)
+        };
+        let nearest = self.unfinished.iter().map(|(_, rival)| *rival).find(is_rival);
+        if nearest == Some(key) {
+            return missing.max(1);
+        }
+        self.hold_intake(key);
+        0
+    }
+
+    /// The driver keeps `bytes` of this connection's input. `missing` says how many bytes the
+    /// unfinished frame in front still lacks; none if frames in front are whole, or nothing is kept.
+    pub fn buffered(&mut self, key: SessionKey, bytes: usize, missing: Option<usize>) {
+        let now = self.now.moment;
+        let Some(session) = self.session(key).filter(|session| session.is_open()) else { return };
+        let Intake { bytes: bytes_before, missing: missing_before, .. } = session.intake;
+        let (user, frames_taken) = (session.user, session.frames_taken);
+        if (bytes, missing) == (0, None) && (bytes_before, missing_before) == (0, None) {
+            return;
+        }
+        if let Some(missing) = missing_before {
+            self.unfinished.remove(&(missing, key));
+        }
+        if let Some(missing) = missing {
+            self.unfinished.insert((missing, key));
+        }
+        self.intake.refund(user, bytes_before);
+        self.intake.charge(user, bytes);
+        self.intake_was_freed |= bytes < bytes_before && !self.intake_held.is_empty();
+        let until = now.after(self.config.frame_deadline);
+        let Some(session) = self.session_mut(key) else { return };
+        let intake = &mut session.intake;
+        (intake.bytes, intake.missing) = (bytes, missing);
+        let is_same_frame = intake.clock_of_frame == frames_taken;
+        match missing {
+            None => intake.deadline = None,
+            Some(_) if intake.deadline.is_some() && is_same_frame => {}
+            Some(_) => {
+                intake.deadline = Some(Deadline::At(until));
+                intake.clock_of_frame = frames_taken;
+                if !std::mem::replace(&mut intake.timer_is_set, true) {
+                    self.timers.set(until, Timer::FrameDeadline(key));
+                }
+            }
+        }
+    }
+
+    fn hold_intake(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let Some(session) = self.session_mut(key) else { return };
+        session.holds.intake = true;
+        if let Some(Deadline::At(until)) = session.intake.deadline {
+            session.intake.deadline = Some(Deadline::StandsStill { left: until.since(now) });
+        }
+        if self.intake_held.is_empty() {
+            let bytes = self.intake.total().used();
+            self.log(Event::IntakeFull { bytes });
+        }
+        self.intake_held.insert(key);
+    }
+
+    /// Lets those go on for whom there is room again.
+    pub(crate) fn resume_intake(&mut self) {
+        for key in std::mem::take(&mut self.intake_held) {
+            let Some(session) = self.session_mut(key) else { continue };
+            session.holds.intake = false;
+            // Asking for its allowance puts it back on hold if there is still no room for it.
+            if session.holds.any() || self.read_allowance(key) > 0 {
+                self.resume(key);
+            }
+        }
+    }
+
+    /// The clock of an unfinished frame goes on where it stood still.
+    pub(crate) fn restart_frame_clock(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let Some(session) = self.session_mut(key) else { return };
+        let intake = &mut session.intake;
+        if let Some(Deadline::StandsStill { left }) = intake.deadline {
+            let until = now.after(left);
+            intake.deadline = Some(Deadline::At(until));
+            if !std::mem::replace(&mut intake.timer_is_set, true) {
+                self.timers.set(until, Timer::FrameDeadline(key));
+            }
+        }
+    }
+
+    pub(crate) fn check_frame_deadline(&mut self, key: SessionKey) {
+        let (now, allowed) = (self.now.moment, self.config.frame_deadline);
+        let Some(session) = self.session_mut(key).filter(|session| session.is_open()) else {
+            return;
+        };
+        session.intake.timer_is_set = false;
+        let Some(Deadline::At(until)) = session.intake.deadline else { return };
+        if until > now {
+            session.intake.timer_is_set = true;
+            self.timers.set(until, Timer::FrameDeadline(key));
+            return;
+        }
+        self.counters.timeout_frame += 1;
+        let what = format!("a frame was not complete {} s after its first byte", allowed.as_secs());
+        self.refuse_for(CloseReason::FrameTimeout, key, ErrorCode::InvalidFrame, &what, None);
+    }
+
+    /// Gives the budget back that a connection has used.
+    pub(crate) fn forget_intake(&mut self, key: SessionKey) {
+        let Some(session) = self.session_mut(key) else { return };
+        let (user, intake) = (session.user, std::mem::take(&mut session.intake));
+        self.intake.refund(user, intake.bytes);
+        if let Some(missing) = intake.missing {
+            self.unfinished.remove(&(missing, key));
+        }
+        self.intake_held.remove(&key);
+        self.intake_was_freed |= !self.intake_held.is_empty();
+    }
+}
+
+impl Session {
+    /// Whether bytes have arrived that are no frame yet.
+    pub(crate) fn has_unread_input(&self) -> bool {
+        self.intake.bytes > 0
+    }
+}

@@ -1,0 +1,84 @@
+//! Who uses how much: memory is charged to a user and to all, and refunded when it is free again.
+
+/// One budget.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    used: usize,
+    max: usize,
+}
+
+impl Ledger {
+    pub(crate) fn new(max: usize) -> Self {
+        Ledger { used: 0, max }
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        self.used.saturating_add(bytes) <= self.max
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.used >= self.max
+    }
+
+    pub(crate) fn charge(&mut self, bytes: usize) {
+        self.used += bytes;
+    }
+
+    pub(crate) fn refund(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.used, "refunded more than was charged");
+        self.used = self.used.saturating_sub(bytes);
+    }
+}
+
+/// A user's place in a [`Budget`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UserKey(usize);
+
+/// One budget for all and one for each user. Users are few (only allowed ones get this far) and
+/// stay for good.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    total: Ledger,
+    users: Vec<(u32, Ledger)>,
+    user_max: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(user_max: usize, total_max: usize) -> Self {
+        Budget { total: Ledger::new(total_max), users: Vec::new(), user_max }
+    }
+
+    pub(crate) fn user(&mut self, uid: u32) -> UserKey {
+        let known = self.users.iter().position(|(user, _)| *user == uid);
+        UserKey(known.unwrap_or_else(|| {
+            self.users.push((uid, Ledger::new(self.user_max)));
+            self.users.len() - 1
+        }))
+    }
+
+    pub(crate) fn total(&self) -> &Ledger {
+        &self.total
+    }
+
+    pub(crate) fn of_user(&self, user: UserKey) -> &Ledger {
+        &self.users[user.0].1
+    }
+
+    pub(crate) fn has_room_for(&self, user: UserKey, bytes: usize) -> bool {
+        self.total.has_room_for(bytes) && self.of_user(user).has_room_for(bytes)
+    }
+
+    pub(crate) fn charge(&mut self, user: UserKey, bytes: usize) {
+        self.total.charge(bytes);
+        self.users[user.0].1.charge(bytes);
+    }
+
+    pub(crate) fn refund(&mut self, user: UserKey, bytes: usize) {
+        self.total.refund(bytes);
+        self.users[user.0].1.refund(bytes);
+    }
+}

@@ -1,0 +1,43 @@
+//! The router of the hermes bus: a deterministic state machine.
+//!
+//! Events and the time go in, effects come out; nothing here reads a clock, opens a socket, draws a
+//! random number that was not handed in, or waits. The same events always lead to the same effects.
+//!
+//! A driver works in turns:
+//!
+//! 1. [`Router::begin_turn`] with the time; timers that are due fire.
+//! 2. What happened on the connections: [`Router::connected`], [`Router::frame`],
+//!    [`Router::buffered`], [`Router::eof`], [`Router::closed`].
+//! 3. Writing: for each of [`Router::take_dirty`], what [`Router::next_write`] yields, as long as the
+//!    socket takes it, and [`Router::written`].
+//! 4. [`Router::receipts_due`] and [`Router::end_turn`], then writing again.
+//! 5. [`Router::take_effects`] at any point; then sleep until [`Router::next_wake`].
+//!
+//! Memory is bounded: everything queued is charged to somebody and refunded (`ledger`). Nothing is
+//! dropped without a counter ([`Counters`]).
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod counters;
+mod courtesy;
+mod effects;
+mod endpoint;
+mod impatience;
+mod intake;
+mod ledger;
+mod linger;
+mod names;
+mod outbox;
+mod router;
+mod routing;
+mod session;
+mod time;
+mod timers;
+
+pub use config::Config;
+pub use counters::Counters;
+pub use effects::{CloseReason, Effect, Event, Severity};
+pub use router::{Next, Payload, Probed, Router, Usage};
+pub use session::{Credentials, SessionKey};
+pub use time::{Moment, Now};

@@ -1,0 +1,189 @@
+//! What is held for a name whose session ended a moment ago, and what its senders hear.
+//!
+//! An anonymous sender that waits for an answer hears after 0.7 s that the endpoint is gone, unless
+//! it has come back by then; no receipt is given before that is decided. All others' messages wait
+//! for the whole linger.
+
+use std::collections::VecDeque;
+
+use hermes_bus_proto::control::Detail;
+use hermes_bus_proto::limits::HEADER_BYTES;
+use hermes_bus_proto::{Envelope, ErrorCode};
+
+use crate::Event;
+use crate::endpoint::{EndpointKey, EndpointState, Linger};
+use crate::outbox::{FrameKind, LooseMessage};
+use crate::router::Router;
+use crate::session::{Courtesy, Session, SessionKey};
+use crate::timers::Timer;
+
+/// Where a message is put among those that are held already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Older than all of them.
+    Front,
+    /// Newer than all of them.
+    Back,
+}
+
+impl Router {
+    /// Holds a message. Older ones make room for newer ones.
+    pub(crate) fn hold(&mut self, endpoint: EndpointKey, message: LooseMessage, place: Place) {
+        let (bytes, provenance) = (message.frame.len(), message.provenance);
+        let mut overflow = Vec::new();
+        let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
+            return self.fail_all(endpoint, vec![message]);
+        };
+        let has_room = |linger: &Linger, held: &crate::ledger::Ledger| {
+            linger.bytes + bytes <= self.config.held_bytes_max && held.has_room_for(bytes)
+        };
+        while place == Place::Back && !has_room(linger, &self.held) {
+            let Some(oldest) = linger.messages.pop_front() else { break };
+            linger.bytes -= oldest.frame.len();
+            self.held.refund(oldest.frame.len());
+            overflow.push(oldest);
+        }
+        if has_room(linger, &self.held) {
+            linger.bytes += bytes;
+            self.held.charge(bytes);
+            self.counters.held += 1;
+            match place {
+                Place::Front => linger.messages.push_front(message),
+                Place::Back => linger.messages.push_back(message),
+            }
+            self.sender_waits(endpoint, provenance.waiter);
+        } else {
+            self.counters.dropped_held_overflow += u64::from(!self.tell_not_found(&message));
+        }
+        for message in overflow {
+            self.is_decided(&message);
+            self.counters.dropped_held_overflow += u64::from(!self.tell_not_found(&message));
+        }
+    }
+
+    /// The message's fate is open, and its sender is to hear of it in time.
+    fn sender_waits(&mut self, endpoint: EndpointKey, waiter: Option<SessionKey>) {
+        let answer_at = self.now.moment.after(self.config.linger_answer);
+        let Some(waiter) = waiter.and_then(|waiter| self.session_mut(waiter)) else { return };
+        waiter.undecided += 1;
+        if let Courtesy::Due(first) = &mut waiter.courtesy {
+            first.copies.clear();
+        }
+        self.timers.set(answer_at, Timer::LingerAnswer(endpoint));
+    }
+
+    /// The fate of a held message is not open any more.
+    fn is_decided(&mut self, message: &LooseMessage) {
+        if let Some(waiter) = message.provenance.waiter.and_then(|waiter| self.session_mut(waiter))
+        {
+            waiter.undecided = waiter.undecided.saturating_sub(1);
+        }
+    }
+
+    /// Takes all that is held for a name. Its senders do not wait for the linger any more.
+    pub(crate) fn take_linger(&mut self, endpoint: EndpointKey) -> Option<Linger> {
+        let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
+            return None;
+        };
+        let empty = Linger { until: linger.until, uid: linger.uid, ..Linger::default() };
+        let linger = std::mem::replace(linger, empty);
+        self.held.refund(linger.bytes);
+        for message in &linger.messages {
+            self.is_decided(message);
+        }
+        Some(linger)
+    }
+
+    /// Queues a held or inherited message for the session that has come for it.
+    pub(crate) fn redeliver(&mut self, receiver: SessionKey, message: LooseMessage) {
+        let LooseMessage { frame, provenance } = message;
+        let Some((session, account)) = self.session_and_account(receiver) else { return };
+        session.outbox.push_copy(&[&frame], FrameKind::Message(provenance), account);
+        let mark = session.outbox.mark();
+        self.mark_dirty(receiver);
+        if let Some(waiter) = provenance.waiter
+            && let Some(session) = self.session_mut(waiter)
+            && let Courtesy::Due(first) = &mut session.courtesy
+        {
+            first.copies = vec![(receiver, mark)];
+            self.courtesies.push(waiter);
+        }
+    }
+
+    /// Drops messages that nobody came back for, and tells the senders that wait.
+    pub(crate) fn fail_all(&mut self, endpoint: EndpointKey, messages: Vec<LooseMessage>) {
+        let mut dropped = 0;
+        for message in messages {
+            dropped += u64::from(!self.tell_not_found(&message));
+        }
+        if dropped > 0 {
+            self.counters.dropped_receiver_gone += dropped;
+            let name = self.endpoints[endpoint.0].name.clone();
+            self.log(Event::HeldDropped { name, messages: dropped });
+        }
+    }
+
+    /// Tells an anonymous sender that is still there that the endpoint is gone. Says whether there
+    /// was anybody to tell.
+    fn tell_not_found(&mut self, message: &LooseMessage) -> bool {
+        let Some(waiter) = message.provenance.waiter else { return false };
+        if !self.session(waiter).is_some_and(Session::is_anonymous) {
+            return false;
+        }
+        let Ok(envelope) = Envelope::scan(&message.frame[HEADER_BYTES..]) else { return false };
+        let Some(to) = envelope.to else { return false };
+        self.counters.refused_endpoint_not_found += 1;
+        let detail = Detail::NotConnected(to);
+        self.tell_error(waiter, ErrorCode::EndpointNotFound, detail, envelope.id);
+        if let Some(session) = self.session_mut(waiter) {
+            session.courtesy = Courtesy::Over;
+        }
+        true
+    }
+
+    /// Senders that have waited long enough for a lingering endpoint hear that it is gone.
+    pub(crate) fn answer_lingering_senders(&mut self, endpoint: EndpointKey) {
+        let (now, wait) = (self.now.moment, self.config.linger_answer);
+        let lingering = self.endpoints.get_mut(endpoint.0).map(|record| &mut record.state);
+        let Some(EndpointState::Lingering(linger)) = lingering else { return };
+        let held = std::mem::take(&mut linger.messages);
+        let mut kept = VecDeque::with_capacity(held.len());
+        for mut message in held {
+            let provenance = message.provenance;
+            if provenance.waiter.is_none() || provenance.arrived.after(wait) > now {
+                kept.push_back(message);
+                continue;
+            }
+            self.is_decided(&message);
+            if self.tell_not_found(&message) {
+                self.held.refund(message.frame.len());
+            } else {
+                // The sender has gone: nobody waits for an answer, so the message itself may wait.
+                message.provenance.waiter = None;
+                kept.push_back(message);
+            }
+        }
+        let bytes = kept.iter().map(|message| message.frame.len()).sum();
+        if let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state {
+            (linger.messages, linger.bytes) = (kept, bytes);
+        }
+    }
+
+    /// Forgets a name that nobody came back for.
+    pub(crate) fn check_linger(&mut self, endpoint: EndpointKey) {
+        let now = self.now.moment;
+        let Some(record) = self.endpoints.get(endpoint.0) else { return };
+        let EndpointState::Lingering(linger) = &record.state else { return };
+        if linger.until > now {
+            return;
+        }
+        if let Some(linger) = self.take_linger(endpoint) {
+            self.fail_all(endpoint, linger.messages.into());
+        }
+        let record = self.endpoints.remove(endpoint.0);
+        self.names.remove(record.name.as_str());
+        if let Some(session) = record.draining.and_then(|draining| self.session_mut(draining)) {
+            session.heir = None;
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! The router as its driver sees it: events in, effects out, turn by turn.
+//!
+//! Routing itself is in `routing`, names and their sessions in `names`, budgets of unfinished frames
+//! in `intake`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use hermes_bus_proto::control::{self, Detail};
+use hermes_bus_proto::listing::{self, ListingWriter, ServerDetails};
+use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw};
+use slab::Slab;
+
+use crate::endpoint::{Endpoint, EndpointKey};
+use crate::impatience::{Impatience, PONG_INTERVAL};
+use crate::ledger::{Budget, Ledger, UserKey};
+use crate::outbox::{Account, ChunkPool, FrameKind};
+use crate::session::{Credentials, Phase, Session, SessionKey};
+use crate::timers::{Timer, Timers};
+use crate::{CloseReason, Config, Counters, Effect, Event, Moment, Now};
+
+/// A frame's payload, as the driver has it.
+#[derive(Clone, Copy)]
+pub enum Payload<'a> {
+    /// In a buffer that will be used again: copied where it goes.
+    Borrowed(&'a [u8]),
+    /// In memory of its own: shared where it goes, if it is large.
+    Shared(&'a Bytes),
+}
+
+impl Payload<'_> {
+    /// The bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Borrowed(bytes) => bytes,
+            Payload::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// What the driver is to do after it has offered a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// The frame is taken; offer the next one.
+    Taken,
+    /// The frame is taken; offer the next one after [`Effect::Resume`].
+    TakenThenHold,
+    /// The frame is not taken: keep it and what is behind it, offer it again after
+    /// [`Effect::Resume`].
+    Hold,
+    /// The frame is not taken: see whether this session's peer has hung up, let the router have what
+    /// it sent before and its end if so, then offer the frame again with [`Probed::Yes`].
+    Probe(SessionKey),
+    /// The frame is taken, and nothing further is wanted from this session.
+    Finished,
+}
+
+/// Whether the driver has looked at the session that [`Next::Probe`] named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// Not asked yet.
+    No,
+    /// Looked at: if its peer had hung up, the router knows.
+    Yes,
+}
+
+/// Memory in use, in bytes. Everything is 0 when nobody is connected and nothing lingers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Queued for receivers.
+    pub queued: usize,
+    /// Unfinished and waiting frames, kept by the driver.
+    pub intake: usize,
+    /// Held for lingering names.
+    pub held: usize,
+}
+
+/// The state machine. See the crate's documentation for how a driver uses it.
+pub struct Router {
+    pub(crate) config: Config,
+    pub(crate) now: Now,
+    began: Option<Now>,
+    pub(crate) turn: u64,
+    random: fastrand::Rng,
+    pub(crate) sessions: Slab<Session>,
+    generation: u32,
+    pub(crate) endpoints: Slab<Endpoint>,
+    pub(crate) names: HashMap<EndpointName, EndpointKey, foldhash::fast::FixedState>,
+    /// Holders of names, in the order of their registrations.
+    pub(crate) registered: BTreeMap<u64, SessionKey>,
+    pub(crate) registrations: u64,
+    pub(crate) impatience: Impatience,
+    pub(crate) queues: Budget,
+    pub(crate) intake: Budget,
+    /// Sessions with an unfinished frame, the one nearest to its end first.
+    pub(crate) unfinished: BTreeSet<(usize, SessionKey)>,
+    /// Sessions that are not read from until there is room for unfinished frames.
+    pub(crate) intake_held: BTreeSet<SessionKey>,
+    pub(crate) intake_was_freed: bool,
+    pub(crate) held: Ledger,
+    pub(crate) pool: ChunkPool,
+    pub(crate) timers: Timers,
+    pub(crate) effects: Vec<Effect>,
+    dirty: Vec<SessionKey>,
+    /// Anonymous connections whose first message was routed in this turn.
+    pub(crate) courtesies: Vec<SessionKey>,
+    pub(crate) counters: Counters,
+    /// For the fields that are inserted into a message.
+    pub(crate) inserted: Vec<u8>,
+    /// For the bus's own frames.
+    scratch: Vec<u8>,
+    /// For the receivers of a broadcast.
+    pub(crate) everyone: Vec<SessionKey>,
+}
+
+impl Router {
+    /// A router without connections. `seed` makes ids and the order of hash tables; the same seed
+    /// and events make the same effects.
+    pub fn new(config: Config, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let names = HashMap::with_hasher(foldhash::fast::FixedState::with_seed(random.u64(..)));
+        Router {
+            now: Now::default(),
+            began: None,
+            turn: 0,
+            sessions: Slab::new(),
+            generation: 0,
+            endpoints: Slab::new(),
+            names,
+            registered: BTreeMap::new(),
+            registrations: 0,
+            impatience: Impatience::new(random.u64(..)),
+            queues: Budget::new(config.queue_bytes_user_max, config.queue_bytes_total_max),
+            intake: Budget::new(config.intake_bytes_user_max, config.intake_bytes_total_max),
+            unfinished: BTreeSet::new(),
+            intake_held: BTreeSet::new(),
+            intake_was_freed: false,
+            held: Ledger::new(config.held_bytes_total_max),
+            pool: ChunkPool::default(),
+            timers: Timers::default(),
+            effects: Vec::new(),
+            dirty: Vec::new(),
+            courtesies: Vec::new(),
+            counters: Counters::default(),
+            inserted: Vec::new(),
+            scratch: Vec::new(),
+            everyone: Vec::new(),
+            random,
+            config,
+        }
+    }
+
+    // ---- turns --------------------------------------------------------------------------------
+
+    /// Begins a turn: sets the time, and does what was due until then. The clock never runs back.
+    pub fn begin_turn(&mut self, now: Now) {
+        debug_assert!(now.moment >= self.now.moment, "the monotonic clock ran back");
+        self.now = now;
+        self.began.get_or_insert(now);
+        self.turn += 1;
+        while let Some(timer) = self.timers.pop_due(now.moment) {
+            self.fire(timer);
+        }
+    }
+
+    /// Anonymous connections that are about to get a courtesy receipt. The driver looks whether
+    /// more of their input has arrived, and says so with [`Router::more_input`].
+    pub fn receipts_due(&self) -> Vec<SessionKey> {
+        let is_due = |key: &&SessionKey| self.session(**key).is_some_and(Session::is_anonymous);
+        self.courtesies.iter().filter(is_due).copied().collect()
+    }
+
+    /// More input of this connection has arrived, though it is not read yet.
+    pub fn more_input(&mut self, key: SessionKey) {
+        self.end_courtesy(key);
+    }
+
+    /// Ends a turn, after everything was written that could be: decides courtesy receipts.
+    pub fn end_turn(&mut self) {
+        for key in std::mem::take(&mut self.courtesies) {
+            self.decide_courtesy(key);
+            self.end_if_drained(key);
+        }
+        if std::mem::take(&mut self.intake_was_freed) {
+            self.resume_intake();
+        }
+    }
+
+    /// When the next timer is due.
+    pub fn next_wake(&self) -> Option<Moment> {
+        self.timers.next_at()
+    }
+
+    /// What is to be done, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Heartbeat(key) => self.check_heartbeat(key),
+            Timer::FrameDeadline(key) => self.check_frame_deadline(key),
+            Timer::Drain(key) => self.check_drain(key),
+            Timer::Uncork(key) => self.uncork(key),
+            Timer::Pong(key) => self.check_impatient(key),
+            Timer::WaitingSenders(key) => self.check_waiting_senders(key),
+            Timer::LingerAnswer(endpoint) => self.answer_lingering_senders(endpoint),
+            Timer::LingerEnd(endpoint) => self.check_linger(endpoint),
+        }
+    }
+
+    // ---- connections ----------------------------------------------------------------------------
+
+    /// A peer has connected. One that may not is told so, and closed.
+    pub fn connected(&mut self, credentials: Credentials) -> SessionKey {
+        self.counters.connections += 1;
+        self.generation = self.generation.wrapping_add(1);
+        let Credentials { uid, pid } = credentials;
+        let user = self.queues.user(uid);
+        self.intake.user(uid);
+        let session = Session::new(self.generation, credentials, user, self.now.moment);
+        let index = self.sessions.insert(session) as u32;
+        let key = SessionKey { index, generation: self.generation };
+        if uid != 0 && uid != self.config.owner_uid && !self.config.allow_uids.contains(&uid) {
+            self.counters.refused_users += 1;
+            let what = format!("user {uid} may not use this bus");
+            self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
+            self.log(Event::Misbehaved { uid, pid, what });
+            self.finish(key, CloseReason::Refused);
+        }
+        key
+    }
+
+    /// Offers a frame that arrived. Frames of one session are offered in order.
+    pub fn frame(&mut self, key: SessionKey, payload: Payload<'_>, probed: Probed) -> Next {
+        if !self.session(key).is_some_and(Session::is_open) {
+            return Next::Finished;
+        }
+        let envelope = match Envelope::scan(payload.bytes()) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                self.refuse_frame(key, error);
+                return Next::Finished;
+            }
+        };
+        match envelope.kind {
+            Kind::Message => self.message(key, &envelope, payload),
+            Kind::Register => self.register(key, &envelope, probed),
+            Kind::Ping => {
+                self.take_note_of_frame(key);
+                self.tell(key, control::pong);
+                self.hold_if_answers_pile_up(key)
+            }
+            Kind::ListEndpoints => {
+                self.take_note_of_frame(key);
+                self.list(key, envelope.protocol);
+                self.hold_if_answers_pile_up(key)
+            }
+            Kind::Unknown => {
+                self.take_note_of_frame(key);
+                self.counters.ignored_unknown_type += 1;
+                Next::Taken
+            }
+        }
+    }
+
+    /// The bytes that arrived can never become a frame, or the frame is no JSON object: tells the
+    /// peer, and closes.
+    pub fn refuse_frame(&mut self, key: SessionKey, error: FrameError) {
+        self.counters.refused_frames += 1;
+        self.refuse(key, error.code(), &error.to_string(), None);
+    }
+
+    /// The peer has ended its side, and everything that it sent has been offered. It may still read.
+    pub fn eof(&mut self, key: SessionKey) {
+        if self.session(key).is_some_and(Session::is_open) {
+            self.finish(key, CloseReason::PeerClosed);
+        }
+    }
+
+    /// The connection is gone in both directions, and everything that came has been offered.
+    pub fn closed(&mut self, key: SessionKey, reason: CloseReason) {
+        if self.session(key).is_some() {
+            self.end_session(key, reason);
+        }
+    }
+
+    /// The bus goes down: nothing is read any more, what is queued is written, each connection is
+    /// closed when it has everything, and after [`Config::drain`] in any case.
+    pub fn shut_down(&mut self) {
+        let open = |(index, session): (usize, &Session)| {
+            let key = SessionKey { index: index as u32, generation: session.generation };
+            session.is_open().then_some(key)
+        };
+        let keys: Vec<SessionKey> = self.sessions.iter().filter_map(open).collect();
+        for key in keys {
+            self.uncork(key);
+            self.begin_drain(key, CloseReason::ShuttingDown);
+        }
+    }
+
+    /// Whether no connection is left.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    // ---- writing ----------------------------------------------------------------------------------
+
+    /// Sessions for which something was queued since the last call.
+    pub fn take_dirty(&mut self) -> Vec<SessionKey> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for key in &dirty {
+            if let Some(session) = self.session_mut(*key) {
+                session.is_dirty = false;
+            }
+        }
+        dirty
+    }
+
+    /// Gives a list of [`Router::take_dirty`] back, so that its memory is used again.
+    pub fn recycle_dirty(&mut self, mut list: Vec<SessionKey>) {
+        if self.dirty.is_empty() && list.capacity() > self.dirty.capacity() {
+            list.clear();
+            self.dirty = list;
+        }
+    }
+
+    /// The bytes of the next write to this session's socket: nothing if nothing is queued or all of
+    /// it is to wait.
+    pub fn next_write(&self, key: SessionKey) -> impl Iterator<Item = &[u8]> {
+        let session = self.session(key).filter(|session| session.corked_until.is_none());
+        session.into_iter().flat_map(|session| session.outbox.next_write())
+    }
+
+    /// The socket took so many bytes of [`Router::next_write`].
+    pub fn written(&mut self, key: SessionKey, bytes: usize) {
+        let (now, half_of_answers) = (self.now.moment, self.config.answer_bytes_max / 2);
+        let Some((session, account)) = self.session_and_account(key) else { return };
+        let handed_over = session.outbox.written(bytes, account);
+        session.last_told = now;
+        if handed_over.messages > 0 {
+            session.received.add(handed_over.messages, handed_over.bytes, now);
+        }
+        let answers_are_read = session.holds.unread_answers
+            && session.outbox.control_bytes() <= half_of_answers;
+        if answers_are_read {
+            session.holds.unread_answers = false;
+            self.resume(key);
+        }
+        if handed_over.messages > 0 {
+            self.counters.handed_over += handed_over.messages;
+            self.counters.handed_over_bytes += handed_over.bytes;
+        }
+        self.queue_has_drained(key);
+        self.end_if_drained(key);
+    }
+
+    /// The socket takes no more for now.
+    pub fn write_blocked(&mut self, key: SessionKey) {
+        if let Some(session) = self.session_mut(key) {
+            session.outbox.trim();
+        }
+    }
+
+    // ---- for people ---------------------------------------------------------------------------------
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Memory in use.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            queued: self.queues.total().used(),
+            intake: self.intake.total().used(),
+            held: self.held.used(),
+        }
+    }
+
+    fn list(&mut self, key: SessionKey, protocol: Option<Raw<'_>>) {
+        let mut writer = ListingWriter::new(listing::level_asked(protocol));
+        let now = self.now.moment;
+        for holder in self.registered.values() {
+            let session = &mut self.sessions[holder.index as usize];
+            let Some(registration) = session.registration() else { continue };
+            let name = registration.name.clone();
+            let session_id = registration.session_id.clone();
+            writer.push(&name, &session_id, || session.details(now));
+        }
+        let server = || self.server_details();
+        let mut frame = Vec::new();
+        writer.finish(&mut frame, server);
+        self.push_control(key, &frame);
+    }
+
+    fn server_details(&self) -> ServerDetails {
+        let uptime = self.began.map_or_else(Default::default, |began| {
+            self.now.moment.since(began.moment)
+        });
+        let usage = self.usage();
+        let gauges = [
+            ("queued_bytes", usage.queued),
+            ("intake_bytes", usage.intake),
+            ("held_bytes", usage.held),
+            ("open_connections", self.sessions.len()),
+        ];
+        let counters = self.counters.iter().chain(gauges.map(|(name, value)| (name, value as u64)));
+        ServerDetails {
+            server: self.config.server.clone(),
+            uptime_s: uptime.as_millis() as f64 / 1e3,
+            counters: counters.map(|(name, value)| (name.to_owned(), value.into())).collect(),
+        }
+    }
+
+    // ---- what the other rooms of the router use -------------------------------------------------------
+
+    #[inline]
+    pub(crate) fn session(&self, key: SessionKey) -> Option<&Session> {
+        let session = self.sessions.get(key.index as usize)?;
+        (session.generation == key.generation).then_some(session)
+    }
+
+    #[inline]
+    pub(crate) fn session_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(key.index as usize)?;
+        (session.generation == key.generation).then_some(session)
+    }
+
+    /// A session together with what its queue is charged to.
+    #[inline]
+    pub(crate) fn session_and_account(
+        &mut self,
+        key: SessionKey,
+    ) -> Option<(&mut Session, Account<'_>)> {
+        let session = self.sessions.get_mut(key.index())?;
+        if session.generation != key.generation {
+            return None;
+        }
+        let user = session.user;
+        Some((session, Account { pool: &mut self.pool, budget: &mut self.queues, user }))
+    }
+
+    pub(crate) fn account(&mut self, user: UserKey) -> Account<'_> {
+        Account { pool: &mut self.pool, budget: &mut self.queues, user }
+    }
+
+    pub(crate) fn name_of(&self, key: SessionKey) -> Option<EndpointName> {
+        Some(self.session(key)?.registration()?.name.clone())
+    }
+
+    /// A new version 4 UUID.
+    pub(crate) fn new_id(&mut self) -> uuid::Uuid {
+        uuid::Builder::from_random_bytes(self.random.u128(..).to_le_bytes()).into_uuid()
+    }
+
+    #[inline]
+    pub(crate) fn take_note_of_frame(&mut self, key: SessionKey) {
+        let (now, turn) = (self.now.moment, self.turn);
+        if let Some(session) = self.session_mut(key) {
+            session.last_heard = now;
+            session.granted = None;
+            if session.newest_turn.0 != turn {
+                session.newest_turn = (turn, session.frames_taken);
+            }
+            session.frames_taken += 1;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key.index as usize)
+            && !std::mem::replace(&mut session.is_dirty, true)
+        {
+            self.dirty.push(key);
+        }
+    }
+
+    /// Queues one of the bus's own frames.
+    pub(crate) fn tell(&mut self, key: SessionKey, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        write(&mut frame);
+        self.push_control(key, &frame);
+        self.scratch = frame;
+    }
+
+    fn push_control(&mut self, key: SessionKey, frame: &[u8]) {
+        let Some((session, account)) = self.session_and_account(key) else { return };
+        session.outbox.push_copy(&[frame], FrameKind::Control, account);
+        self.mark_dirty(key);
+    }
+
+    pub(crate) fn tell_error(
+        &mut self,
+        key: SessionKey,
+        code: ErrorCode,
+        detail: Detail<'_>,
+        id: Option<Raw<'_>>,
+    ) {
+        self.tell(key, |out| control::error(out, code, detail, id));
+    }
+
+    /// Tells the peer what it did wrong, and closes.
+    pub(crate) fn refuse(
+        &mut self,
+        key: SessionKey,
+        code: ErrorCode,
+        what: &str,
+        id: Option<Raw<'_>>,
+    ) {
+        self.refuse_for(CloseReason::Refused, key, code, what, id);
+    }
+
+    pub(crate) fn refuse_for(
+        &mut self,
+        reason: CloseReason,
+        key: SessionKey,
+        code: ErrorCode,
+        what: &str,
+        id: Option<Raw<'_>>,
+    ) {
+        let Some(session) = self.session(key) else { return };
+        let Credentials { uid, pid } = session.credentials;
+        self.tell_error(key, code, Detail::Text(what), id);
+        self.log(Event::Misbehaved { uid, pid, what: format!("{code}: {what}") });
+        self.forget_intake(key);
+        self.finish(key, reason);
+    }
+
+    pub(crate) fn hold_if_answers_pile_up(&mut self, key: SessionKey) -> Next {
+        let max = self.config.answer_bytes_max;
+        match self.session_mut(key) {
+            Some(session) if session.outbox.control_bytes() > max => {
+                session.holds.unread_answers = true;
+                Next::TakenThenHold
+            }
+            _ => Next::Taken,
+        }
+    }
+
+    /// Lets the driver go on with a session, if nothing else holds it.
+    pub(crate) fn resume(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let Some(session) = self.session_mut(key) else { return };
+        if session.holds.any() || !session.is_open() {
+            return;
+        }
+        session.last_heard = now;
+        self.restart_frame_clock(key);
+        self.effects.push(Effect::Resume(key));
+    }
+
+    pub(crate) fn log(&mut self, event: Event) {
+        self.effects.push(Effect::Log(event));
+    }
+
+    // ---- timers of one session ------------------------------------------------------------------------
+
+    fn check_heartbeat(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let heartbeat = self.config.heartbeat;
+        let Some(session) = self.session(key).filter(|session| session.is_open()) else { return };
+        let silent_until = session.last_heard.after(heartbeat);
+        if session.holds.any() {
+            // The bus itself does not listen: that is no silence.
+            self.timers.set(now.after(heartbeat), Timer::Heartbeat(key));
+        } else if silent_until > now {
+            self.timers.set(silent_until, Timer::Heartbeat(key));
+        } else {
+            self.counters.timeout_heartbeat += 1;
+            self.end_session(key, CloseReason::Heartbeat);
+        }
+    }
+
+    fn check_impatient(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let Some(session) = self.session(key).filter(|session| session.is_open()) else { return };
+        let quiet_until = session.last_told.after(PONG_INTERVAL);
+        let has_more_to_read = !session.outbox.is_empty();
+        if quiet_until > now {
+            self.timers.set(quiet_until, Timer::Pong(key));
+            return;
+        }
+        if !has_more_to_read {
+            self.counters.impatient_pongs += 1;
+            self.tell(key, control::pong);
+        }
+        self.timers.set(now.after(PONG_INTERVAL), Timer::Pong(key));
+    }
+
+    fn check_drain(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        if let Some(session) = self.session(key)
+            && let Phase::Draining { until, .. } = session.phase
+            && until <= now
+        {
+            self.counters.timeout_drain += 1;
+            self.end_session(key, CloseReason::DrainTimeout);
+        }
+    }
+
+    fn uncork(&mut self, key: SessionKey) {
+        if let Some(session) = self.session_mut(key)
+            && session.corked_until.take().is_some()
+        {
+            self.mark_dirty(key);
+        }
+    }
+}

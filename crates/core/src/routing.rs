@@ -1,0 +1,435 @@
+//! Where a message goes, and what happens when it does not fit there.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use hermes_bus_proto::control::Detail;
+use hermes_bus_proto::envelope::Insertion;
+use hermes_bus_proto::frame;
+use hermes_bus_proto::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use hermes_bus_proto::{Destination, Envelope, ErrorCode, Raw};
+
+use crate::Event;
+use crate::endpoint::{EndpointKey, EndpointState};
+use crate::linger::Place;
+use crate::outbox::{
+    Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN,
+};
+use crate::router::{Next, Payload, Router};
+use crate::session::{Session, SessionKey, Stalled, WaitingSender};
+use crate::timers::Timer;
+
+/// A UUID as a JSON string.
+type QuotedId = [u8; 38];
+
+/// A message on its way: what came, and what the bus adds to it.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) sender: SessionKey,
+    envelope: &'a Envelope<'a>,
+    payload: Payload<'a>,
+    inserted: &'a [u8],
+    /// Its `id` as JSON, whoever made it.
+    pub(crate) id: Raw<'a>,
+    provenance: Provenance,
+}
+
+impl Outgoing<'_> {
+    fn payload_bytes(&self) -> usize {
+        self.envelope.payload().len() + self.inserted.len()
+    }
+
+    /// What it takes in a receiver's queue.
+    fn needs_bytes(&self) -> usize {
+        HEADER_BYTES + self.payload_bytes() + FRAME_OVERHEAD_BYTES
+    }
+
+    /// Before and from the place of the inserted fields.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        self.envelope.payload().split_at(self.envelope.closing_brace_at())
+    }
+
+    fn has_waiter(&self) -> bool {
+        self.provenance.waiter.is_some()
+    }
+}
+
+/// Whether a receiver's queue can take a message.
+enum Admission {
+    Yes,
+    /// Not now: the sender is kept waiting.
+    Wait,
+    /// The receiver has not read for too long.
+    Drop,
+}
+
+impl Router {
+    #[inline]
+    pub(crate) fn message(
+        &mut self,
+        key: SessionKey,
+        envelope: &Envelope<'_>,
+        payload: Payload<'_>,
+    ) -> Next {
+        let destination = Destination::of(envelope.to);
+        let is_anonymous = self.session(key).is_some_and(Session::is_anonymous);
+        let waiter = is_anonymous.then_some(key);
+        let provenance = Provenance { waiter, arrived: self.now.moment };
+        let mut inserted = std::mem::take(&mut self.inserted);
+        let mut generated: QuotedId = [b'"'; 38];
+        self.insert_fields(key, envelope, &mut inserted, &mut generated);
+        let id = envelope.id.unwrap_or(Raw::new(&generated));
+        let inserted_bytes = inserted.as_slice();
+        let outgoing =
+            Outgoing { sender: key, envelope, payload, inserted: inserted_bytes, id, provenance };
+        let next = self.route(&outgoing, destination);
+        self.inserted = inserted;
+        next
+    }
+
+    /// Prepares what the bus adds: `id`, `ts` and `from`, where the keys are missing.
+    #[inline]
+    fn insert_fields(
+        &mut self,
+        key: SessionKey,
+        envelope: &Envelope<'_>,
+        inserted: &mut Vec<u8>,
+        generated: &mut QuotedId,
+    ) {
+        let mut insertion = Insertion::start(inserted);
+        if envelope.id.is_none() {
+            let mut text = uuid::Uuid::encode_buffer();
+            let text = self.new_id().hyphenated().encode_lower(&mut text);
+            generated[1..37].copy_from_slice(text.as_bytes());
+            insertion.id(text);
+        }
+        if envelope.ts.is_none() {
+            insertion.ts(self.now.unix_us);
+        }
+        if envelope.from.is_none()
+            && let Some(registration) = self.session(key).and_then(Session::registration)
+        {
+            insertion.from(&registration.name_json);
+        }
+    }
+
+    #[inline]
+    fn route(&mut self, message: &Outgoing<'_>, destination: Destination<'_>) -> Next {
+        if message.payload_bytes() > PAYLOAD_BYTES_MAX {
+            return self.refuse_oversize(message);
+        }
+        match destination {
+            Destination::Endpoint(name) => {
+                let Some(endpoint) = self.names.get(&*name).copied() else {
+                    return self.not_found(message);
+                };
+                match &self.endpoints[endpoint.0].state {
+                    EndpointState::Held(receiver) => self.deliver(message, *receiver),
+                    EndpointState::Lingering(_) => self.deliver_later(message, endpoint),
+                }
+            }
+            Destination::Everyone => self.broadcast(message),
+            Destination::Nobody => self.not_found(message),
+            Destination::Invalid => {
+                self.take_note_of_frame(message.sender);
+                self.counters.refused_fields += 1;
+                let what = "field 'to' must be an endpoint's name, not an array or object";
+                self.refuse(message.sender, ErrorCode::InvalidField, what, Some(message.id));
+                Next::Finished
+            }
+        }
+    }
+
+    // ---- one receiver ---------------------------------------------------------------------------
+
+    #[inline]
+    fn deliver(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
+        match self.admission(message.sender, receiver, message.needs_bytes()) {
+            Admission::Yes => {}
+            Admission::Wait => return self.wait_for(message, receiver),
+            Admission::Drop => return self.drop_for_stalled(message, receiver),
+        }
+        self.accept(message);
+        let mark = self.enqueue(message, receiver, None);
+        if message.has_waiter() {
+            self.first_message_is_due(message, vec![(receiver, mark)], None);
+        }
+        Next::Taken
+    }
+
+    #[inline]
+    fn admission(&self, sender: SessionKey, receiver: SessionKey, bytes: usize) -> Admission {
+        let Some(session) = self.session(receiver) else { return Admission::Yes };
+        if session.stalled.is_some() {
+            return Admission::Drop;
+        }
+        let is_next = session.waiting_senders.is_empty()
+            || self.session(sender).is_some_and(|sender| sender.granted == Some(receiver));
+        if is_next && self.has_room(session, bytes) { Admission::Yes } else { Admission::Wait }
+    }
+
+    /// Whether a receiver's queue takes so many bytes more. An empty queue takes any one message,
+    /// and a short one grows a little even when others have used up the budget: a receiver that
+    /// reads is not slowed down by those that do not.
+    #[inline]
+    fn has_room(&self, receiver: &Session, bytes: usize) -> bool {
+        let load = receiver.outbox.load_bytes() + bytes;
+        receiver.outbox.is_empty()
+            || load <= self.config.queue_bytes_max
+                && (load <= self.config.queue_bytes_reserved
+                    || self.queues.has_room_for(receiver.user, bytes))
+    }
+
+    fn wait_for(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
+        let (key, needs_bytes, since) = (message.sender, message.needs_bytes(), self.now.moment);
+        self.counters.sender_waits += 1;
+        if let Some(session) = self.session_mut(key) {
+            session.holds.receiver = Some(receiver);
+            session.granted = None;
+        }
+        if let Some(session) = self.session_mut(receiver) {
+            session.waiting_senders.push_back(WaitingSender { key, needs_bytes, since });
+            if session.waiting_senders.len() == 1 {
+                self.timers.set(since.after(self.config.stall), Timer::WaitingSenders(receiver));
+            }
+        }
+        Next::Hold
+    }
+
+    /// A queue has become shorter: the senders that wait for it go on, in their order, as many as
+    /// now fit.
+    #[inline]
+    pub(crate) fn queue_has_drained(&mut self, key: SessionKey) {
+        let half = self.config.queue_bytes_max / 2;
+        let Some(session) = self.session_mut(key) else { return };
+        if session.stalled.is_some() && session.outbox.load_bytes() <= half {
+            let dropped = session.stalled.take().map_or(0, |stalled| stalled.dropped);
+            if let Some(name) = self.name_of(key) {
+                self.log(Event::StallEnded { name, dropped });
+            }
+        }
+        let mut promised = 0;
+        while let Some(session) = self.session(key)
+            && let Some(first) = session.waiting_senders.front()
+            && self.has_room(session, promised + first.needs_bytes)
+        {
+            promised += first.needs_bytes;
+            self.release_first_waiting(key);
+        }
+    }
+
+    /// Nobody needs to wait for this receiver any more: it has ended or stalled.
+    pub(crate) fn release_waiting_senders(&mut self, key: SessionKey) {
+        while self.session(key).is_some_and(|session| !session.waiting_senders.is_empty()) {
+            self.release_first_waiting(key);
+        }
+    }
+
+    fn release_first_waiting(&mut self, receiver: SessionKey) {
+        let Some(session) = self.session_mut(receiver) else { return };
+        let Some(waiting) = session.waiting_senders.pop_front() else { return };
+        if let Some(sender) = self.session_mut(waiting.key) {
+            sender.holds.receiver = None;
+            sender.granted = Some(receiver);
+            self.resume(waiting.key);
+        }
+    }
+
+    /// The receiver whose queue is full has had its time.
+    pub(crate) fn check_waiting_senders(&mut self, key: SessionKey) {
+        let (now, stall) = (self.now.moment, self.config.stall);
+        let Some(session) = self.session_mut(key) else { return };
+        let Some(first) = session.waiting_senders.front() else { return };
+        let until = first.since.after(stall);
+        if until > now {
+            self.timers.set(until, Timer::WaitingSenders(key));
+            return;
+        }
+        session.stalled = Some(Stalled { dropped: 0 });
+        let queued_bytes = session.outbox.bytes();
+        if let Some(name) = self.name_of(key) {
+            self.log(Event::StallBegan { name, queued_bytes });
+        }
+        self.release_waiting_senders(key);
+    }
+
+    fn drop_for_stalled(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
+        self.accept(message);
+        self.counters.dropped_receiver_stalled += 1;
+        let limit = self.config.queue_bytes_max;
+        if let Some(session) = self.session_mut(receiver) {
+            session.count_drop();
+        }
+        if !message.has_waiter() {
+            return Next::Taken;
+        }
+        let what = format!(
+            "the endpoint does not read: its queue of {limit} bytes is full, and the message was \
+             dropped"
+        );
+        self.end_courtesy(message.sender);
+        let detail = Detail::Text(&what);
+        self.tell_error(message.sender, ErrorCode::OverLimit, detail, Some(message.id));
+        self.hold_if_answers_pile_up(message.sender)
+    }
+
+    /// Holds a message for an endpoint whose session ended a moment ago.
+    fn deliver_later(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
+        self.accept(message);
+        if message.has_waiter() {
+            self.first_message_is_due(message, Vec::new(), None);
+        }
+        let header = frame::header(message.payload_bytes());
+        let (before, after) = message.parts();
+        let frame = Bytes::from([&header, before, message.inserted, after].concat());
+        let loose = LooseMessage { frame, provenance: message.provenance };
+        self.hold(endpoint, loose, Place::Back);
+        self.hold_if_answers_pile_up(message.sender)
+    }
+
+    // ---- everyone -----------------------------------------------------------------------------------
+
+    fn broadcast(&mut self, message: &Outgoing<'_>) -> Next {
+        self.accept(message);
+        self.counters.broadcasts += 1;
+        let mut receivers = std::mem::take(&mut self.everyone);
+        receivers.clear();
+        receivers.extend(self.registered.values().copied());
+        let body = self.body_for_all(message, &receivers);
+        let mut copies = Vec::new();
+        for receiver in &receivers {
+            let takes = |session: &Session| {
+                session.stalled.is_none() && self.has_room(session, message.needs_bytes())
+            };
+            if !self.session(*receiver).is_some_and(takes) {
+                self.drop_broadcast(*receiver);
+                continue;
+            }
+            let mark = self.enqueue(message, *receiver, body.as_ref());
+            if message.has_waiter() {
+                copies.push((*receiver, mark));
+            }
+        }
+        if let Some(body) = body {
+            body.release(&mut self.queues);
+        }
+        if message.has_waiter() {
+            self.first_message_is_due(message, copies, Some(receivers.len()));
+        }
+        self.everyone = receivers;
+        Next::Taken
+    }
+
+    /// A large payload gets memory of its own, once for all receivers.
+    fn body_for_all(
+        &mut self,
+        message: &Outgoing<'_>,
+        receivers: &[SessionKey],
+    ) -> Option<Rc<Body>> {
+        let user = self.session(*receivers.first()?)?.user;
+        if message.envelope.payload().len() < SHARE_BYTES_MIN {
+            return None;
+        }
+        let bytes = match message.payload {
+            Payload::Shared(bytes) => bytes.clone(),
+            Payload::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+        };
+        Some(Body::new(bytes, user, &mut self.queues))
+    }
+
+    fn drop_broadcast(&mut self, receiver: SessionKey) {
+        self.counters.dropped_broadcast += 1;
+        let Some(session) = self.session_mut(receiver) else { return };
+        let is_known_to_stall = session.stalled.is_some();
+        session.count_drop();
+        if !is_known_to_stall && let Some(name) = self.name_of(receiver) {
+            self.log(Event::BroadcastDropped { name });
+        }
+    }
+
+    // ---- queueing ------------------------------------------------------------------------------------
+
+    /// Takes note that the router has the message.
+    #[inline]
+    fn accept(&mut self, message: &Outgoing<'_>) {
+        self.take_note_of_frame(message.sender);
+        let now = self.now.moment;
+        let bytes = message.envelope.payload().len() as u64;
+        self.counters.messages += 1;
+        self.counters.message_bytes += bytes;
+        if let Some(session) = self.session_mut(message.sender) {
+            session.sent.add(1, bytes + HEADER_BYTES as u64, now);
+        }
+    }
+
+    /// Queues a message for one receiver; returns the mark behind it.
+    #[inline]
+    fn enqueue(
+        &mut self,
+        message: &Outgoing<'_>,
+        receiver: SessionKey,
+        shared: Option<&Rc<Body>>,
+    ) -> u64 {
+        let Some(user) = self.session(receiver).map(|session| session.user) else { return 0 };
+        let header = frame::header(message.payload_bytes());
+        let kind = FrameKind::Message(message.provenance);
+        let own = match (shared, message.payload) {
+            (None, Payload::Shared(bytes)) if bytes.len() >= SHARE_BYTES_MIN => {
+                Some(Body::new(bytes.clone(), user, &mut self.queues))
+            }
+            _ => None,
+        };
+        let Some((session, account)) = self.session_and_account(receiver) else { return 0 };
+        if let Some(body) = shared.or(own.as_ref()) {
+            let split = message.envelope.closing_brace_at();
+            session.outbox.push_shared(header, body, split, message.inserted, kind, account);
+        } else {
+            let (before, after) = message.parts();
+            let parts = [&header, before, message.inserted, after];
+            session.outbox.push_copy(&parts, kind, account);
+        }
+        let mark = session.outbox.mark();
+        if let Some(body) = own {
+            body.release(&mut self.queues);
+        }
+        self.mark_dirty(receiver);
+        mark
+    }
+
+    // ---- refusals ------------------------------------------------------------------------------------
+
+    fn refuse_oversize(&mut self, message: &Outgoing<'_>) -> Next {
+        let key = message.sender;
+        self.take_note_of_frame(key);
+        self.counters.refused_frame_too_large += 1;
+        self.end_courtesy(key);
+        let what = format!(
+            "the message would be {} bytes with the fields that the bus adds, over the limit of \
+             {PAYLOAD_BYTES_MAX} bytes",
+            message.payload_bytes()
+        );
+        self.tell_error(key, ErrorCode::FrameTooLarge, Detail::Text(&what), Some(message.id));
+        self.hold_if_answers_pile_up(key)
+    }
+
+    fn not_found(&mut self, message: &Outgoing<'_>) -> Next {
+        let key = message.sender;
+        self.take_note_of_frame(key);
+        self.counters.refused_endpoint_not_found += 1;
+        let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
+            return Next::Taken;
+        };
+        self.end_courtesy(key);
+        let detail = Detail::NotConnected(to);
+        self.tell_error(key, ErrorCode::EndpointNotFound, detail, Some(message.id));
+        self.hold_if_answers_pile_up(key)
+    }
+}
+
+impl Session {
+    fn count_drop(&mut self) {
+        self.dropped += 1;
+        if let Some(stalled) = &mut self.stalled {
+            stalled.dropped += 1;
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! One connection: who is at the other end, what it may still do, and what is queued for it.
+
+use hermes_bus_proto::EndpointName;
+use hermes_bus_proto::listing::{Amount, EndpointDetails, EndpointState, Traffic};
+
+use crate::endpoint::EndpointKey;
+use crate::ledger::UserKey;
+use crate::outbox::Outbox;
+use crate::time::Moment;
+
+/// Names a connection for as long as it lives; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey {
+    pub(crate) index: u32,
+    /// Tells apart the sessions that used one index one after the other.
+    pub(crate) generation: u32,
+}
+
+impl SessionKey {
+    /// A small number that no other living session has: an index for the driver's own table.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// User id.
+    pub uid: u32,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// A connection. All of it belongs to the router; the driver only knows its key.
+pub(crate) struct Session {
+    pub(crate) generation: u32,
+    pub(crate) credentials: Credentials,
+    /// The user that its memory is charged to.
+    pub(crate) user: UserKey,
+    pub(crate) role: Role,
+    pub(crate) phase: Phase,
+    pub(crate) outbox: Outbox,
+    /// Nothing leaves before this moment: the pause of a fight over a name.
+    pub(crate) corked_until: Option<Moment>,
+    /// Whether the session stands in the list of those with something to write.
+    pub(crate) is_dirty: bool,
+    /// When the last frame arrived.
+    pub(crate) last_heard: Moment,
+    /// When something was last queued for it.
+    pub(crate) last_told: Moment,
+    pub(crate) holds: Holds,
+    /// As a sender: this receiver has kept room for its next message.
+    pub(crate) granted: Option<SessionKey>,
+    /// After it has lost its name: where the messages go that it does not read any more.
+    pub(crate) heir: Option<EndpointKey>,
+    /// Frames that the router has taken from it.
+    pub(crate) frames_taken: u64,
+    /// The turn of the newest of them, and how many had been taken before that turn.
+    pub(crate) newest_turn: (u64, u64),
+    pub(crate) courtesy: Courtesy,
+    /// Held messages whose fate this anonymous sender is still to hear.
+    pub(crate) undecided: u32,
+    pub(crate) intake: Intake,
+    /// As a receiver: senders that are kept waiting, the longest first, with the bytes they need
+    /// and since when they wait.
+    pub(crate) waiting_senders: std::collections::VecDeque<WaitingSender>,
+    /// As a receiver: messages are dropped until half of the queue is read.
+    pub(crate) stalled: Option<Stalled>,
+    pub(crate) sent: Meter,
+    pub(crate) received: Meter,
+    pub(crate) dropped: u64,
+}
+
+/// What a connection is to the bus.
+pub(crate) enum Role {
+    Anonymous,
+    Registered(Registration),
+}
+
+/// A name and the session id that came with it.
+pub(crate) struct Registration {
+    pub(crate) endpoint: EndpointKey,
+    /// Place in the order of all registrations.
+    pub(crate) serial: u64,
+    pub(crate) session_id: Box<str>,
+    pub(crate) name: EndpointName,
+    /// The name as a JSON string: the `from` of what it sends.
+    pub(crate) name_json: Box<str>,
+    pub(crate) since_unix_us: u64,
+    /// Kept connected with unsolicited pongs.
+    pub(crate) impatient: bool,
+}
+
+/// How far a connection's life is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Nothing is read any more; what is queued is written, then the connection is closed.
+    Draining { reason: crate::CloseReason, until: Moment },
+}
+
+/// Why the bus does not read from a connection at the moment.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Holds {
+    /// Its next message does not fit into this receiver's queue.
+    pub(crate) receiver: Option<SessionKey>,
+    /// It leaves answers unread.
+    pub(crate) unread_answers: bool,
+    /// Unfinished frames have used up their budget.
+    pub(crate) intake: bool,
+}
+
+impl Holds {
+    pub(crate) fn any(self) -> bool {
+        self.receiver.is_some() || self.unread_answers || self.intake
+    }
+}
+
+/// A sender that is kept waiting for a receiver's queue.
+pub(crate) struct WaitingSender {
+    pub(crate) key: SessionKey,
+    pub(crate) needs_bytes: usize,
+    pub(crate) since: Moment,
+}
+
+/// A receiver that did not read in time.
+pub(crate) struct Stalled {
+    pub(crate) dropped: u64,
+}
+
+/// Whether the courtesy receipt for an anonymous connection's first message is due.
+#[derive(Default)]
+pub(crate) enum Courtesy {
+    /// No message yet.
+    #[default]
+    NotYet,
+    /// The first message is routed or held; the turn's end decides.
+    Due(FirstMessage),
+    /// Given, or not to be given.
+    Over,
+}
+
+/// The first message of an anonymous connection.
+pub(crate) struct FirstMessage {
+    /// Its id as JSON.
+    pub(crate) id_json: Box<[u8]>,
+    /// Frames taken when it was the newest.
+    pub(crate) frames_taken: u64,
+    /// Where its copies are: receivers and the marks behind them in their queues.
+    pub(crate) copies: Vec<(SessionKey, u64)>,
+    /// Number of endpoints, for a broadcast.
+    pub(crate) broadcast_to: Option<usize>,
+}
+
+/// The bytes of a connection that the driver keeps: unfinished frames, and frames that wait.
+#[derive(Default)]
+pub(crate) struct Intake {
+    pub(crate) bytes: usize,
+    /// Bytes that the unfinished frame still lacks.
+    pub(crate) missing: Option<usize>,
+    /// When the unfinished frame must be complete; while the bus does not read, what was left then.
+    pub(crate) deadline: Option<Deadline>,
+    /// The value of `frames_taken` when the clock was started: a frame since then restarts it.
+    pub(crate) clock_of_frame: u64,
+    /// Whether a timer for the deadline is set.
+    pub(crate) timer_is_set: bool,
+}
+
+/// A clock that may stand still.
+#[derive(Clone, Copy)]
+pub(crate) enum Deadline {
+    At(Moment),
+    StandsStill { left: core::time::Duration },
+}
+
+/// Counts what goes through, and how fast, in windows of ten seconds.
+#[derive(Default)]
+pub(crate) struct Meter {
+    total: Amount,
+    window: u64,
+    in_window: u64,
+    in_last_window: u64,
+}
+
+const WINDOW_US: u64 = 10_000_000;
+
+impl Meter {
+    #[inline]
+    pub(crate) fn add(&mut self, messages: u64, bytes: u64, now: Moment) {
+        self.roll(now);
+        self.total.messages += messages;
+        self.total.bytes += bytes;
+        self.in_window += messages;
+    }
+
+    #[inline]
+    fn roll(&mut self, now: Moment) {
+        let window = now.as_micros() / WINDOW_US;
+        if window != self.window {
+            self.in_last_window = if window == self.window + 1 { self.in_window } else { 0 };
+            self.in_window = 0;
+            self.window = window;
+        }
+    }
+
+    /// Totals, and the rate over the last ten seconds: the current window and as much of the one
+    /// before as fills it up.
+    pub(crate) fn traffic(&mut self, now: Moment) -> Traffic {
+        self.roll(now);
+        let into_window = (now.as_micros() % WINDOW_US) as f64 / WINDOW_US as f64;
+        let messages = self.in_window as f64 + self.in_last_window as f64 * (1.0 - into_window);
+        let per_second = messages / (WINDOW_US as f64 / 1e6);
+        Traffic { total: self.total, per_second: (per_second * 10.0).round() / 10.0 }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(generation: u32, credentials: Credentials, user: UserKey, now: Moment) -> Self {
+        Session {
+            generation,
+            credentials,
+            user,
+            role: Role::Anonymous,
+            phase: Phase::Open,
+            outbox: Outbox::default(),
+            corked_until: None,
+            is_dirty: false,
+            last_heard: now,
+            last_told: now,
+            holds: Holds::default(),
+            granted: None,
+            heir: None,
+            frames_taken: 0,
+            newest_turn: (0, 0),
+            courtesy: Courtesy::NotYet,
+            undecided: 0,
+            intake: Intake::default(),
+            waiting_senders: Default::default(),
+            stalled: None,
+            sent: Meter::default(),
+            received: Meter::default(),
+            dropped: 0,
+        }
+    }
+
+    pub(crate) fn registration(&self) -> Option<&Registration> {
+        match &self.role {
+            Role::Anonymous => None,
+            Role::Registered(registration) => Some(registration),
+        }
+    }
+
+    pub(crate) fn is_anonymous(&self) -> bool {
+        matches!(self.role, Role::Anonymous)
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether nothing is left that the peer is still to get.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.outbox.is_empty()
+            && self.undecided == 0
+            && !matches!(self.courtesy, Courtesy::Due(_))
+    }
+
+    /// This session as a listing shows it.
+    pub(crate) fn details(&mut self, now: Moment) -> EndpointDetails {
+        let (sent, received) = (self.sent.traffic(now), self.received.traffic(now));
+        let registration = self.registration();
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        EndpointDetails {
+            endpoint: text(registration.map(|registration| registration.name.as_str())),
+            state: EndpointState::Online,
+            session_id: text(registration.map(|registration| &*registration.session_id)),
+            protocol: 1,
+            connected_at: registration.map_or(0.0, |r| r.since_unix_us as f64 / 1e6),
+            uid: self.credentials.uid,
+            pid: self.credentials.pid,
+            pending: Amount {
+                messages: self.outbox.messages() as u64,
+                bytes: self.outbox.bytes() as u64,
+            },
+            sent,
+            received,
+            dropped: self.dropped,
+            impatient: registration.is_some_and(|registration| registration.impatient),
+        }
+    }
+}
