@@ -164,7 +164,7 @@ impl<'a> Envelope<'a> {
     /// Reads a payload. Refuses what is not one JSON object that Python's `json` module can read.
     #[inline]
     pub fn scan(payload: &'a [u8]) -> Result<Self, FrameError> {
-        if let Err(error) = std::str::from_utf8(payload) {
+        if let Err(error) = simdutf8::compat::from_utf8(payload) {
             let at = error.valid_up_to();
             return Err(FrameError::NotJson(Malformed { at, reason: "invalid UTF-8" }));
         }

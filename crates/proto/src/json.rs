@@ -157,7 +157,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Past a string, from its opening quote on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn string(&mut self) -> Result<(), Malformed> {
         self.at += 1;
         loop {
@@ -167,13 +167,19 @@ impl<'a> Walker<'a> {
                     self.at += 1;
                     return Ok(());
                 }
-                b'\\' => self.escape()?,
+                b'\\' => {
+                    self.escape()?;
+                    while self.peek() == b'\\' {
+                        self.escape()?;
+                    }
+                }
                 _ if self.is_at_end() => return self.wrong("a string without an end"),
                 _ => return self.wrong("a control character in a string must be escaped"),
             }
         }
     }
 
+    #[inline]
     fn escape(&mut self) -> Result<(), Malformed> {
         match self.text.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
@@ -261,7 +267,7 @@ impl<'a> Walker<'a> {
 ///
 /// Short strings are the rule in envelopes, so the first bytes are taken eight at a time; long ones
 /// go on in blocks that the compiler turns into vector instructions.
-#[inline]
+#[inline(always)]
 fn end_of_plain_run(text: &[u8], mut at: usize) -> usize {
     for _ in 0..4 {
         let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
@@ -297,7 +303,7 @@ fn end_of_long_plain_run(text: &[u8], mut at: usize) -> usize {
 
 #[inline]
 fn is_plain(byte: u8) -> bool {
-    byte >= 0x20 && byte != b'"' && byte != b'\\'
+    (byte ^ 2) > 0x20 && byte != b'\\'
 }
 
 /// Marks the high bit of every byte of `word` that ends a plain run. Marks above the lowest one may
@@ -306,12 +312,11 @@ fn is_plain(byte: u8) -> bool {
 fn stops_in(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
-    let quote = word ^ (ONES * b'"' as u64);
+    let low = word ^ (ONES * 2);
     let backslash = word ^ (ONES * b'\\' as u64);
-    let is_quote = quote.wrapping_sub(ONES) & !quote;
     let is_backslash = backslash.wrapping_sub(ONES) & !backslash;
-    let is_control = word.wrapping_sub(ONES * 0x20) & !word;
-    (is_quote | is_backslash | is_control) & HIGHS
+    let is_low = low.wrapping_sub(ONES * 0x21) & !low;
+    (is_low | is_backslash) & HIGHS
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,302 @@
+//! `hermes-bus demo`: a short story of agents at work, over a real bus on a real socket.
+//!
+//! The server is the real one, in a process of its own (this program again), in a directory that
+//! goes away. Every line that is printed was received; its latency is from just before the write at
+//! the sender to just after the read at the receiver.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use hermes_bus_client::ClientError;
+use hermes_bus_client::blocking::Connection;
+use hermes_bus_daemon::manager;
+use hermes_bus_daemon::root::Root;
+use hermes_bus_daemon::server::{self, Mode};
+use serde_json::{Value, json};
+
+/// How long anything may take before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A pause for the reader between two scenes.
+const PAUSE: Duration = Duration::from_millis(350);
+/// Messages of the closing burst.
+const BURST: usize = 10_000;
+/// Set in the process that serves the demo's bus.
+const SERVE: &str = "HERMES_BUS_DEMO_ROOT";
+
+/// What a listener saw.
+struct Arrival {
+    at: &'static str,
+    frame: Value,
+    when: Instant,
+}
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    if let Some(root) = std::env::var_os(SERVE) {
+        return server::run(&Root::find(Some(root.as_ref()))?, Mode::Detached);
+    }
+    let directory = tempfile::Builder::new().prefix("hermes-bus-demo-").tempdir()?;
+    let root = Root::find(Some(directory.path()))?;
+    let bus = Bus::start(&root)?;
+    let mut story = Story::begin(&root)?;
+    story.play()?;
+    story.summary()?;
+    bus.stop(&root)?;
+    directory.close().context("the demo's directory cannot be removed")
+}
+
+// ---- the bus ----------------------------------------------------------------------------------------
+
+/// The server's process. Ends with this value.
+struct Bus(Child);
+
+impl Bus {
+    fn start(root: &Root) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut command = Command::new(program);
+        // The demo keeps to itself: nothing of it shows where other clients look.
+        command.arg("demo").env(SERVE, root.directory()).env_remove("HERMES_HOME");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        let mut bus = Bus(command.spawn().context("cannot start the bus")?);
+        let deadline = Instant::now() + PATIENCE;
+        while Connection::open(&root.socket(), PATIENCE).is_err() {
+            if let Some(status) = bus.0.try_wait()? {
+                bail!("the bus ended at once ({status})");
+            }
+            ensure!(Instant::now() < deadline, "the bus does not answer");
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(bus)
+    }
+
+    fn stop(mut self, root: &Root) -> anyhow::Result<()> {
+        manager::stop(root, &mut std::io::sink())?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+// ---- the story --------------------------------------------------------------------------------------
+
+struct Story {
+    root: Root,
+    agents: HashMap<&'static str, Connection>,
+    arrivals: Receiver<Arrival>,
+    /// Latencies of what was shown.
+    latencies: Vec<Duration>,
+    colors: bool,
+}
+
+const LEAD: &str = "lead-agent";
+const ALPHA: &str = "worker-alpha";
+const BETA: &str = "worker-beta";
+
+impl Story {
+    fn begin(root: &Root) -> anyhow::Result<Self> {
+        let colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let (sender, arrivals) = channel();
+        let mut story = Story {
+            root: root.clone(),
+            agents: HashMap::new(),
+            arrivals,
+            latencies: Vec::new(),
+            colors,
+        };
+        story.say(&format!("A private bus listens on {}", root.socket().display()))?;
+        for name in [LEAD, ALPHA, BETA] {
+            let mut ear = Connection::open(&root.socket(), PATIENCE)?;
+            let session = ear.register(name, PATIENCE)?;
+            let agent = ear.try_clone()?;
+            story.say(&format!("{name} is connected (session {})", &session[..8]))?;
+            story.agents.insert(name, agent);
+            listen(name, ear, sender.clone());
+        }
+        Ok(story)
+    }
+
+    fn play(&mut self) -> anyhow::Result<()> {
+        self.scene("The lead hands out work")?;
+        self.tell(LEAD, ALPHA, json!({"type": "directive", "text": "Port the parser to Rust"}))?;
+        self.tell(LEAD, BETA, json!({"type": "directive", "text": "Write its tests", "priority": 2}))?;
+        self.scene("The workers answer, and report as they go")?;
+        self.tell(ALPHA, LEAD, json!({"type": "ack", "text": "On it"}))?;
+        self.tell(BETA, LEAD, json!({"type": "ack", "text": "Starting with the edge cases"}))?;
+        self.tell(ALPHA, LEAD, json!({"type": "progress", "text": "Lexer done, 3 of 5 stages"}))?;
+        self.tell(BETA, ALPHA, json!({"type": "need_decision", "text": "Is NaN a number here?"}))?;
+        self.tell(ALPHA, BETA, json!({"type": "ack", "text": "Yes: Python says so"}))?;
+        self.scene("A result, with the channel that a reply belongs to")?;
+        let done = json!({
+            "type": "task_done",
+            "text": "Parser ported, 412 tests green",
+            "channel": "feishu:oc_7f3a",
+        });
+        self.tell(ALPHA, LEAD, done)?;
+        self.scene("Somebody is asked who is not there")?;
+        self.ask_absent("reviewer", &json!({"type": "directive", "text": "Please review"}))?;
+        self.scene("The lead tells everybody")?;
+        self.tell_everybody(LEAD, json!({"type": "task_done", "text": "We ship. Thank you!"}))
+    }
+
+    /// One message from one agent to another; shown when it has arrived.
+    fn tell(&mut self, from: &'static str, to: &'static str, body: Value) -> anyhow::Result<()> {
+        let sent = self.send(from, to, &body)?;
+        let arrival = self.next_message()?;
+        ensure!(arrival.at == to, "a message for {to} arrived at {}", arrival.at);
+        ensure!(arrival.frame["body"] == body, "the body changed on its way");
+        ensure!(arrival.frame["from"] == from, "the bus did not say who sent it");
+        self.show(&arrival, sent)?;
+        thread::sleep(PAUSE);
+        Ok(())
+    }
+
+    fn tell_everybody(&mut self, from: &'static str, body: Value) -> anyhow::Result<()> {
+        let sent = self.send(from, "", &body)?;
+        for _ in 0..self.agents.len() {
+            let arrival = self.next_message()?;
+            self.show(&arrival, sent)?;
+        }
+        Ok(())
+    }
+
+    /// A one-shot sender, as scripts use it: no name, one message, one answer.
+    fn ask_absent(&mut self, to: &str, body: &Value) -> anyhow::Result<()> {
+        let mut script = Connection::open(&self.root.socket(), PATIENCE)?;
+        let sent = Instant::now();
+        script.send(to, body)?;
+        let answer = script.receive(PATIENCE)?;
+        ensure!(answer["code"] == "endpoint_not_found", "the bus said {answer}");
+        let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
+        let latency = sent.elapsed();
+        self.line("a script", to, "refused", &detail, latency)?;
+        thread::sleep(PAUSE);
+        Ok(())
+    }
+
+    fn send(&mut self, from: &str, to: &str, body: &Value) -> anyhow::Result<Instant> {
+        let agent = self.agents.get_mut(from).context("an agent of the story")?;
+        let sent = Instant::now();
+        agent.send(to, body)?;
+        Ok(sent)
+    }
+
+    fn next_message(&mut self) -> anyhow::Result<Arrival> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.arrivals.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(arrival) if arrival.frame["type"] == "message" => return Ok(arrival),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => bail!("a message did not arrive"),
+                Err(RecvTimeoutError::Disconnected) => bail!("the bus closed the connections"),
+            }
+        }
+    }
+
+    /// Ends the story with figures, all measured just now.
+    fn summary(&mut self) -> anyhow::Result<()> {
+        self.scene(&format!("And faster than one can read: {BURST} messages, {ALPHA} to {LEAD}"))?;
+        let mut agent = self.agents.remove(ALPHA).context("an agent of the story")?;
+        let began = Instant::now();
+        let burst = thread::spawn(move || -> Result<Connection, ClientError> {
+            for number in 0..BURST {
+                agent.send(LEAD, &json!({"type": "progress", "number": number}))?;
+            }
+            Ok(agent)
+        });
+        for number in 0..BURST {
+            let arrival = self.next_message()?;
+            ensure!(arrival.frame["body"]["number"] == number, "messages changed places");
+        }
+        let took = began.elapsed();
+        burst.join().map_err(|_| anyhow::anyhow!("the sender failed"))??;
+        self.latencies.sort();
+        let median = self.latencies[self.latencies.len() / 2];
+        let slowest = self.latencies.last().copied().unwrap_or_default();
+        let rate = BURST as f64 / took.as_secs_f64();
+        self.say(&format!(
+            "{BURST} messages arrived in order in {took:.0?}: {rate:.0} a second, one write each"
+        ))?;
+        let shown = self.latencies.len();
+        self.say(&format!(
+            "Of the {shown} messages of the story: median latency {median:.0?}, slowest {slowest:.0?}"
+        ))?;
+        self.say("The bus is gone, and nothing of it is left.")?;
+        self.say("Yours: `hermes-busd start`, then see the README for senders and listeners.")
+    }
+
+    // ---- printing ---------------------------------------------------------------------------------
+
+    fn show(&mut self, arrival: &Arrival, sent: Instant) -> anyhow::Result<()> {
+        let latency = arrival.when.saturating_duration_since(sent);
+        self.latencies.push(latency);
+        let frame = &arrival.frame;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let body = &frame["body"];
+        let mut said = text(&body["text"]);
+        if let Some(channel) = body["channel"].as_str() {
+            said = format!("{said}  [reply to {channel}]");
+        }
+        self.line(&text(&frame["from"]), arrival.at, &text(&body["type"]), &said, latency)
+    }
+
+    fn line(
+        &self,
+        from: &str,
+        to: &str,
+        kind: &str,
+        text: &str,
+        latency: Duration,
+    ) -> anyhow::Result<()> {
+        let (kind_color, dim, reset) = match (self.colors, kind) {
+            (false, _) => ("", "", ""),
+            (true, "refused") => ("\x1b[31m", "\x1b[2m", "\x1b[0m"),
+            (true, "directive") => ("\x1b[36m", "\x1b[2m", "\x1b[0m"),
+            (true, "task_done") => ("\x1b[32m", "\x1b[2m", "\x1b[0m"),
+            (true, _) => ("\x1b[33m", "\x1b[2m", "\x1b[0m"),
+        };
+        let micros = latency.as_micros();
+        writeln!(
+            std::io::stdout(),
+            "  {dim}{micros:>6} µs{reset}  {from:>12} → {to:<12}  {kind_color}{kind:<13}{reset}  {text}"
+        )?;
+        Ok(())
+    }
+
+    fn scene(&self, title: &str) -> anyhow::Result<()> {
+        let (bold, reset) = if self.colors { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        writeln!(std::io::stdout(), "\n{bold}{title}{reset}")?;
+        Ok(())
+    }
+
+    fn say(&self, text: &str) -> anyhow::Result<()> {
+        writeln!(std::io::stdout(), "  {text}")?;
+        Ok(())
+    }
+}
+
+/// Hands on everything that arrives at an agent, until its connection ends.
+fn listen(at: &'static str, mut ear: Connection, arrivals: Sender<Arrival>) {
+    thread::spawn(move || {
+        loop {
+            match ear.receive(PATIENCE) {
+                Ok(frame) => {
+                    if arrivals.send(Arrival { at, frame, when: Instant::now() }).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.is_timeout() => {}
+                Err(_) => return,
+            }
+        }
+    });
+}

@@ -1,0 +1,225 @@
+//! Where peers come in: the listening socket, its path, and the link to it for older clients.
+//!
+//! The path belongs to whoever holds the root's lock. A socket that is left over is removed only
+//! under it; a living socket of somebody else never is.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use hermes_bus_client::blocking::Connection;
+use hermes_bus_core::Credentials;
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::sys;
+
+/// Released clients take a refused connect for a dead bus: the queue must never be full.
+const BACKLOG: i32 = 4_096;
+/// Longest path that fits into a socket's address.
+const PATH_BYTES_MAX: usize = 107;
+
+/// How long a full queue of a socket is waited for.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The listening socket.
+pub(crate) struct Door {
+    path: PathBuf,
+    listener: UnixListener,
+    /// Device and inode of the socket that was bound.
+    identity: (u64, u64),
+    /// Given up to tell a peer that there is no room for it.
+    spare: Option<File>,
+    /// No room for connections since this was logged.
+    is_full: bool,
+    /// The last trouble with the path that was logged.
+    trouble: Option<String>,
+}
+
+impl Door {
+    /// Binds the socket. The caller holds the root's lock.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let (listener, identity) = bind(path)?;
+        let spare = File::open("/dev/null").ok();
+        let path = path.to_owned();
+        Ok(Door { path, listener, identity, spare, is_full: false, trouble: None })
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.listener, token, Interest::READABLE)
+    }
+
+    /// The next peer that waits to come in. `open` connections are open already.
+    pub(crate) fn accept(&mut self, open: usize) -> Option<(UnixStream, Credentials)> {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    self.is_full = false;
+                    match sys::peer_credentials(&stream) {
+                        Ok(credentials) => return Some((stream, credentials)),
+                        Err(error) => tracing::warn!("a peer without credentials: {error}"),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.is_full, true) {
+                        tracing::error!(
+                            "no room for another connection ({open} are open): {error}; \
+                             connections are closed until there is"
+                        );
+                    }
+                    if !self.turn_away() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes the connection of the next peer, who would otherwise wait for ever. Says whether there
+    /// was one.
+    fn turn_away(&mut self) -> bool {
+        if self.spare.take().is_none() {
+            self.spare = File::open("/dev/null").ok();
+            return false;
+        }
+        let turned_away = self.listener.accept().is_ok();
+        self.spare = File::open("/dev/null").ok();
+        turned_away
+    }
+
+    /// Sees whether the path still leads to this socket, and binds it anew if it does not.
+    pub(crate) fn check(&mut self, registry: &Registry, token: Token) -> anyhow::Result<()> {
+        let found = identity(&self.path);
+        if found == Some(self.identity) {
+            self.trouble = None;
+            return Ok(());
+        }
+        let rebound = match found {
+            Some(_) if is_alive(&self.path) => {
+                Err(anyhow::anyhow!("the path leads to the living socket of another process"))
+            }
+            _ => bind(&self.path),
+        };
+        match rebound {
+            Ok((listener, identity)) => {
+                tracing::warn!("the socket's path was gone; it is bound anew");
+                registry.deregister(&mut self.listener)?;
+                (self.listener, self.identity) = (listener, identity);
+                self.trouble = None;
+                self.register(registry, token)?;
+            }
+            Err(error) => {
+                let trouble = format!("{}: {error:#}", self.path.display());
+                if self.trouble.as_ref() != Some(&trouble) {
+                    tracing::error!("nobody new can reach the bus: {trouble}");
+                    self.trouble = Some(trouble);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if identity(&self.path) == Some(self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device and inode of what stands at the path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Whether something listens at the path, be it as slow as it may.
+fn is_alive(path: &Path) -> bool {
+    match Connection::open(path, PATIENCE) {
+        Ok(_) => true,
+        Err(error) => error.is_timeout(),
+    }
+}
+
+fn bind(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {
+    let shown = path.display();
+    let bytes = path.as_os_str().len();
+    if bytes > PATH_BYTES_MAX {
+        bail!("the socket path is too long ({bytes} bytes, at most {PATH_BYTES_MAX}): {shown}");
+    }
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() && !found.file_type().is_symlink() {
+            bail!("{shown} exists and is not a socket: move it away");
+        }
+        if is_alive(path) {
+            bail!("another process listens on {shown}");
+        }
+        fs::remove_file(path).with_context(|| format!("cannot remove the left over {shown}"))?;
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    // Nobody else may connect, not even for the moment between bind and chmod.
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &address);
+    rustix::process::umask(umask);
+    bound.with_context(|| format!("cannot bind {shown}"))?;
+    rustix::net::listen(socket.as_fd(), BACKLOG).with_context(|| format!("cannot listen on {shown}"))?;
+    let identity = identity(path).with_context(|| format!("{shown} vanished"))?;
+    Ok((UnixListener::from_std(StdUnixListener::from(socket)), identity))
+}
+
+/// A symbolic link to the socket where clients of version 0.5.0 look for it. Removed with this
+/// value, if it is still ours.
+#[derive(Debug)]
+pub(crate) struct Link {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Link {
+    /// Places the link in `home`, if that is another directory and has no living socket.
+    pub(crate) fn place(home: &Path, socket: &Path) -> Option<Self> {
+        let target = std::path::absolute(socket).ok()?;
+        let path = home.join(socket.file_name()?);
+        let is_same = fs::canonicalize(home).ok()? == fs::canonicalize(socket.parent()?).ok()?;
+        if is_same {
+            return None;
+        }
+        if let Ok(found) = fs::symlink_metadata(&path) {
+            let is_ours = fs::read_link(&path).is_ok_and(|link| link == target);
+            let may_go = found.file_type().is_symlink() || found.file_type().is_socket();
+            if !is_ours && (!may_go || is_alive(&path)) {
+                tracing::warn!("{} is taken: clients that look there are not served", path.display());
+                return None;
+            }
+            fs::remove_file(&path).ok()?;
+        }
+        match std::os::unix::fs::symlink(&target, &path) {
+            Ok(()) => Some(Link { path, target }),
+            Err(error) => {
+                tracing::warn!("{} cannot be linked to the socket: {error}", path.display());
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if fs::read_link(&self.path).is_ok_and(|link| link == self.target) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The driver: one thread that reads sockets, feeds the router, and carries out its effects.
+//!
+//! It works in turns: wait for readiness, read a bounded amount from each ready connection, write
+//! what the router has queued, accept, sleep. It decides nothing about routing or limits: how much
+//! may be read and what is written comes from the router.
+//!
+//! Readiness is edge-triggered, so a connection that may have more to read stays in `ready` until a
+//! read comes back short. A short read spends the edge, except when the peer has closed: no further
+//! edge follows then, so reading goes on to the end.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hermes_bus_core::{
+    CloseReason, Effect, Event, Moment, Next, Now, Payload, Probed, Router, SessionKey, Severity,
+};
+use hermes_bus_proto::frame::{self, Decoded};
+use hermes_bus_proto::limits::HEADER_BYTES;
+use mio::event::Event as Readiness;
+use mio::net::UnixStream;
+use mio::{Events, Interest, Poll, Token};
+use rustix::io::Errno;
+
+use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
+use crate::door::Door;
+use crate::signals::{Signals, Wish};
+use crate::sys;
+
+/// What one read takes at most: more than a socket usually holds.
+const READ_BYTES: usize = 256 * 1024;
+const _: () = assert!(READ_BYTES > LARGE_FRAME_BYTES, "what is kept must leave room to read");
+/// What is read in one turn, from all: so that what is read is still in the cache when it is
+/// written, and nobody waits long.
+const TURN_READ_BYTES: usize = 1024 * 1024;
+/// Writes to one connection in one turn.
+const TURN_WRITES: usize = 64;
+/// Slices of one write; the system takes 1,024 at most.
+const WRITE_SLICES: usize = 64;
+/// How often the path of the socket is looked at.
+const DOOR_CHECK: Duration = Duration::from_secs(1);
+
+const DOOR: Token = Token(usize::MAX - 1);
+/// Signals have the tokens from here on.
+pub(crate) const SIGNALS: usize = usize::MAX - 16;
+
+/// The loop's state.
+pub(crate) struct Driver {
+    router: Router,
+    poll: Poll,
+    /// Where peers come in; none while the daemon goes down.
+    door: Option<Door>,
+    signals: Signals,
+    /// By [`SessionKey::index`].
+    connections: Vec<Option<Connection>>,
+    open_connections: usize,
+    /// Connections that may have something to read.
+    ready: VecDeque<SessionKey>,
+    /// Connections with more to write than one turn allows.
+    unwritten: Vec<SessionKey>,
+    door_is_ready: bool,
+    began: Instant,
+    next_door_check: Instant,
+    stopping: bool,
+    read_buffer: Vec<u8>,
+    log_limits: HashMap<std::mem::Discriminant<Event>, LogLimit>,
+}
+
+impl Driver {
+    pub(crate) fn new(router: Router, mut door: Door, mut signals: Signals) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        door.register(poll.registry(), DOOR)?;
+        signals.register(poll.registry(), SIGNALS)?;
+        let now = Instant::now();
+        Ok(Driver {
+            router,
+            poll,
+            door: Some(door),
+            signals,
+            connections: Vec::new(),
+            open_connections: 0,
+            ready: VecDeque::new(),
+            unwritten: Vec::new(),
+            door_is_ready: true,
+            began: now,
+            next_door_check: now + DOOR_CHECK,
+            stopping: false,
+            read_buffer: vec![0; READ_BYTES],
+            log_limits: HashMap::new(),
+        })
+    }
+
+    /// Runs until a signal ends it and everything queued is written, or its time is up.
+    pub(crate) fn run(&mut self) -> std::io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        while !(self.stopping && self.router.is_idle()) {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            self.turn(&events);
+        }
+        Ok(())
+    }
+
+    /// Until when the thread may sleep.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() || !self.unwritten.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = Instant::now();
+        let until_check = self.next_door_check.saturating_duration_since(now);
+        let elapsed = now.duration_since(self.began);
+        let until_timer = self.router.next_wake().map_or(until_check, |moment| {
+            Duration::from_micros(moment.as_micros()).saturating_sub(elapsed)
+        });
+        Some(until_check.min(until_timer))
+    }
+
+    fn turn(&mut self, events: &Events) {
+        self.router.begin_turn(self.now());
+        self.carry_out_effects();
+        let mut writable = Vec::new();
+        for event in events {
+            match event.token() {
+                DOOR => self.door_is_ready = true,
+                Token(token) if token >= SIGNALS => self.on_signal(),
+                Token(index) => self.on_readiness(index, event, &mut writable),
+            }
+        }
+        writable.append(&mut self.unwritten);
+        for key in writable {
+            self.write(key);
+        }
+        self.read_ready();
+        self.write_dirty();
+        self.carry_out_effects();
+        for key in self.router.receipts_due() {
+            if self.connection(key).is_some_and(|connection| sys::has_input(&connection.stream)) {
+                self.router.more_input(key);
+            }
+        }
+        self.router.end_turn();
+        self.write_dirty();
+        self.carry_out_effects();
+        self.look_at_door();
+    }
+
+    fn now(&self) -> Now {
+        let moment = Moment::from_micros(self.began.elapsed().as_micros() as u64);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { moment, unix_us: unix.as_micros() as u64 }
+    }
+
+    // ---- the door and signals -------------------------------------------------------------------
+
+    fn look_at_door(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_door_check {
+            self.next_door_check = now + DOOR_CHECK;
+            // After an accept that failed there may be no further edge.
+            self.door_is_ready = true;
+            self.check_door();
+        }
+        if !std::mem::take(&mut self.door_is_ready) || self.stopping {
+            return;
+        }
+        while let Some((stream, credentials)) =
+            self.door.as_mut().and_then(|door| door.accept(self.open_connections))
+        {
+            let key = self.router.connected(credentials);
+            self.admit(key, stream);
+        }
+    }
+
+    /// Released clients delete the socket of a bus that did not answer them; then it is bound anew.
+    fn check_door(&mut self) {
+        if let Some(door) = &mut self.door
+            && let Err(error) = door.check(self.poll.registry(), DOOR)
+        {
+            tracing::error!("the socket cannot be bound anew: {error:#}");
+        }
+    }
+
+    fn admit(&mut self, key: SessionKey, stream: UnixStream) {
+        let mut connection = Connection::new(key, stream);
+        let token = Token(key.index());
+        let registered =
+            self.poll.registry().register(&mut connection.stream, token, Interest::READABLE);
+        if self.connections.len() <= key.index() {
+            self.connections.resize_with(key.index() + 1, || None);
+        }
+        self.open_connections += 1;
+        self.connections[key.index()] = Some(connection);
+        if let Err(error) = registered {
+            tracing::error!("a connection cannot be watched: {error}");
+            self.router.closed(key, CloseReason::ConnectionLost);
+        }
+        // A peer that may not connect has an answer waiting already.
+        self.write_dirty();
+        self.carry_out_effects();
+    }
+
+    fn on_signal(&mut self) {
+        for wish in self.signals.take() {
+            match wish {
+                Wish::CheckSocket => self.check_door(),
+                Wish::Stop if self.stopping => {}
+                Wish::Stop => {
+                    tracing::info!("stopping");
+                    self.stopping = true;
+                    // Nobody comes in any more; the path is free for the next daemon.
+                    drop(self.door.take());
+                    self.router.shut_down();
+                }
+            }
+        }
+    }
+
+    // ---- readiness ------------------------------------------------------------------------------
+
+    fn connection(&self, key: SessionKey) -> Option<&Connection> {
+        self.connections.get(key.index())?.as_ref().filter(|connection| connection.key == key)
+    }
+
+    fn connection_mut(&mut self, key: SessionKey) -> Option<&mut Connection> {
+        self.connections.get_mut(key.index())?.as_mut().filter(|connection| connection.key == key)
+    }
+
+    fn on_readiness(&mut self, index: usize, event: &Readiness, writable: &mut Vec<SessionKey>) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        let key = connection.key;
+        connection.read_closed |= event.is_read_closed() || event.is_error();
+        connection.hung_up |= event.is_write_closed() || event.is_error();
+        if event.is_writable() {
+            writable.push(key);
+        }
+        if connection.at_end && connection.hung_up {
+            // It had only ended its own side, and now reads no more either.
+            self.router.closed(key, CloseReason::PeerClosed);
+        } else if event.is_readable() || connection.read_closed {
+            self.make_ready(key);
+        }
+    }
+
+    fn make_ready(&mut self, key: SessionKey) {
+        if let Some(connection) = self.connection_mut(key)
+            && !std::mem::replace(&mut connection.is_ready, true)
+        {
+            self.ready.push_back(key);
+        }
+    }
+
+    // ---- reading --------------------------------------------------------------------------------
+
+    fn read_ready(&mut self) {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let mut left = TURN_READ_BYTES;
+        for _ in 0..self.ready.len() {
+            if left == 0 {
+                break;
+            }
+            let Some(key) = self.ready.pop_front() else { break };
+            let Some(connection) = self.connection_mut(key) else { continue };
+            connection.is_ready = false;
+            left = left.saturating_sub(self.read(key, &mut buffer));
+        }
+        self.read_buffer = buffer;
+    }
+
+    /// Reads once from a connection and offers the frames that are whole. Returns the bytes read.
+    fn read(&mut self, key: SessionKey, buffer: &mut [u8]) -> usize {
+        if !self.offer_kept(key) {
+            return 0;
+        }
+        let allowance = self.router.read_allowance(key);
+        let Some(connection) = self.connection_mut(key) else { return 0 };
+        if allowance == 0 || connection.at_end {
+            return 0;
+        }
+        if connection.large_frame_bytes().is_some() {
+            return self.read_large(key, allowance);
+        }
+        let kept = connection.take_kept_into(buffer);
+        let room = (buffer.len() - kept).min(allowance);
+        let read = connection.read_into(&mut buffer[kept..kept + room]);
+        let (bytes, outcome) = (read.bytes(), read);
+        let filled = kept + bytes;
+        let taken = self.offer_frames(key, &buffer[..filled]);
+        if let Some(connection) = self.connection_mut(key) {
+            connection.keep(&buffer[taken..filled]);
+        }
+        self.after_read(key, outcome);
+        bytes
+    }
+
+    /// Reads on in a frame that is large enough for memory of its own.
+    fn read_large(&mut self, key: SessionKey, allowance: usize) -> usize {
+        let Some(connection) = self.connection_mut(key) else { return 0 };
+        let read = connection.read_large(allowance.min(READ_BYTES));
+        let bytes = read.bytes();
+        self.offer_kept(key);
+        self.after_read(key, read);
+        bytes
+    }
+
+    /// Tells the router what is kept, and sees whether there may be more to read.
+    fn after_read(&mut self, key: SessionKey, read: Read) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        let (bytes, missing) = connection.kept();
+        let Connection { read_closed, hung_up, write_is_lost, .. } = *connection;
+        let is_at_end = matches!(read, Read::End | Read::Lost);
+        connection.at_end |= is_at_end;
+        self.router.buffered(key, bytes, missing);
+        match read {
+            Read::End if hung_up => self.router.closed(key, CloseReason::PeerClosed),
+            Read::End => self.router.eof(key),
+            Read::Lost => self.router.closed(key, CloseReason::ConnectionLost),
+            Read::Full(_) => self.make_ready(key),
+            Read::Short(_) if read_closed => self.make_ready(key),
+            Read::Nothing if write_is_lost => {
+                self.router.closed(key, CloseReason::ConnectionLost);
+            }
+            Read::Short(_) | Read::Nothing => {}
+        }
+    }
+
+    /// Offers the whole frames that a connection had kept. Says whether reading may go on.
+    fn offer_kept(&mut self, key: SessionKey) -> bool {
+        let Some(connection) = self.connection_mut(key) else { return false };
+        if !connection.has_whole_frame() {
+            return true;
+        }
+        let kept = connection.take_kept();
+        if let Decoded::Frame { frame_bytes, .. } = frame::decode(&kept)
+            && frame_bytes > LARGE_FRAME_BYTES
+        {
+            return self.offer_large(key, kept, frame_bytes);
+        }
+        let offered = self.offer_frames(key, &kept);
+        self.keep_again(key, kept, offered)
+    }
+
+    /// Offers a large frame in its own memory, which its receivers will share, and what is behind it.
+    fn offer_large(&mut self, key: SessionKey, kept: Vec<u8>, frame_bytes: usize) -> bool {
+        let kept = bytes::Bytes::from(kept);
+        let payload = kept.slice(HEADER_BYTES..frame_bytes);
+        let next = self.offer(key, Payload::Shared(&payload));
+        drop(payload);
+        let rest = &kept[frame_bytes..];
+        match next {
+            Next::Hold | Next::Probe(_) => self.keep_again(key, kept.into(), 0),
+            Next::Taken => {
+                let offered = self.offer_frames(key, rest);
+                self.keep_again(key, rest[offered..].to_vec(), 0)
+            }
+            Next::TakenThenHold => self.keep_again(key, rest.to_vec(), 0),
+            Next::Finished => self.keep_again(key, Vec::new(), 0),
+        }
+    }
+
+    /// Keeps what is left behind the first `taken` bytes. Says whether no whole frame is among it.
+    fn keep_again(&mut self, key: SessionKey, mut bytes: Vec<u8>, taken: usize) -> bool {
+        bytes.drain(..taken);
+        let Some(connection) = self.connection_mut(key) else { return false };
+        connection.keep_vec(bytes);
+        let may_go_on = !connection.has_whole_frame();
+        let (bytes, missing) = connection.kept();
+        self.router.buffered(key, bytes, missing);
+        may_go_on
+    }
+
+    /// Offers every whole frame at the beginning of `bytes`; returns how many bytes were taken.
+    fn offer_frames(&mut self, key: SessionKey, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        loop {
+            match frame::decode(&bytes[taken..]) {
+                Decoded::Incomplete { .. } => return taken,
+                Decoded::Refused(error) => {
+                    self.router.refuse_frame(key, error);
+                    return bytes.len();
+                }
+                Decoded::Frame { payload, frame_bytes } => {
+                    match self.offer(key, Payload::Borrowed(payload)) {
+                        Next::Taken => taken += frame_bytes,
+                        Next::TakenThenHold => return taken + frame_bytes,
+                        Next::Hold | Next::Probe(_) => return taken,
+                        Next::Finished => return bytes.len(),
+                    }
+                }
+            }
+        }
+    }
+
+    fn offer(&mut self, key: SessionKey, payload: Payload<'_>) -> Next {
+        match self.router.frame(key, payload, Probed::No) {
+            Next::Probe(holder) => {
+                self.probe(holder);
+                self.router.frame(key, payload, Probed::Yes)
+            }
+            next => next,
+        }
+    }
+
+    /// Lets the router have the last words of a session whose peer has hung up, and its end.
+    fn probe(&mut self, key: SessionKey) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        if !sys::has_hung_up(&connection.stream) {
+            return;
+        }
+        (connection.read_closed, connection.hung_up) = (true, true);
+        let mut buffer = vec![0; LARGE_FRAME_BYTES];
+        while self.connection(key).is_some_and(|connection| !connection.at_end)
+            && self.router.read_allowance(key) > 0
+        {
+            if self.read(key, &mut buffer) == 0 {
+                break;
+            }
+        }
+        self.router.closed(key, CloseReason::PeerClosed);
+    }
+
+    // ---- writing --------------------------------------------------------------------------------
+
+    fn write_dirty(&mut self) {
+        let dirty = self.router.take_dirty();
+        for key in &dirty {
+            self.write(*key);
+        }
+        self.router.recycle_dirty(dirty);
+    }
+
+    /// Writes what is queued for a session, as long as its socket takes it and the turn allows.
+    fn write(&mut self, key: SessionKey) {
+        for _ in 0..TURN_WRITES {
+            let Some(Some(connection)) = self.connections.get_mut(key.index()) else { return };
+            if connection.key != key || connection.write_is_lost {
+                return;
+            }
+            let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
+            let (mut count, mut bytes) = (0, 0);
+            for (slot, slice) in slices.iter_mut().zip(self.router.next_write(key)) {
+                *slot = IoSlice::new(slice);
+                bytes += slice.len();
+                count += 1;
+            }
+            if count == 0 {
+                return self.watch_for_writable(key, false);
+            }
+            match rustix::io::writev(connection.stream.as_fd(), &slices[..count]) {
+                Ok(written) => {
+                    self.router.written(key, written);
+                    if written < bytes {
+                        return self.on_write_blocked(key);
+                    }
+                }
+                Err(Errno::AGAIN) => return self.on_write_blocked(key),
+                Err(Errno::INTR) => {}
+                Err(error) => return self.on_write_error(key, error),
+            }
+        }
+        self.unwritten.push(key);
+    }
+
+    fn on_write_blocked(&mut self, key: SessionKey) {
+        self.router.write_blocked(key);
+        self.watch_for_writable(key, true);
+    }
+
+    /// The peer reads no more. What it sent before it closed may still wait to be read; its end is
+    /// noticed there. If it only keeps its sending side open, it has nothing more to say to us.
+    fn on_write_error(&mut self, key: SessionKey, error: Errno) {
+        tracing::debug!("write: {error}");
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.write_is_lost = true;
+        connection.hung_up = true;
+        connection.read_closed = true;
+        if connection.at_end || self.router.read_allowance(key) == 0 {
+            self.router.closed(key, CloseReason::ConnectionLost);
+        } else {
+            self.make_ready(key);
+        }
+    }
+
+    fn watch_for_writable(&mut self, key: SessionKey, wanted: bool) {
+        let Some(Some(connection)) = self.connections.get_mut(key.index()) else { return };
+        if connection.key != key || connection.watches_writable == wanted {
+            return;
+        }
+        connection.watches_writable = wanted;
+        let interest =
+            if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let token = Token(key.index());
+        let registry = self.poll.registry();
+        if let Err(error) = registry.reregister(&mut connection.stream, token, interest) {
+            tracing::error!("a connection cannot be watched: {error}");
+            self.router.closed(key, CloseReason::ConnectionLost);
+        }
+    }
+
+    // ---- effects --------------------------------------------------------------------------------
+
+    fn carry_out_effects(&mut self) {
+        for effect in self.router.take_effects() {
+            match effect {
+                Effect::Resume(key) => self.make_ready(key),
+                Effect::Close(key, _) => self.close(key),
+                Effect::Log(event) => self.log(&event),
+            }
+        }
+    }
+
+    fn close(&mut self, key: SessionKey) {
+        if let Some(slot) = self.connections.get_mut(key.index())
+            && slot.as_ref().is_some_and(|connection| connection.key == key)
+            && let Some(mut connection) = slot.take()
+        {
+            self.open_connections -= 1;
+            // Closing removes it from the poll as well; an error here changes nothing.
+            let _ = self.poll.registry().deregister(&mut connection.stream);
+        }
+    }
+
+    /// One line for an event; of each kind a few lines in a while, then only how many more.
+    fn log(&mut self, event: &Event) {
+        let now = Instant::now();
+        let limit = self.log_limits.entry(std::mem::discriminant(event)).or_insert(LogLimit {
+            since: now,
+            lines: 0,
+            suppressed: 0,
+        });
+        if now.duration_since(limit.since) >= LOG_WINDOW {
+            if limit.suppressed > 0 {
+                tracing::warn!("{} more lines like the next one were left out", limit.suppressed);
+            }
+            *limit = LogLimit { since: now, lines: 0, suppressed: 0 };
+        }
+        limit.lines += 1;
+        match event.severity() {
+            Severity::Debug => tracing::debug!("{event}"),
+            Severity::Warning if limit.lines > LOG_LINES => limit.suppressed += 1,
+            Severity::Warning => tracing::warn!("{event}"),
+        }
+    }
+}
+
+/// Lines of one kind within [`LOG_WINDOW`].
+const LOG_LINES: u32 = 10;
+const LOG_WINDOW: Duration = Duration::from_secs(10);
+
+/// How many lines of one kind were written lately.
+struct LogLimit {
+    since: Instant,
+    lines: u32,
+    suppressed: u32,
+}

@@ -1,0 +1,19 @@
+//! The daemon of the hermes bus: sockets, clocks, files and processes around the router.
+//!
+//! - [`server`] runs a bus in this process: `driver` is its loop, `door` its listening socket.
+//! - [`manager`] starts, stops and examines one from outside.
+//!
+//! No rule about routing or limits is in here: those are the router's.
+
+pub mod manager;
+pub mod root;
+pub mod server;
+
+mod connection;
+mod door;
+mod driver;
+mod lock;
+mod logging;
+mod report;
+mod signals;
+mod sys;

@@ -1,0 +1,306 @@
+//! The daemon manager: start, stop, status and restart of a detached server.
+//!
+//! Who owns a socket is asked of the kernel: the credentials of whoever listens on it, or the holder
+//! of the root's lock. A process that a PID file merely names is never signalled.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use anyhow::Context;
+use hermes_bus_client::blocking::Connection;
+use hermes_bus_proto::listing::Listing;
+use rustix::process::Signal;
+
+use crate::lock::Lock;
+use crate::logging::{self, LogFile};
+use crate::report;
+use crate::root::Root;
+use crate::sys::{self, Process};
+
+/// How long a connect may take, and how long the answer: as released managers have it.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a server may take until it answers for the first time.
+const START_PATIENCE: Duration = Duration::from_secs(8);
+/// How long a server may take to end in good order: twice what it allows itself.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the system may take to end a process by force.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// The program that serves.
+const SERVER: &str = "hermes-bus-server";
+/// Lines of the log that are shown when a start fails.
+const LOG_LINES: usize = 10;
+
+/// What is found on a root.
+#[derive(Debug)]
+pub enum Daemon {
+    /// It answers.
+    Running {
+        /// Its process.
+        pid: u32,
+        /// Its endpoints.
+        listing: Listing,
+    },
+    /// A process holds the socket or the lock, but nothing answers.
+    Unresponsive {
+        /// That process.
+        pid: u32,
+    },
+    /// No process.
+    Absent,
+}
+
+impl Daemon {
+    /// The process that owns the root.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Daemon::Running { pid, .. } | Daemon::Unresponsive { pid } => Some(*pid),
+            Daemon::Absent => None,
+        }
+    }
+}
+
+/// Looks who runs on a root.
+pub fn look(root: &Root) -> Daemon {
+    let connected = Connection::open(&root.socket(), CONNECT_PATIENCE);
+    let by_lock = || match Lock::holder(root) {
+        Some(pid) => Daemon::Unresponsive { pid },
+        None => Daemon::Absent,
+    };
+    let Ok(mut connection) = connected else { return by_lock() };
+    let Ok(listener) = sys::peer_credentials(connection.stream()) else { return by_lock() };
+    match connection.list(ANSWER_PATIENCE) {
+        Ok(listing) => Daemon::Running { pid: listener.pid, listing },
+        Err(_) => Daemon::Unresponsive { pid: listener.pid },
+    }
+}
+
+/// What the PID file holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PidFile {
+    Missing,
+    Garbage,
+    Names(u32),
+}
+
+pub(crate) fn pid_file(root: &Root) -> PidFile {
+    match fs::read_to_string(root.pid_file()) {
+        Err(_) => PidFile::Missing,
+        Ok(text) => text.trim().parse().map_or(PidFile::Garbage, PidFile::Names),
+    }
+}
+
+/// What a manager's command prints, and its exit code.
+pub type Outcome = anyhow::Result<ExitCode>;
+
+// ---- start ------------------------------------------------------------------------------------------
+
+/// Starts a detached server, unless one runs. Returns when its socket answers.
+pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
+    match look(root) {
+        Daemon::Running { pid, .. } => return already_running(pid, out),
+        Daemon::Unresponsive { pid } => return wait_for_unresponsive(root, pid, out),
+        Daemon::Absent => {}
+    }
+    let shown = root.directory().display().to_string();
+    root.create().with_context(|| format!("cannot create {shown}"))?;
+    let log_file = root.log_file();
+    let log = LogFile::open(&log_file)
+        .with_context(|| format!("cannot write {}", log_file.display()))?;
+    let mut server = spawn_server(root, log)?;
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        if let Daemon::Running { pid, .. } = look(root) {
+            // The server that lost a race against another one ends by itself.
+            if pid != server.id() {
+                let _ = server.wait();
+                return already_running(pid, out);
+            }
+            let mut log = LogFile::open(&log_file)?;
+            log.line(&format!("start: server pid={pid}, version={}", env!("CARGO_PKG_VERSION")))?;
+            writeln!(out, "busd started (pid={pid})")?;
+            writeln!(out, "  socket: {}", root.socket().display())?;
+            writeln!(out, "  log:    {}", log_file.display())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(status) = server.try_wait()? {
+            // It may have given way to another one that is about to answer.
+            if let Daemon::Running { pid, .. } = look(root) {
+                return already_running(pid, out);
+            }
+            writeln!(out, "busd failed to start ({status})")?;
+            return start_failed(root, out);
+        }
+        if Instant::now() > deadline {
+            let _ = server.kill();
+            let _ = server.wait();
+            writeln!(out, "busd start timed out — server not ready")?;
+            return start_failed(root, out);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn already_running(pid: u32, out: &mut dyn Write) -> Outcome {
+    writeln!(out, "busd already running (pid={pid})")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_failed(root: &Root, out: &mut dyn Write) -> Outcome {
+    writeln!(out, "  Recent logs:")?;
+    for line in logging::tail(&root.log_file(), LOG_LINES).unwrap_or_default() {
+        writeln!(out, "    {line}")?;
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// A process owns the root but does not answer. It may be starting or ending, or its socket was
+/// deleted: it is asked to look, and waited for.
+fn wait_for_unresponsive(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome {
+    let deadline = Instant::now() + ANSWER_PATIENCE;
+    if fs::symlink_metadata(root.socket()).is_err()
+        && let Some(process) = Process::find(pid)
+    {
+        let _ = process.signal(Signal::USR1);
+    }
+    loop {
+        match look(root) {
+            Daemon::Running { pid, .. } => return already_running(pid, out),
+            Daemon::Absent => return start(root, out),
+            Daemon::Unresponsive { .. } if Instant::now() < deadline => {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            Daemon::Unresponsive { pid } => {
+                writeln!(out, "{}", report::unresponsive(pid))?;
+                writeln!(out, "  socket: {}", root.socket().display())?;
+                writeln!(out, "  'hermes-busd restart' ends that process and starts anew")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+}
+
+fn spawn_server(root: &Root, log: LogFile) -> anyhow::Result<Child> {
+    let program = server_program();
+    let errors = log.into_file();
+    Command::new(&program)
+        .arg("--detached")
+        .arg("--root")
+        .arg(root.directory())
+        .stdin(Stdio::null())
+        .stdout(errors.try_clone()?)
+        .stderr(errors)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// The server that was installed together with this program, else the one on PATH.
+fn server_program() -> PathBuf {
+    let beside = env::current_exe().ok().map(|program| program.with_file_name(SERVER));
+    beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from(SERVER))
+}
+
+// ---- stop -------------------------------------------------------------------------------------------
+
+/// Stops the server that runs on a root, however it was started, and cleans up what is left over.
+pub fn stop(root: &Root, out: &mut dyn Write) -> Outcome {
+    let Some(pid) = look(root).pid() else { return nothing_to_stop(root, out) };
+    writeln!(out, "Stopping busd (pid={pid})...")?;
+    out.flush()?;
+    let mut log = LogFile::open(&root.log_file()).ok();
+    let mut note = |text: String| log.as_mut().map(|log| log.line(&text));
+    if let Some(process) = Process::find(pid) {
+        note(format!("stop: sending SIGTERM to pid={pid}"));
+        let not_ours = || format!("cannot signal the bus's process (pid={pid})");
+        process.signal(Signal::TERM).with_context(not_ours)?;
+        if !process.wait(STOP_PATIENCE) {
+            writeln!(out, "  process not responding to SIGTERM, sending SIGKILL...")?;
+            note(format!("stop: sending SIGKILL to pid={pid}"));
+            process.signal(Signal::KILL).with_context(not_ours)?;
+            if !process.wait(KILL_PATIENCE) {
+                anyhow::bail!("process {pid} does not end, not even by force");
+            }
+        }
+    }
+    clean_up(root)?;
+    note("stop: complete".to_owned());
+    writeln!(out, "busd stopped")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn nothing_to_stop(root: &Root, out: &mut dyn Write) -> Outcome {
+    match pid_file(root) {
+        PidFile::Missing => writeln!(out, "busd not running (no PID file)")?,
+        PidFile::Garbage => writeln!(out, "busd not running (the PID file holds no number)")?,
+        PidFile::Names(pid) => {
+            writeln!(out, "busd not running (pid={pid} in the PID file is no bus of this root)")?;
+            clean_up(root)?;
+            writeln!(out, "busd stopped")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    clean_up(root)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the socket and the PID file that a server left behind, under the root's lock.
+pub(crate) fn clean_up(root: &Root) -> anyhow::Result<()> {
+    if !root.run_directory().is_dir() {
+        remove_left_over(root)?;
+        return Ok(());
+    }
+    let Some(_lock) = Lock::take(root).context("cannot take the root's lock")? else {
+        // Somebody has started a new one meanwhile.
+        return Ok(());
+    };
+    remove_left_over(root)
+}
+
+fn remove_left_over(root: &Root) -> anyhow::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let socket = root.socket();
+    let is_socket = fs::symlink_metadata(&socket).is_ok_and(|found| found.file_type().is_socket());
+    for path in [is_socket.then_some(socket), Some(root.pid_file())].into_iter().flatten() {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+// ---- restart and status -----------------------------------------------------------------------------
+
+/// Stops what runs and starts anew.
+pub fn restart(root: &Root, out: &mut dyn Write) -> Outcome {
+    stop(root, out)?;
+    start(root, out)
+}
+
+/// How `status` is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people, and for the scripts that look for its words.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+/// Says what runs on a root. Its exit code is always 0, as in released versions.
+pub fn status(root: &Root, form: Form, out: &mut dyn Write) -> Outcome {
+    let daemon = look(root);
+    match form {
+        Form::Text => report::text(root, &daemon, out)?,
+        Form::Json => report::json(root, &daemon, out)?,
+    }
+    if matches!(daemon, Daemon::Absent) && matches!(pid_file(root), PidFile::Names(_)) {
+        clean_up(root)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

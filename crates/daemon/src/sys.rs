@@ -1,0 +1,159 @@
+//! What only Linux offers, in one place: peer credentials, hang-up without reading, who holds a
+//! lock, waiting for a process that is not our child.
+//!
+//! Elsewhere nothing of this is tested, and what `/proc` tells is simply unknown.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use hermes_bus_core::Credentials;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+
+/// Who is at the other end of a socket. For a socket that a client has connected: who listens.
+pub(crate) fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+    Ok(Credentials { uid: peer.uid.as_raw(), pid })
+}
+
+/// Whether the peer has ended its side, without reading what it sent before.
+pub(crate) fn has_hung_up(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let polled = poll(&mut fds, Some(&Timespec::default()));
+    let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    polled.is_ok() && fds[0].revents().intersects(ended)
+}
+
+/// Whether bytes wait to be read.
+pub(crate) fn has_input(socket: impl AsFd) -> bool {
+    rustix::io::ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0)
+}
+
+/// Raises the number of files this process may open to the most it may ask for. Returns it.
+pub(crate) fn raise_open_files() -> Option<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+}
+
+/// The process that holds the `flock` on a file: it stands in the kernel's own list, and has the
+/// file open.
+pub(crate) fn lock_holder(file: &File) -> Option<u32> {
+    let locked = file.metadata().ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let candidates = locks.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let ["FLOCK", _, "WRITE", pid, place, ..] = fields.get(1..)? else { return None };
+        // The device is left out: some file systems tell another one here.
+        let inode: u64 = place.rsplit(':').next()?.parse().ok()?;
+        (inode == locked.ino()).then(|| pid.parse().ok()).flatten()
+    });
+    candidates.into_iter().find(|pid: &u32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|entry| {
+            std::fs::metadata(entry.path())
+                .is_ok_and(|open| (open.dev(), open.ino()) == (locked.dev(), locked.ino()))
+        })
+    })
+}
+
+/// A process that can be signalled and waited for, and is still the same one then.
+pub(crate) struct Process {
+    pid: Pid,
+    /// None where the kernel has no such thing.
+    handle: Option<OwnedFd>,
+}
+
+/// How often a process without a handle is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+impl Process {
+    /// The process with this id, if there is one.
+    pub(crate) fn find(pid: u32) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        rustix::process::test_kill_process(pid).ok().or_else(|| is_others(pid))?;
+        let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
+        Some(Process { pid, handle })
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match &self.handle {
+            Some(handle) => rustix::process::pidfd_send_signal(handle, signal)?,
+            None => rustix::process::kill_process(self.pid, signal)?,
+        }
+        Ok(())
+    }
+
+    /// Waits until the process has ended; false if it has not within `patience`.
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let has_ended = match &self.handle {
+                Some(handle) => {
+                    let timeout = Timespec::try_from(left).unwrap_or_default();
+                    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+                    matches!(poll(&mut fds, Some(&timeout)), Ok(1..))
+                }
+                None => {
+                    std::thread::sleep(LOOK_EVERY.min(left));
+                    rustix::process::test_kill_process(self.pid).is_err()
+                }
+            };
+            if has_ended || left.is_zero() {
+                return has_ended;
+            }
+        }
+    }
+}
+
+/// A process of another user exists, though it cannot be signalled.
+fn is_others(pid: Pid) -> Option<()> {
+    (rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::PERM)).then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_names_the_holder_of_a_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let holder = File::create(&path).unwrap();
+        let looker = File::open(&path).unwrap();
+        assert_eq!(lock_holder(&looker), None);
+        rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert_eq!(lock_holder(&looker), Some(std::process::id()));
+    }
+
+    #[test]
+    fn a_hang_up_is_seen_behind_unread_bytes() {
+        use std::io::Write;
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.write_all(b"last words").unwrap();
+        assert!(!has_hung_up(&ours));
+        assert!(has_input(&ours));
+        drop(theirs);
+        assert!(has_hung_up(&ours));
+    }
+
+    #[test]
+    fn a_process_is_waited_for() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::find(child.id()).unwrap();
+        assert!(!process.wait(Duration::from_millis(20)));
+        process.signal(Signal::KILL).unwrap();
+        assert!(process.wait(Duration::from_secs(10)));
+        child.wait().unwrap();
+        assert!(Process::find(child.id()).is_none());
+    }
+}
