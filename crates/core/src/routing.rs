@@ -105,10 +105,12 @@ impl Router {
         if envelope.ts.is_none() {
             insertion.ts(self.now.unix_us);
         }
+        let room = PAYLOAD_BYTES_MAX.saturating_sub(envelope.payload().len());
         if envelope.from.is_none()
             && let Some(registration) = self.session(key).and_then(Session::registration)
         {
-            insertion.from(&registration.name_json);
+            // A message that just fits is worth more than its sender's name.
+            insertion.from_within(room, &registration.name_json);
         }
     }
 

@@ -325,10 +325,14 @@ impl<'b> Insertion<'b> {
         write!(self.bytes, ", \"ts\": {seconds}.{fraction:06}").expect("a Vec takes every write");
     }
 
-    /// Adds `from`, a name as a JSON string.
+    /// Adds `from`, a name as a JSON string, unless the insertion would be more than `room` bytes
+    /// with it.
     #[inline]
-    pub fn from(&mut self, name_json: &str) {
-        self.bytes.extend_from_slice(b", \"from\": ");
-        self.bytes.extend_from_slice(name_json.as_bytes());
+    pub fn from_within(&mut self, room: usize, name_json: &str) {
+        const KEY: &[u8] = b", \"from\": ";
+        if self.bytes.len() + KEY.len() + name_json.len() <= room {
+            self.bytes.extend_from_slice(KEY);
+            self.bytes.extend_from_slice(name_json.as_bytes());
+        }
     }
 }

@@ -140,7 +140,7 @@ proptest! {
         let mut insertion = Insertion::start(&mut bytes);
         insertion.id("6b1f0d2e-0000-4000-8000-000000000000");
         insertion.ts(u64::from(unix_us));
-        insertion.from(&name);
+        insertion.from_within(usize::MAX, &name);
         let (before, after) = text.as_bytes().split_at(envelope.closing_brace_at());
         let grown = [before, &bytes, after].concat();
         let again = Envelope::scan(&grown).expect("still a well-formed document");
