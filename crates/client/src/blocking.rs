@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hermes_bus_proto::control;
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::listing::{self, Level, Listing};
-use hermes_bus_proto::control;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::Value;
 
@@ -31,16 +31,15 @@ impl Connection {
     pub fn open(path: &Path, patience: Duration) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { path: path.to_owned(), source };
         let address = SocketAddrUnix::new(path).map_err(|error| match error {
-            rustix::io::Errno::NAMETOOLONG => {
-                failed(io::Error::other("the path is too long for a Unix socket (107 bytes at most)"))
-            }
+            rustix::io::Errno::NAMETOOLONG => failed(io::Error::other(
+                "the path is too long for a Unix socket (107 bytes at most)",
+            )),
             other => failed(other.into()),
         })?;
         let deadline = Instant::now() + patience;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-                .map_err(|error| failed(error.into()))?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|error| failed(error.into()))?;
         loop {
             match rustix::net::connect(&socket, &address) {
                 Ok(()) => break,

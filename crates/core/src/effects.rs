@@ -58,23 +58,66 @@ impl CloseReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A session took a name.
-    Registered { /** The name. */ name: EndpointName, /** Its session id. */ session_id: String },
+    Registered {
+        /** The name. */
+        name: EndpointName,
+        /** Its session id. */
+        session_id: String,
+    },
     /// A registered session ended.
-    Ended { /** Its name. */ name: EndpointName, /** Why. */ reason: CloseReason },
+    Ended {
+        /** Its name. */
+        name: EndpointName,
+        /** Why. */
+        reason: CloseReason,
+    },
     /// Sessions keep taking one name from each other.
-    Fight { /** The name. */ name: EndpointName, /** Pause before the next `registered`. */ pause_ms: u64 },
+    Fight {
+        /** The name. */
+        name: EndpointName,
+        /** Pause before the next `registered`. */
+        pause_ms: u64,
+    },
     /// A receiver's queue stayed full; messages for it are dropped from now on.
-    StallBegan { /** The receiver. */ name: EndpointName, /** Bytes queued. */ queued_bytes: usize },
+    StallBegan {
+        /** The receiver. */
+        name: EndpointName,
+        /** Bytes queued. */
+        queued_bytes: usize,
+    },
     /// The receiver reads again.
-    StallEnded { /** The receiver. */ name: EndpointName, /** Messages dropped meanwhile. */ dropped: u64 },
+    StallEnded {
+        /** The receiver. */
+        name: EndpointName,
+        /** Messages dropped meanwhile. */
+        dropped: u64,
+    },
     /// A broadcast did not fit into a receiver's queue.
-    BroadcastDropped { /** The receiver. */ name: EndpointName },
+    BroadcastDropped {
+        /** The receiver. */
+        name: EndpointName,
+    },
     /// Messages waited for an endpoint that did not come back, or more than could be held.
-    HeldDropped { /** The endpoint. */ name: EndpointName, /** How many. */ messages: u64 },
+    HeldDropped {
+        /** The endpoint. */
+        name: EndpointName,
+        /** How many. */
+        messages: u64,
+    },
     /// A peer broke the protocol.
-    Misbehaved { /** Its user. */ uid: u32, /** Its process. */ pid: u32, /** What it did. */ what: String },
+    Misbehaved {
+        /** Its user. */
+        uid: u32,
+        /** Its process. */
+        pid: u32,
+        /** What it did. */
+        what: String,
+    },
     /// Unfinished frames have used up their budget.
-    IntakeFull { /** Bytes held. */ bytes: usize },
+    IntakeFull {
+        /** Bytes held. */
+        bytes: usize,
+    },
 }
 
 /// How much a log line matters.

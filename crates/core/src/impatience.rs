@@ -4,8 +4,8 @@
 //! comes back a second later. A name that was seen to do so is told a `pong` twice a second, which
 //! that client discards, and stays. Nobody else ever gets an unsolicited frame.
 
-use core::time::Duration;
 use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use hashbrown::HashMap;
 use hermes_bus_proto::EndpointName;

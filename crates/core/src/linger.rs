@@ -37,7 +37,9 @@ impl Router {
         let has_room = |linger: &Linger, held: &crate::ledger::Ledger| {
             linger.bytes + bytes <= self.config.held_bytes_max && held.has_room_for(bytes)
         };
-        while place == Place::Back && !has_room(linger, &self.held) {
+        // One that cannot be held at all drives nobody out.
+        let is_too_large = bytes > self.config.held_bytes_max;
+        while place == Place::Back && !is_too_large && !has_room(linger, &self.held) {
             let Some(oldest) = linger.messages.pop_front() else { break };
             linger.bytes -= oldest.frame.len();
             self.held.refund(oldest.frame.len());

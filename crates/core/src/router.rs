@@ -344,8 +344,8 @@ impl Router {
         if handed_over.messages > 0 {
             session.received.add(handed_over.messages, handed_over.bytes, now);
         }
-        let answers_are_read = session.holds.unread_answers
-            && session.outbox.control_bytes() <= half_of_answers;
+        let answers_are_read =
+            session.holds.unread_answers && session.outbox.control_bytes() <= half_of_answers;
         if answers_are_read {
             session.holds.unread_answers = false;
             self.resume(key);
@@ -398,9 +398,8 @@ impl Router {
     }
 
     fn server_details(&self) -> ServerDetails {
-        let uptime = self.began.map_or_else(Default::default, |began| {
-            self.now.moment.since(began.moment)
-        });
+        let uptime =
+            self.began.map_or_else(Default::default, |began| self.now.moment.since(began.moment));
         let usage = self.usage();
         let gauges = [
             ("queued_bytes", usage.queued),

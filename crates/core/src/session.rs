@@ -97,7 +97,10 @@ pub(crate) struct Registration {
 pub(crate) enum Phase {
     Open,
     /// Nothing is read any more; what is queued is written, then the connection is closed.
-    Draining { reason: crate::CloseReason, until: Moment },
+    Draining {
+        reason: crate::CloseReason,
+        until: Moment,
+    },
 }
 
 /// Why the bus does not read from a connection at the moment.
@@ -216,7 +219,12 @@ impl Meter {
 }
 
 impl Session {
-    pub(crate) fn new(generation: u32, credentials: Credentials, user: UserKey, now: Moment) -> Self {
+    pub(crate) fn new(
+        generation: u32,
+        credentials: Credentials,
+        user: UserKey,
+        now: Moment,
+    ) -> Self {
         Session {
             generation,
             credentials,
@@ -261,9 +269,7 @@ impl Session {
 
     /// Whether nothing is left that the peer is still to get.
     pub(crate) fn is_drained(&self) -> bool {
-        self.outbox.is_empty()
-            && self.undecided == 0
-            && !matches!(self.courtesy, Courtesy::Due(_))
+        self.outbox.is_empty() && self.undecided == 0 && !matches!(self.courtesy, Courtesy::Due(_))
     }
 
     /// This session as a listing shows it.

@@ -151,7 +151,9 @@ impl Connection {
     pub(crate) fn kept(&self) -> (usize, Option<usize>) {
         let missing = match frame::decode(&self.kept) {
             Decoded::Incomplete { .. } if self.kept.is_empty() => None,
-            Decoded::Incomplete { frame_bytes: HEADER_BYTES } => Some(HEADER_BYTES - self.kept.len()),
+            Decoded::Incomplete { frame_bytes: HEADER_BYTES } => {
+                Some(HEADER_BYTES - self.kept.len())
+            }
             Decoded::Incomplete { frame_bytes } => Some(frame_bytes - self.kept.len()),
             _ => None,
         };

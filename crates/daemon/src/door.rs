@@ -175,7 +175,8 @@ fn bind(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {
     let bound = rustix::net::bind(&socket, &address);
     rustix::process::umask(umask);
     bound.with_context(|| format!("cannot bind {shown}"))?;
-    rustix::net::listen(socket.as_fd(), BACKLOG).with_context(|| format!("cannot listen on {shown}"))?;
+    rustix::net::listen(socket.as_fd(), BACKLOG)
+        .with_context(|| format!("cannot listen on {shown}"))?;
     let identity = identity(path).with_context(|| format!("{shown} vanished"))?;
     Ok((UnixListener::from_std(StdUnixListener::from(socket)), identity))
 }
@@ -201,7 +202,10 @@ impl Link {
             let is_ours = fs::read_link(&path).is_ok_and(|link| link == target);
             let may_go = found.file_type().is_symlink() || found.file_type().is_socket();
             if !is_ours && (!may_go || is_alive(&path)) {
-                tracing::warn!("{} is taken: clients that look there are not served", path.display());
+                tracing::warn!(
+                    "{} is taken: clients that look there are not served",
+                    path.display()
+                );
                 return None;
             }
             fs::remove_file(&path).ok()?;

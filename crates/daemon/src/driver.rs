@@ -68,7 +68,11 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(router: Router, mut door: Door, mut signals: Signals) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        router: Router,
+        mut door: Door,
+        mut signals: Signals,
+    ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         door.register(poll.registry(), DOOR)?;
         signals.register(poll.registry(), SIGNALS)?;

@@ -109,8 +109,8 @@ pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
     let shown = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {shown}"))?;
     let log_file = root.log_file();
-    let log = LogFile::open(&log_file)
-        .with_context(|| format!("cannot write {}", log_file.display()))?;
+    let log =
+        LogFile::open(&log_file).with_context(|| format!("cannot write {}", log_file.display()))?;
     let mut server = spawn_server(root, log)?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {

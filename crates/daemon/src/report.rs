@@ -34,7 +34,8 @@ pub(crate) fn text(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Res
             recent_logs(root, Hide::AlarmWords, out)
         }
         Daemon::Unresponsive { pid } => {
-            let state = if has_socket_file(root) { "file exists but unusable" } else { "not found" };
+            let state =
+                if has_socket_file(root) { "file exists but unusable" } else { "not found" };
             writeln!(out, "{}", unresponsive(*pid))?;
             writeln!(out, "  socket: {} {state}", root.socket().display())?;
             writeln!(out, "  'hermes-busd restart' ends that process and starts anew")?;
@@ -105,7 +106,8 @@ fn details(listing: &Listing, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn bus(server: &ServerDetails, out: &mut dyn Write) -> io::Result<()> {
-    let count = |name: &str| server.counters.get(name).and_then(|count| count.as_u64()).unwrap_or(0);
+    let count =
+        |name: &str| server.counters.get(name).and_then(|count| count.as_u64()).unwrap_or(0);
     let lost: u64 = server
         .counters
         .iter()
@@ -189,7 +191,8 @@ fn diagnosis(root: &Root, out: &mut dyn Write) -> io::Result<()> {
         PidFile::Garbage => writeln!(out, "    PID file content invalid")?,
         PidFile::Names(pid) => {
             let exists = crate::sys::Process::find(pid).is_some();
-            let what = if exists { "names a process that does not serve" } else { "process is gone" };
+            let what =
+                if exists { "names a process that does not serve" } else { "process is gone" };
             writeln!(out, "    PID file: pid={pid}: {what}")?;
         }
     }

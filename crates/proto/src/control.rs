@@ -16,9 +16,12 @@ pub fn append_text(out: &mut Vec<u8>, json: &str) {
 /// bus → client: the answer to `register`.
 pub fn registered(out: &mut Vec<u8>, name: &EndpointName, session_id: &str) {
     let endpoint = name.to_json();
-    append_text(out, &format!(
-        "{{\"type\": \"registered\", \"endpoint\": {endpoint}, \"session_id\": \"{session_id}\"}}"
-    ));
+    append_text(
+        out,
+        &format!(
+            "{{\"type\": \"registered\", \"endpoint\": {endpoint}, \"session_id\": \"{session_id}\"}}"
+        ),
+    );
 }
 
 /// Both ways: the answer to `ping`.
@@ -126,5 +129,8 @@ pub fn ping(out: &mut Vec<u8>) {
 
 /// client → bus: a message. The bus adds what is missing (`id`, `ts`, `from`).
 pub fn message(out: &mut Vec<u8>, to: &str, body: &serde_json::Value) {
-    append_text(out, &format!("{{\"type\": \"message\", \"to\": {}, \"body\": {body}}}", json_string(to)));
+    append_text(
+        out,
+        &format!("{{\"type\": \"message\", \"to\": {}, \"body\": {body}}}", json_string(to)),
+    );
 }

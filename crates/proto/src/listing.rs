@@ -124,7 +124,9 @@ impl ListingWriter {
         let entry = format!("{}: \"{session_id}\"", name.to_json());
         let detail = match self.level {
             Level::One => String::new(),
-            Level::Two => serde_json::to_string(&details()).expect("details always have a JSON form"),
+            Level::Two => {
+                serde_json::to_string(&details()).expect("details always have a JSON form")
+            }
         };
         let grown = self.payload_bytes + entry.len() + detail.len() + 4;
         if grown > PAYLOAD_BYTES_MAX {
@@ -180,10 +182,13 @@ pub struct Listing {
 
 /// A `list_endpoints` request, appended to `out`.
 pub fn request(out: &mut Vec<u8>, level: Level) {
-    control::append_text(out, match level {
-        Level::One => r#"{"type": "list_endpoints"}"#,
-        Level::Two => r#"{"type": "list_endpoints", "protocol": 2}"#,
-    });
+    control::append_text(
+        out,
+        match level {
+            Level::One => r#"{"type": "list_endpoints"}"#,
+            Level::Two => r#"{"type": "list_endpoints", "protocol": 2}"#,
+        },
+    );
 }
 
 /// The level that a `list_endpoints` request asks for, by its `protocol`.

@@ -54,10 +54,18 @@ fn value() -> impl Strategy<Value = String> {
             .prop_map(|(before, key, after, value)| format!("{before}{key}{after}:{value}"));
         prop_oneof![
             (white_space(), proptest::collection::vec(item, 0..6)).prop_map(|(space, items)| {
-                if items.is_empty() { format!("[{space}]") } else { format!("[{}]", items.join(",")) }
+                if items.is_empty() {
+                    format!("[{space}]")
+                } else {
+                    format!("[{}]", items.join(","))
+                }
             }),
             (white_space(), proptest::collection::vec(member, 0..6)).prop_map(|(space, items)| {
-                if items.is_empty() { format!("{{{space}}}") } else { format!("{{{}}}", items.join(",")) }
+                if items.is_empty() {
+                    format!("{{{space}}}")
+                } else {
+                    format!("{{{}}}", items.join(","))
+                }
             }),
         ]
     })
@@ -164,7 +172,9 @@ proptest! {
 
 #[test]
 fn what_python_writes_is_read() {
-    for value in ["NaN", "Infinity", "-Infinity", "1e999", "-0", "\"\\ud800\"", "{\"a\":NaN}", "[-Infinity]"] {
+    for value in
+        ["NaN", "Infinity", "-Infinity", "1e999", "-0", "\"\\ud800\"", "{\"a\":NaN}", "[-Infinity]"]
+    {
         let text = format!("{{\"type\":\"ping\",\"x\":{value}}}");
         assert_eq!(code_of(text.as_bytes()), None, "{value}");
     }
@@ -173,21 +183,61 @@ fn what_python_writes_is_read() {
 #[test]
 fn what_python_refuses_is_refused() {
     for value in [
-        "01", "1.", ".5", "+1", "1e", "1e+", "-", "--1", "nan", "infinity", "-NaN", "0x10", "1_000", "True", "'a'",
-        "\"\\x41\"", "\"\\u12\"", "\"\\u+123\"", "\"a\nb\"", "\"\t\"", "[1,]", "{\"a\":1,}", "{a:1}", "[1 2]", "", "\u{a0}1",
+        "01",
+        "1.",
+        ".5",
+        "+1",
+        "1e",
+        "1e+",
+        "-",
+        "--1",
+        "nan",
+        "infinity",
+        "-NaN",
+        "0x10",
+        "1_000",
+        "True",
+        "'a'",
+        "\"\\x41\"",
+        "\"\\u12\"",
+        "\"\\u+123\"",
+        "\"a\nb\"",
+        "\"\t\"",
+        "[1,]",
+        "{\"a\":1,}",
+        "{a:1}",
+        "[1 2]",
+        "",
+        "\u{a0}1",
     ] {
         let text = format!("{{\"type\":\"ping\",\"x\":{value}}}");
         assert_eq!(code_of(text.as_bytes()), Some(ErrorCode::InvalidJson), "{value}");
     }
-    for text in ["{", "{\"a\"", "{\"a\":1", "{} x", "{}{}", "", " ", "\u{feff}{}", "{,}", "{\"a\":1,,\"b\":2}"] {
+    for text in [
+        "{",
+        "{\"a\"",
+        "{\"a\":1",
+        "{} x",
+        "{}{}",
+        "",
+        " ",
+        "\u{feff}{}",
+        "{,}",
+        "{\"a\":1,,\"b\":2}",
+    ] {
         assert_eq!(code_of(text.as_bytes()), Some(ErrorCode::InvalidJson), "{text}");
     }
 }
 
 #[test]
 fn json_that_is_no_object_has_an_error_of_its_own() {
-    for text in ["[]", "null", "5", "\"ping\"", "true", " [{\"type\":\"ping\"}] ", "NaN", "-Infinity"] {
-        assert!(matches!(Envelope::scan(text.as_bytes()), Err(FrameError::NotAnObject(_))), "{text}");
+    for text in
+        ["[]", "null", "5", "\"ping\"", "true", " [{\"type\":\"ping\"}] ", "NaN", "-Infinity"]
+    {
+        assert!(
+            matches!(Envelope::scan(text.as_bytes()), Err(FrameError::NotAnObject(_))),
+            "{text}"
+        );
     }
     assert_eq!(code_of(b"[1"), Some(ErrorCode::InvalidJson));
     assert_eq!(code_of(b"[] []"), Some(ErrorCode::InvalidJson));
@@ -197,7 +247,9 @@ fn json_that_is_no_object_has_an_error_of_its_own() {
 fn invalid_utf_8_is_refused_with_its_place() {
     for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe6\xbc"] {
         let payload = [b"{\"x\":\"", bad, b"\"}"].concat();
-        let Err(FrameError::NotJson(malformed)) = Envelope::scan(&payload) else { panic!("{bad:?}") };
+        let Err(FrameError::NotJson(malformed)) = Envelope::scan(&payload) else {
+            panic!("{bad:?}")
+        };
         assert_eq!((malformed.at, malformed.reason), (6, "invalid UTF-8"));
     }
 }
@@ -211,8 +263,15 @@ fn nesting_is_allowed_to_the_limit_and_not_beyond() {
     for (open, close) in [("[", "]"), ("{\"k\":", "}"), ("[{\"k\":[", "]}]")] {
         let step = open.matches(['[', '{']).count();
         let within = 1 + (949 / step) * step;
-        assert_eq!(code_of(nested((within - 1) / step + 1, open, close).as_bytes()), None, "{open}");
-        assert_eq!(code_of(nested((within - 1) / step + 2, open, close).as_bytes()), Some(ErrorCode::InvalidJson));
+        assert_eq!(
+            code_of(nested((within - 1) / step + 1, open, close).as_bytes()),
+            None,
+            "{open}"
+        );
+        assert_eq!(
+            code_of(nested((within - 1) / step + 2, open, close).as_bytes()),
+            Some(ErrorCode::InvalidJson)
+        );
     }
     assert_eq!(code_of("{\"x\":".repeat(300_000).as_bytes()), Some(ErrorCode::InvalidJson));
 }
@@ -233,7 +292,13 @@ fn kinds_are_read_through_escapes_and_the_last_one_counts() {
     assert_eq!(kind(r#"{"type":"message"}"#), Kind::Message);
     assert_eq!(kind(r#"{"\u0074ype":"p\u0069ng"}"#), Kind::Ping);
     assert_eq!(kind(r#"{"type":"list_endpoints","type":"register"}"#), Kind::Register);
-    for unknown in [r#"{}"#, r#"{"type":null}"#, r#"{"type":"PING"}"#, r#"{"type":["ping"]}"#, r#"{"x":{"type":"ping"}}"#] {
+    for unknown in [
+        r#"{}"#,
+        r#"{"type":null}"#,
+        r#"{"type":"PING"}"#,
+        r#"{"type":["ping"]}"#,
+        r#"{"x":{"type":"ping"}}"#,
+    ] {
         assert_eq!(kind(unknown), Kind::Unknown, "{unknown}");
     }
 }
@@ -246,9 +311,20 @@ fn values_are_shown_as_python_shows_them() {
         String::from_utf8(out).expect("text")
     };
     for (json, python) in [
-        ("5", "5"), ("true", "True"), ("1.50", "1.5"), ("1e3", "1000.0"), ("1E16", "1e+16"), ("123456789012345678.0", "1.2345678901234568e+17"),
-        ("0.0001", "0.0001"), ("0.00001", "1e-05"), ("1e400", "inf"), ("-1e400", "-inf"), ("NaN", "nan"), ("-2.5e-7", "-2.5e-07"),
-        ("\"a\\\"b\"", "a\\\"b"), ("18446744073709551616", "18446744073709551616"),
+        ("5", "5"),
+        ("true", "True"),
+        ("1.50", "1.5"),
+        ("1e3", "1000.0"),
+        ("1E16", "1e+16"),
+        ("123456789012345678.0", "1.2345678901234568e+17"),
+        ("0.0001", "0.0001"),
+        ("0.00001", "1e-05"),
+        ("1e400", "inf"),
+        ("-1e400", "-inf"),
+        ("NaN", "nan"),
+        ("-2.5e-7", "-2.5e-07"),
+        ("\"a\\\"b\"", "a\\\"b"),
+        ("18446744073709551616", "18446744073709551616"),
     ] {
         assert_eq!(shown(json), python, "{json}");
     }

@@ -38,16 +38,17 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
-    let outcome = Root::find(arguments.root.as_deref()).map_err(anyhow::Error::from).and_then(
-        |root| match arguments.command {
-            Command::Start => manager::start(&root, &mut out),
-            Command::Stop => manager::stop(&root, &mut out),
-            Command::Restart => manager::restart(&root, &mut out),
-            Command::Status { json } => {
-                manager::status(&root, if json { Form::Json } else { Form::Text }, &mut out)
+    let outcome =
+        Root::find(arguments.root.as_deref()).map_err(anyhow::Error::from).and_then(|root| {
+            match arguments.command {
+                Command::Start => manager::start(&root, &mut out),
+                Command::Stop => manager::stop(&root, &mut out),
+                Command::Restart => manager::restart(&root, &mut out),
+                Command::Status { json } => {
+                    manager::status(&root, if json { Form::Json } else { Form::Text }, &mut out)
+                }
             }
-        },
-    );
+        });
     match outcome {
         Ok(code) => code,
         // A reader that has seen enough is no failure.

@@ -128,7 +128,11 @@ impl Story {
     fn play(&mut self) -> anyhow::Result<()> {
         self.scene("The lead hands out work")?;
         self.tell(LEAD, ALPHA, json!({"type": "directive", "text": "Port the parser to Rust"}))?;
-        self.tell(LEAD, BETA, json!({"type": "directive", "text": "Write its tests", "priority": 2}))?;
+        self.tell(
+            LEAD,
+            BETA,
+            json!({"type": "directive", "text": "Write its tests", "priority": 2}),
+        )?;
         self.scene("The workers answer, and report as they go")?;
         self.tell(ALPHA, LEAD, json!({"type": "ack", "text": "On it"}))?;
         self.tell(BETA, LEAD, json!({"type": "ack", "text": "Starting with the edge cases"}))?;

@@ -1,0 +1,209 @@
+//! Receivers that do not read: who waits, how long, and what is dropped.
+
+use hermes_bus_core::{Event, SessionKey};
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+const KIB: usize = 1024;
+
+fn small_queues() -> World {
+    World::with(|config| config.queue_bytes_max = 100 * KIB)
+}
+
+fn fill(world: &mut World, sender: SessionKey, to: &str, messages: usize) {
+    for n in 0..messages {
+        world.message(sender, to, json!([n, "x".repeat(10 * KIB)]));
+    }
+}
+
+fn numbers(bodies: &[Value]) -> Vec<u64> {
+    bodies.iter().filter_map(|body| body[0].as_u64()).collect()
+}
+
+#[test]
+fn a_sender_waits_for_a_full_queue_and_nothing_is_lost() {
+    let mut world = small_queues();
+    let (slow, sender, other) =
+        (world.register("slow"), world.register("sender"), world.register("other"));
+    world.stop_reading(slow, 0);
+    fill(&mut world, sender, "slow", 15);
+    assert!(world.counters().sender_waits > 0);
+    assert!(world.router.usage().queued <= 110 * KIB);
+    world.message(sender, "other", "behind the wait");
+    assert!(world.take(other).is_empty(), "the sender is not read from");
+    world.message(slow, "other", "somebody else's");
+    assert_eq!(world.bodies(other), ["somebody else's"], "nobody else is held up");
+    world.pass_ms(1_900);
+    world.read_on(slow);
+    assert_eq!(numbers(&world.bodies(slow)), (0..15).collect::<Vec<_>>());
+    assert_eq!(world.bodies(other), ["behind the wait"]);
+    assert_eq!(world.counters().dropped(), 0);
+    world.end();
+}
+
+#[test]
+fn after_two_seconds_messages_are_dropped_until_half_of_the_queue_is_read() {
+    let mut world = small_queues();
+    let (stuck, sender, other) =
+        (world.register("stuck"), world.register("sender"), world.register("other"));
+    world.stop_reading(stuck, 0);
+    fill(&mut world, sender, "stuck", 12);
+    world.message(sender, "other", "waits too");
+    world.pass_ms(1_999);
+    assert!(world.take(other).is_empty());
+    world.pass_ms(1);
+    assert_eq!(world.bodies(other), ["waits too"], "the sender is free again");
+    let dropped = world.counters().dropped_receiver_stalled;
+    assert!(dropped > 0);
+    fill(&mut world, sender, "stuck", 5);
+    assert_eq!(world.counters().dropped_receiver_stalled, dropped + 5, "at once, without a wait");
+    let stalls = world.log.iter().filter(|event| matches!(event, Event::StallBegan { .. })).count();
+    assert_eq!(stalls, 1, "logged once");
+    world.read_some(stuck, 30 * KIB);
+    fill(&mut world, sender, "stuck", 1);
+    assert_eq!(world.counters().dropped_receiver_stalled, dropped + 6, "not half yet");
+    world.read_some(stuck, 30 * KIB);
+    let ended = Event::StallEnded {
+        name: hermes_bus_proto::EndpointName::level_1("stuck").expect("a name"),
+        dropped: dropped + 6,
+    };
+    assert!(world.log.contains(&ended), "{:?}", world.log);
+    world.take(stuck);
+    world.message(sender, "stuck", "again");
+    world.read_on(stuck);
+    assert_eq!(world.bodies(stuck).last(), Some(&json!("again")));
+    world.end();
+}
+
+#[test]
+fn an_anonymous_sender_is_told_that_its_message_was_dropped() {
+    let mut world = small_queues();
+    let (stuck, sender, script) =
+        (world.register("stuck"), world.register("sender"), world.connect());
+    world.stop_reading(stuck, 0);
+    fill(&mut world, sender, "stuck", 12);
+    world.pass_ms(2_000);
+    world.send(script, &json!({"type": "message", "to": "stuck", "id": 9, "body": 1}));
+    let answer = world.take(script).remove(0);
+    assert_eq!((&answer["code"], &answer["id"]), (&json!("over_limit"), &json!(9)));
+    assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains("102400")), "{answer}");
+    world.end();
+}
+
+#[test]
+fn senders_that_wait_go_on_in_their_order() {
+    let mut world = small_queues();
+    let slow = world.register("slow");
+    world.stop_reading(slow, 0);
+    let filler = world.register("filler");
+    fill(&mut world, filler, "slow", 9);
+    let senders: Vec<SessionKey> = (0..5).map(|n| world.register(&format!("s{n}"))).collect();
+    for (n, sender) in senders.iter().enumerate() {
+        world.message(*sender, "slow", json!([100 + n, "y".repeat(10 * KIB)]));
+    }
+    world.read_on(slow);
+    assert_eq!(numbers(&world.bodies(slow))[9..], [100, 101, 102, 103, 104]);
+    world.end();
+}
+
+#[test]
+fn a_slow_reader_that_keeps_reading_loses_nothing_however_many_senders_press() {
+    let mut world = small_queues();
+    let slow = world.register("slow");
+    world.stop_reading(slow, 0);
+    let senders: Vec<SessionKey> = (0..8).map(|n| world.register(&format!("s{n}"))).collect();
+    for sender in &senders {
+        for n in 0..20 {
+            let body = json!([n, "z".repeat(10 * KIB)]);
+            let message = json!({"type": "message", "to": "slow", "body": body}).to_string();
+            world.put(*sender, &[&message]);
+        }
+    }
+    world.turn();
+    for _ in 0..200 {
+        world.pass_ms(200);
+        world.read_some(slow, 20 * KIB);
+    }
+    assert_eq!(world.bodies(slow).len(), 160);
+    assert_eq!(world.counters().dropped(), 0);
+    world.end();
+}
+
+#[test]
+fn a_broadcast_is_dropped_for_the_one_whose_queue_is_full_and_nobody_waits() {
+    let mut world = small_queues();
+    let (stuck, sender, other) =
+        (world.register("stuck"), world.register("sender"), world.register("other"));
+    world.stop_reading(stuck, 0);
+    fill(&mut world, sender, "stuck", 9);
+    for n in 0..5 {
+        world.message(sender, "", json!([n, "b".repeat(10 * KIB)]));
+    }
+    assert_eq!(numbers(&world.bodies(other)), (0..5).collect::<Vec<_>>());
+    assert!(world.counters().dropped_broadcast >= 4);
+    assert_eq!(world.counters().sender_waits, 0);
+    world.end();
+}
+
+#[test]
+fn who_sends_to_itself_without_reading_only_holds_up_itself() {
+    let mut world = small_queues();
+    let (selfish, other) = (world.register("selfish"), world.register("other"));
+    world.stop_reading(selfish, 0);
+    fill(&mut world, selfish, "selfish", 20);
+    world.pass_ms(5_000);
+    assert!(world.counters().dropped_receiver_stalled > 0);
+    world.message(other, "other", 1);
+    assert_eq!(world.bodies(other), [1]);
+    world.end();
+}
+
+#[test]
+fn a_receiver_that_ends_frees_those_who_wait_and_their_messages_are_held() {
+    let mut world = small_queues();
+    let (stuck, sender) = (world.register("stuck"), world.register("sender"));
+    world.stop_reading(stuck, 0);
+    fill(&mut world, sender, "stuck", 12);
+    world.hang_up(stuck);
+    let back = world.connect();
+    world.send(back, &json!({"type": "register", "endpoint": "stuck"}));
+    assert_eq!(numbers(&world.bodies(back)), (0..12).collect::<Vec<_>>());
+    world.end();
+}
+
+#[test]
+fn answers_that_a_peer_does_not_read_stop_the_bus_from_reading_more_questions() {
+    let mut world = World::with(|config| config.answer_bytes_max = 1_000);
+    let rude = world.connect();
+    world.stop_reading(rude, 0);
+    let pings = vec![r#"{"type":"ping"}"#; 10_000];
+    world.write(rude, &pings);
+    assert!(world.router.usage().queued < 5_000, "{:?}", world.router.usage());
+    world.read_on(rude);
+    assert_eq!(world.take(rude).len(), 10_000, "and then answers them all");
+    world.end();
+}
+
+#[test]
+fn queues_that_others_have_filled_do_not_keep_a_reader_from_its_messages() {
+    let mut world = World::with(|config| {
+        config.queue_bytes_max = 100 * KIB;
+        config.queue_bytes_total_max = 200 * KIB;
+        config.queue_bytes_user_max = 200 * KIB;
+        config.queue_bytes_reserved = 30 * KIB;
+    });
+    let sender = world.register("sender");
+    for name in ["stuck-1", "stuck-2", "stuck-3"] {
+        let stuck = world.register(name);
+        world.stop_reading(stuck, 0);
+        fill(&mut world, sender, name, 9);
+        world.pass_ms(2_000);
+    }
+    let reader = world.register("reader");
+    for n in 0..50 {
+        world.message(sender, "reader", json!([n, "r".repeat(20 * KIB)]));
+    }
+    assert_eq!(world.bodies(reader).len(), 50);
+    world.end();
+}
