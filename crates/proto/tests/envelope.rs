@@ -47,7 +47,7 @@ fn value() -> impl Strategy<Value = String> {
         prop::sample::select(vec!["true", "false", "null"]).prop_map(str::to_owned),
     ];
     leaf.prop_recursive(6, 64, 6, |inner| {
-        let item = (white_space(), inner.clone(), white_space())
+        let item = (white_space(), inner, white_space())
             .prop_map(|(before, value, after)| format!("{before}{value}{after}"))
             .boxed();
         let member = (white_space(), string(), white_space(), item.clone())

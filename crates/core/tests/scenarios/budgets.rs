@@ -58,7 +58,7 @@ fn the_clock_of_a_frame_stands_still_while_the_bus_does_not_read_it() {
     let (waiting, hogging) = (world.connect(), world.connect());
     world.router.buffered(waiting, 6 * KIB, Some(50 * KIB));
     world.pass_ms(20_000);
-    world.router.buffered(hogging, 6 * KIB, Some(1 * KIB));
+    world.router.buffered(hogging, 6 * KIB, Some(KIB));
     assert_eq!(world.router.read_allowance(waiting), 0);
     world.pass_ms(29_000);
     assert_eq!(world.closed(waiting), None, "49 s, but 29 of them on hold");
