@@ -29,7 +29,7 @@ pub(crate) enum Place {
 impl Router {
     /// Holds a message. Older ones make room for newer ones.
     pub(crate) fn hold(&mut self, endpoint: EndpointKey, message: LooseMessage, place: Place) {
-        let (bytes, provenance) = (message.frame.len(), message.provenance);
+        let (bytes, provenance) = (message.load_bytes(), message.provenance);
         let mut overflow = Vec::new();
         let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
             return self.fail_all(endpoint, vec![message]);
@@ -41,8 +41,8 @@ impl Router {
         let is_too_large = bytes > self.config.held_bytes_max;
         while place == Place::Back && !is_too_large && !has_room(linger, &self.held) {
             let Some(oldest) = linger.messages.pop_front() else { break };
-            linger.bytes -= oldest.frame.len();
-            self.held.refund(oldest.frame.len());
+            linger.bytes -= oldest.load_bytes();
+            self.held.refund(oldest.load_bytes());
             overflow.push(oldest);
         }
         if has_room(linger, &self.held) {
@@ -158,14 +158,14 @@ impl Router {
             }
             self.is_decided(&message);
             if self.tell_not_found(&message) {
-                self.held.refund(message.frame.len());
+                self.held.refund(message.load_bytes());
             } else {
                 // The sender has gone: nobody waits for an answer, so the message itself may wait.
                 message.provenance.waiter = None;
                 kept.push_back(message);
             }
         }
-        let bytes = kept.iter().map(|message| message.frame.len()).sum();
+        let bytes = kept.iter().map(LooseMessage::load_bytes).sum();
         if let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state {
             (linger.messages, linger.bytes) = (kept, bytes);
         }

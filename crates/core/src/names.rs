@@ -189,6 +189,8 @@ impl Router {
     pub(crate) fn end_session(&mut self, key: SessionKey, reason: CloseReason) {
         self.release_name(key);
         self.settle(key);
+        // Without an heir nobody will come for the rest.
+        self.counters.dropped_receiver_gone += self.take_unbegun(key).len() as u64;
         self.release_waiting_senders(key);
         self.forget_intake(key);
         let Some(session) = self.session(key) else { return };

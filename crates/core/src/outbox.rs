@@ -94,6 +94,13 @@ pub(crate) struct LooseMessage {
     pub(crate) provenance: Provenance,
 }
 
+impl LooseMessage {
+    /// Its bytes with their bookkeeping: what limits compare.
+    pub(crate) fn load_bytes(&self) -> usize {
+        self.frame.len() + size_of::<Self>()
+    }
+}
+
 /// Chunks waiting to be filled.
 #[derive(Default)]
 pub(crate) struct ChunkPool {
