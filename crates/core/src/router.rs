@@ -564,8 +564,8 @@ impl Router {
         let heartbeat = self.config.heartbeat;
         let Some(session) = self.session(key).filter(|session| session.is_open()) else { return };
         let silent_until = session.last_heard.after(heartbeat);
-        if session.holds.any() {
-            // The bus itself does not listen: that is no silence.
+        if session.holds.intake {
+            // The bus itself does not listen, through no fault of the peer: that is no silence.
             self.timers.set(now.after(heartbeat), Timer::Heartbeat(key));
         } else if silent_until > now {
             self.timers.set(silent_until, Timer::Heartbeat(key));

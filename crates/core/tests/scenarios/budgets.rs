@@ -73,6 +73,24 @@ fn the_clock_of_a_frame_stands_still_while_the_bus_does_not_read_it() {
 }
 
 #[test]
+fn a_session_that_the_bus_does_not_read_from_is_not_silent() {
+    let mut world = World::with(|config| {
+        config.intake_bytes_total_max = 10 * KIB;
+        config.frame_deadline = std::time::Duration::from_secs(3_600);
+    });
+    let (waiting, hogging) = (world.register("waiting"), world.connect());
+    world.router.buffered(waiting, 6 * KIB, Some(50 * KIB));
+    world.router.buffered(hogging, 6 * KIB, Some(KIB));
+    assert_eq!(world.router.read_allowance(waiting), 0);
+    world.pass_ms(300_000);
+    assert_eq!(world.closed(waiting), None);
+    world.hang_up(hogging);
+    world.pass_ms(180_000);
+    assert_eq!(world.closed(waiting), Some(CloseReason::Heartbeat), "now it is");
+    world.end();
+}
+
+#[test]
 fn one_user_cannot_use_up_the_budget_of_another() {
     let mut world = World::with(|config| {
         config.intake_bytes_user_max = 50 * KIB;

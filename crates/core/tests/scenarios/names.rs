@@ -202,6 +202,24 @@ fn an_impatient_client_is_told_a_pong_twice_a_second_and_nobody_else_is() {
 }
 
 #[test]
+fn a_client_that_gives_up_while_it_waits_in_a_fight_is_not_impatient() {
+    let mut world = World::new();
+    for _ in 0..8 {
+        world.register_and_take("dup");
+    }
+    let waiting = world.connect();
+    world.send(waiting, &json!({"type": "register", "endpoint": "dup"}));
+    world.pass_ms(950);
+    world.hang_up(waiting);
+    world.pass_ms(500);
+    let (last, _) = world.register_and_take("dup");
+    world.pass_ms(5_000);
+    let frames = world.take(last);
+    assert!(frames.iter().all(|frame| frame["type"] != "pong"), "{frames:?}");
+    world.end();
+}
+
+#[test]
 fn a_client_that_does_not_read_gets_no_pongs_on_top() {
     let mut world = World::new();
     let first = world.register("svc");

@@ -108,6 +108,31 @@ fn senders_that_wait_go_on_in_their_order() {
 }
 
 #[test]
+fn a_small_message_does_not_overtake_a_large_one_that_waits() {
+    let mut world = small_queues();
+    let slow = world.register("slow");
+    world.stop_reading(slow, 0);
+    let (filler, patient, nimble) =
+        (world.register("filler"), world.register("patient"), world.register("nimble"));
+    fill(&mut world, filler, "slow", 8);
+    world.message(patient, "slow", json!([100, "p".repeat(50 * KIB)]));
+    world.message(nimble, "slow", json!([101, "small"]));
+    world.read_on(slow);
+    assert_eq!(numbers(&world.bodies(slow))[8..], [100, 101]);
+    world.end();
+}
+
+#[test]
+fn an_empty_queue_takes_one_message_of_any_size() {
+    let mut world = small_queues();
+    let (reader, sender) = (world.register("reader"), world.register("sender"));
+    world.message(sender, "reader", "m".repeat(300 * KIB));
+    assert_eq!(world.bodies(reader).len(), 1);
+    assert_eq!(world.counters().sender_waits, 0);
+    world.end();
+}
+
+#[test]
 fn a_slow_reader_that_keeps_reading_loses_nothing_however_many_senders_press() {
     let mut world = small_queues();
     let slow = world.register("slow");
