@@ -11,7 +11,7 @@ use crate::session::SessionKey;
 use crate::time::Moment;
 
 /// A place in the router's table of endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EndpointKey(pub(crate) usize);
 
 /// A name that is in use or lingers.

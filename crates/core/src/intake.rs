@@ -70,9 +70,7 @@ impl Router {
             Some(_) => {
                 intake.deadline = Some(Deadline::At(until));
                 intake.clock_of_frame = frames_taken;
-                if !std::mem::replace(&mut intake.timer_is_set, true) {
-                    self.timers.set(until, Timer::FrameDeadline(key));
-                }
+                self.timers.set(until, Timer::FrameDeadline(key));
             }
         }
     }
@@ -111,9 +109,7 @@ impl Router {
         if let Some(Deadline::StandsStill { left }) = intake.deadline {
             let until = now.after(left);
             intake.deadline = Some(Deadline::At(until));
-            if !std::mem::replace(&mut intake.timer_is_set, true) {
-                self.timers.set(until, Timer::FrameDeadline(key));
-            }
+            self.timers.set(until, Timer::FrameDeadline(key));
         }
     }
 
@@ -122,10 +118,8 @@ impl Router {
         let Some(session) = self.session_mut(key).filter(|session| session.is_open()) else {
             return;
         };
-        session.intake.timer_is_set = false;
         let Some(Deadline::At(until)) = session.intake.deadline else { return };
         if until > now {
-            session.intake.timer_is_set = true;
             self.timers.set(until, Timer::FrameDeadline(key));
             return;
         }

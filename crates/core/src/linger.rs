@@ -166,6 +166,10 @@ impl Router {
             }
         }
         let bytes = kept.iter().map(LooseMessage::load_bytes).sum();
+        let waiting = kept.iter().filter(|message| message.provenance.waiter.is_some());
+        if let Some(first) = waiting.map(|message| message.provenance.arrived).min() {
+            self.timers.set(first.after(wait), Timer::LingerAnswer(endpoint));
+        }
         if let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state {
             (linger.messages, linger.bytes) = (kept, bytes);
         }
@@ -177,12 +181,14 @@ impl Router {
         let Some(record) = self.endpoints.get(endpoint.0) else { return };
         let EndpointState::Lingering(linger) = &record.state else { return };
         if linger.until > now {
-            return;
+            // An earlier linger of the same name had set it.
+            return self.timers.set(linger.until, Timer::LingerEnd(endpoint));
         }
         if let Some(linger) = self.take_linger(endpoint) {
             self.fail_all(endpoint, linger.messages.into());
         }
         let record = self.endpoints.remove(endpoint.0);
+        self.timers.forget_endpoint(endpoint);
         self.names.remove(record.name.as_str());
         if let Some(session) = record.draining.and_then(|draining| self.session_mut(draining)) {
             session.heir = None;

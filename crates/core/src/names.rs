@@ -203,6 +203,7 @@ impl Router {
         if let Some(registration) = session.registration() {
             self.log(Event::Ended { name: registration.name.clone(), reason });
         }
+        self.timers.forget_session(key);
         self.effects.push(Effect::Close(key, reason));
     }
 

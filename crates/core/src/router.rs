@@ -67,7 +67,7 @@ pub enum Probed {
     Yes,
 }
 
-/// Memory in use, in bytes. Everything is 0 when nobody is connected and nothing lingers.
+/// What is in use, in bytes but for the timers. Everything is 0 when nobody is connected and nothing lingers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Queued for receivers.
@@ -76,6 +76,8 @@ pub struct Usage {
     pub intake: usize,
     /// Held for lingering names.
     pub held: usize,
+    /// Number of timers that are set.
+    pub timers: usize,
 }
 
 /// The state machine. See the crate's documentation for how a driver uses it.
@@ -378,6 +380,7 @@ impl Router {
             queued: self.queues.total().used(),
             intake: self.intake.total().used(),
             held: self.held.used(),
+            timers: self.timers.len(),
         }
     }
 

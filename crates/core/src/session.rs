@@ -166,8 +166,6 @@ pub(crate) struct Intake {
     pub(crate) deadline: Option<Deadline>,
     /// The value of `frames_taken` when the clock was started: a frame since then restarts it.
     pub(crate) clock_of_frame: u64,
-    /// Whether a timer for the deadline is set.
-    pub(crate) timer_is_set: bool,
 }
 
 /// A clock that may stand still.

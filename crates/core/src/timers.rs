@@ -1,15 +1,18 @@
 //! Deadlines, soonest first. A timer only says "look again": what is due is decided by the state
-//! that it finds, so that a timer which has become pointless does no harm.
+//! that it finds, and who looks too early sets it anew. So there is never more than one timer of a
+//! kind for a session or endpoint, and none for one that has ended: their number is bounded by what
+//! exists, however busy it is.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use crate::endpoint::EndpointKey;
 use crate::session::SessionKey;
 use crate::time::Moment;
 
 /// What to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Timer {
     Heartbeat(SessionKey),
     FrameDeadline(SessionKey),
@@ -21,44 +24,58 @@ pub(crate) enum Timer {
     LingerEnd(EndpointKey),
 }
 
-struct Entry {
-    at: Moment,
-    /// Timers of one moment fire in the order in which they were set.
-    serial: u64,
-    timer: Timer,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.serial).cmp(&(other.at, other.serial))
-    }
-}
-
 #[derive(Default)]
 pub(crate) struct Timers {
-    heap: BinaryHeap<Reverse<Entry>>,
-    serial: u64,
+    queue: BTreeSet<(Moment, Timer)>,
+    set: HashMap<Timer, Moment, foldhash::fast::FixedState>,
 }
 
 impl Timers {
+    /// Has `timer` looked at at `at`, or before that, if it is set for an earlier moment already.
     pub(crate) fn set(&mut self, at: Moment, timer: Timer) {
-        self.serial += 1;
-        self.heap.push(Reverse(Entry { at, serial: self.serial, timer }));
+        let earlier = self.set.get(&timer).copied();
+        if earlier.is_some_and(|earlier| earlier <= at) {
+            return;
+        }
+        self.forget(timer);
+        self.set.insert(timer, at);
+        self.queue.insert((at, timer));
+    }
+
+    fn forget(&mut self, timer: Timer) {
+        if let Some(at) = self.set.remove(&timer) {
+            self.queue.remove(&(at, timer));
+        }
+    }
+
+    /// Forgets the timers of a session that has ended.
+    pub(crate) fn forget_session(&mut self, key: SessionKey) {
+        let kinds = [
+            Timer::Heartbeat,
+            Timer::FrameDeadline,
+            Timer::Drain,
+            Timer::Uncork,
+            Timer::Pong,
+            Timer::WaitingSenders,
+        ];
+        for kind in kinds {
+            self.forget(kind(key));
+        }
+    }
+
+    /// Forgets the timers of an endpoint that is no more.
+    pub(crate) fn forget_endpoint(&mut self, key: EndpointKey) {
+        self.forget(Timer::LingerAnswer(key));
+        self.forget(Timer::LingerEnd(key));
+    }
+
+    /// How many are set.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
     }
 
     pub(crate) fn next_at(&self) -> Option<Moment> {
-        self.heap.peek().map(|Reverse(entry)| entry.at)
+        self.queue.first().map(|(at, _)| *at)
     }
 
     /// The next timer that is due.
@@ -66,6 +83,8 @@ impl Timers {
         if self.next_at()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(entry)| entry.timer)
+        let (_, timer) = self.queue.pop_first()?;
+        self.set.remove(&timer);
+        Some(timer)
     }
 }

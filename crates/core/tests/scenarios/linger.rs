@@ -1,17 +1,8 @@
 //! A name whose session ended a moment ago.
 
-use hermes_bus_core::SessionKey;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::world::World;
-
-fn come_back(world: &mut World, name: &str) -> (SessionKey, Vec<Value>) {
-    let key = world.connect();
-    world.send(key, &json!({"type": "register", "endpoint": name}));
-    let frames = world.take(key);
-    assert_eq!(frames[0]["type"], "registered", "before anything that was held");
-    (key, frames[1..].iter().map(|frame| frame["body"].clone()).collect())
-}
 
 #[test]
 fn messages_for_a_name_that_is_away_for_a_moment_wait_for_it_in_order() {
@@ -24,7 +15,7 @@ fn messages_for_a_name_that_is_away_for_a_moment_wait_for_it_in_order() {
     world.message(sender, "away", "sent meanwhile");
     world.message(sender, "", "a broadcast");
     world.pass_ms(2_900);
-    let (back, bodies) = come_back(&mut world, "away");
+    let (back, bodies) = world.register_and_take("away");
     assert_eq!(bodies, ["not read", "sent meanwhile"], "a broadcast does not wait");
     world.message(sender, "away", "new");
     assert_eq!(world.bodies(back), ["new"]);
@@ -42,7 +33,7 @@ fn nobody_comes_back_and_it_is_counted() {
     world.pass_ms(3_000);
     assert_eq!(world.counters().dropped_receiver_gone, 2);
     assert_eq!(world.router.usage().held, 0);
-    let (_, bodies) = come_back(&mut world, "away");
+    let (_, bodies) = world.register_and_take("away");
     assert!(bodies.is_empty());
     world.end();
 }
@@ -62,7 +53,7 @@ fn an_anonymous_sender_hears_after_700_ms_that_the_endpoint_is_gone() {
         [json!({"type": "error", "code": "endpoint_not_found",
                 "detail": "Endpoint 'away' is not connected", "id": "i"})]
     );
-    let (_, bodies) = come_back(&mut world, "away");
+    let (_, bodies) = world.register_and_take("away");
     assert!(bodies.is_empty(), "what was refused is not delivered after all");
     assert_eq!(world.counters().dropped(), 0, "refused, not dropped");
     world.end();
@@ -75,7 +66,7 @@ fn an_anonymous_sender_hears_of_the_delivery_when_the_endpoint_is_back_in_time()
     world.hang_up(away);
     world.send(script, &json!({"type": "message", "to": "away", "id": 5, "body": 1}));
     world.pass_ms(300);
-    let (_, bodies) = come_back(&mut world, "away");
+    let (_, bodies) = world.register_and_take("away");
     assert_eq!(bodies, [1]);
     assert_eq!(world.take(script), [json!({"type": "receipt", "id": 5, "status": "delivered"})]);
     world.end();
@@ -89,7 +80,7 @@ fn a_sender_that_did_not_wait_has_its_message_held_for_the_whole_linger() {
     world.message(script, "away", "from a script that has gone");
     world.hang_up(script);
     world.pass_ms(2_500);
-    let (_, bodies) = come_back(&mut world, "away");
+    let (_, bodies) = world.register_and_take("away");
     assert_eq!(bodies, ["from a script that has gone"]);
     world.end();
 }
@@ -119,7 +110,7 @@ fn older_messages_make_room_and_are_counted() {
     }
     world.message(sender, "away", "y".repeat(20_000));
     assert!(world.router.usage().held <= 10_000);
-    let (_, bodies) = come_back(&mut world, "away");
+    let (_, bodies) = world.register_and_take("away");
     let numbers: Vec<i64> = bodies.iter().filter_map(|body| body[0].as_i64()).collect();
     assert!(!numbers.is_empty());
     assert_eq!(numbers, (20 - numbers.len() as i64..20).collect::<Vec<_>>(), "the newest ones");
@@ -152,7 +143,7 @@ fn what_a_half_closed_receiver_does_not_read_goes_to_its_next_session_first() {
     world.message(sender, "old", 1);
     world.half_close(old);
     world.message(sender, "old", 2);
-    let (_, bodies) = come_back(&mut world, "old");
+    let (_, bodies) = world.register_and_take("old");
     assert_eq!(bodies, [1, 2]);
     world.end();
 }
@@ -167,7 +158,7 @@ fn what_a_half_closed_receiver_does_not_read_in_time_waits_in_front_of_newer_mes
     world.message(sender, "old", 2);
     world.pass_ms(2_000);
     assert!(world.closed(old).is_some());
-    let (_, bodies) = come_back(&mut world, "old");
+    let (_, bodies) = world.register_and_take("old");
     assert_eq!(bodies, [1, 2]);
     world.end();
 }

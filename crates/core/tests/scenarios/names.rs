@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_bus_core::{CloseReason, Event, SessionKey};
+use hermes_bus_core::{CloseReason, Event};
 use serde_json::json;
 
 use crate::world::World;
@@ -230,14 +230,4 @@ fn a_client_that_does_not_read_gets_no_pongs_on_top() {
     world.pass_ms(20_000);
     assert_eq!(world.counters().impatient_pongs, 1, "one waits to be read");
     world.end();
-}
-
-impl World {
-    /// Registers, and returns the messages that came right behind the answer.
-    fn register_and_take(&mut self, name: &str) -> (SessionKey, Vec<serde_json::Value>) {
-        let key = self.connect();
-        self.send(key, &json!({"type": "register", "endpoint": name}));
-        let bodies = self.bodies(key);
-        (key, bodies)
-    }
 }

@@ -232,3 +232,22 @@ fn queues_that_others_have_filled_do_not_keep_a_reader_from_its_messages() {
     assert_eq!(world.bodies(reader).len(), 50);
     world.end();
 }
+
+#[test]
+fn timers_do_not_pile_up_however_busy_it_is() {
+    let mut world = small_queues();
+    let (slow, sender) = (world.register("slow"), world.register("sender"));
+    world.stop_reading(slow, 0);
+    for _ in 0..300 {
+        fill(&mut world, sender, "slow", 1);
+        world.read_some(slow, 10 * KIB);
+        let (away, _) = world.register_and_take("away");
+        world.hang_up(away);
+        let script = world.connect();
+        world.message(script, "away", 1);
+        world.hang_up(script);
+    }
+    let timers = world.router.usage().timers;
+    assert!(timers < 20, "{timers} timers for a handful of sessions");
+    world.end();
+}

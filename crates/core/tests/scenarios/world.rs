@@ -86,6 +86,16 @@ impl World {
         key
     }
 
+    /// Registers, and returns the messages that came right behind the answer.
+    pub(crate) fn register_and_take(&mut self, name: &str) -> (SessionKey, Vec<Value>) {
+        let key = self.connect();
+        self.send(key, &json!({"type": "register", "endpoint": name}));
+        let frames = self.take(key);
+        assert!(frames.is_empty() || frames[0]["type"] == "registered", "{frames:?}");
+        let bodies = frames.iter().filter(|frame| frame["type"] == "message");
+        (key, bodies.map(|frame| frame["body"].clone()).collect())
+    }
+
     /// Sends one frame, in a turn of its own.
     pub(crate) fn send(&mut self, from: SessionKey, frame: &Value) {
         self.send_text(from, &frame.to_string());
