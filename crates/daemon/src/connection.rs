@@ -104,8 +104,9 @@ impl Connection {
     pub(crate) fn read_large(&mut self, bytes_max: usize) -> Read {
         let Some(frame_bytes) = self.large_frame_bytes() else { return Read::Nothing };
         let arrived = self.kept.len();
-        if self.kept.capacity() == arrived {
-            let grown = (2 * arrived).max(arrived + GROWTH_BYTES.min(bytes_max)).min(frame_bytes);
+        let step = GROWTH_BYTES.min(bytes_max).min(frame_bytes - arrived);
+        if self.kept.capacity() - arrived < step {
+            let grown = (2 * arrived).max(arrived + step).min(frame_bytes);
             self.kept.reserve_exact(grown - arrived);
         }
         let room = self.kept.capacity() - arrived;
