@@ -17,9 +17,9 @@ pub struct Config {
     pub frame_deadline: Duration,
     /// How long the name of a session that ended is held for it.
     pub linger: Duration,
-    /// How long an anonymous sender waits for a lingering endpoint before it hears that it is gone.
-    /// Released senders take a second of silence as success.
-    pub linger_answer: Duration,
+    /// How long an anonymous sender waits for the fate of its message, where the endpoint lingers or
+    /// its queue is full. Released senders take a second of silence as success.
+    pub answer: Duration,
     /// What is held for one lingering name.
     pub held_bytes_max: usize,
     /// What is held for all lingering names.
@@ -36,6 +36,9 @@ pub struct Config {
     pub stall: Duration,
     /// Answers that a peer leaves unread before the bus stops reading from it.
     pub answer_bytes_max: usize,
+    /// Answers that all peers together leave unread before nobody gets a further one while it has
+    /// some to read.
+    pub answer_bytes_total_max: usize,
     /// Bytes of unfinished frames, and of frames whose sender is kept waiting, of one user.
     pub intake_bytes_user_max: usize,
     /// The same, of all.
@@ -56,7 +59,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(90),
             frame_deadline: Duration::from_secs(30),
             linger: Duration::from_secs(3),
-            linger_answer: Duration::from_millis(700),
+            answer: Duration::from_millis(700),
             held_bytes_max: MIB,
             held_bytes_total_max: 64 * MIB,
             queue_bytes_max: 16 * MIB,
@@ -65,6 +68,7 @@ impl Default for Config {
             queue_bytes_reserved: 256 * 1024,
             stall: Duration::from_secs(2),
             answer_bytes_max: MIB,
+            answer_bytes_total_max: 64 * MIB,
             intake_bytes_user_max: 192 * MIB,
             intake_bytes_total_max: 256 * MIB,
             drain: Duration::from_secs(2),

@@ -104,6 +104,14 @@ pub enum Event {
         /** How many. */
         messages: u64,
     },
+    /// A receiver's connection ended in the middle of a message, or with messages that nobody else
+    /// can get.
+    CutOff {
+        /** The receiver. */
+        name: EndpointName,
+        /** How many. */
+        messages: u64,
+    },
     /// A peer broke the protocol.
     Misbehaved {
         /** Its user. */
@@ -170,6 +178,11 @@ impl fmt::Display for Event {
                 f,
                 "{messages} messages for {:?} were dropped: its session ended and it did not come \
                  back for them in time, or they were too large to be held",
+                name.as_str()
+            ),
+            Event::CutOff { name, messages } => write!(
+                f,
+                "the connection of {:?} ended before it had {messages} messages whole",
                 name.as_str()
             ),
             Event::Misbehaved { uid, pid, what } => write!(f, "peer pid={pid} uid={uid}: {what}"),

@@ -16,28 +16,30 @@ use crate::{CloseReason, Event};
 const SMALL_READ_BYTES: usize = 4 * 1024;
 
 impl Router {
-    /// How many bytes the driver may read from this connection now. 0 means: not until
-    /// [`Effect::Resume`](crate::Effect::Resume), or never again.
-    pub fn read_allowance(&mut self, key: SessionKey) -> usize {
-        let Some(session) = self.session(key) else { return 0 };
-        if !session.is_open() || session.holds.any() {
-            return 0;
+    /// Whether the driver is to offer what it keeps of this connection, and to read more of it.
+    pub fn reading(&mut self, key: SessionKey) -> Reading {
+        let Some(session) = self.session(key).filter(|session| session.is_open()) else {
+            return Reading::Over;
+        };
+        if session.holds.any() {
+            return Reading::Held;
         }
         let (user, missing) = (session.user, session.intake.missing);
         let total_is_full = self.intake.total().is_full();
         if !total_is_full && !self.intake.of_user(user).is_full() {
-            return usize::MAX;
+            return Reading::UpTo(usize::MAX);
         }
-        let Some(missing) = missing else { return SMALL_READ_BYTES };
+        let Some(missing) = missing else { return Reading::UpTo(SMALL_READ_BYTES) };
         let is_rival = |rival: &SessionKey| {
-            total_is_full || self.session(*rival).is_some_and(|session| session.user == user)
+            let rival = self.session(*rival);
+            rival.is_some_and(|rival| rival.reads() && (total_is_full || rival.user == user))
         };
         let nearest = self.unfinished.iter().map(|(_, rival)| *rival).find(is_rival);
         if nearest == Some(key) {
-            return missing.max(1);
+            return Reading::UpTo(missing.max(1));
         }
         self.hold_intake(key);
-        0
+        Reading::Held
     }
 
     /// The driver keeps `bytes` of this connection's input. `missing` says how many bytes the
@@ -59,14 +61,20 @@ impl Router {
         self.intake.refund(user, bytes_before);
         self.intake.charge(user, bytes);
         self.intake_was_freed |= bytes < bytes_before && !self.intake_held.is_empty();
-        let until = now.after(self.config.frame_deadline);
+        let allowed = self.config.frame_deadline;
+        let until = now.after(allowed);
         let Some(session) = self.session_mut(key) else { return };
+        let is_held = session.holds.any();
         let intake = &mut session.intake;
         (intake.bytes, intake.missing) = (bytes, missing);
         let is_same_frame = intake.clock_of_frame == frames_taken;
         match missing {
             None => intake.deadline = None,
             Some(_) if intake.deadline.is_some() && is_same_frame => {}
+            Some(_) if is_held => {
+                intake.deadline = Some(Deadline::StandsStill { left: allowed });
+                intake.clock_of_frame = frames_taken;
+            }
             Some(_) => {
                 intake.deadline = Some(Deadline::At(until));
                 intake.clock_of_frame = frames_taken;
@@ -76,12 +84,10 @@ impl Router {
     }
 
     fn hold_intake(&mut self, key: SessionKey) {
-        let now = self.now.moment;
-        let Some(session) = self.session_mut(key) else { return };
-        session.holds.intake = true;
-        if let Some(Deadline::At(until)) = session.intake.deadline {
-            session.intake.deadline = Some(Deadline::StandsStill { left: until.since(now) });
+        if let Some(session) = self.session_mut(key) {
+            session.holds.intake = true;
         }
+        self.stop_frame_clock(key);
         if self.intake_held.is_empty() {
             let bytes = self.intake.total().used();
             self.log(Event::IntakeFull { bytes });
@@ -95,9 +101,19 @@ impl Router {
             let Some(session) = self.session_mut(key) else { continue };
             session.holds.intake = false;
             // Asking for its allowance puts it back on hold if there is still no room for it.
-            if session.holds.any() || self.read_allowance(key) > 0 {
+            if self.reading(key) != Reading::Held {
                 self.resume(key);
             }
+        }
+    }
+
+    /// The bus does not read from this connection now: the clock of its unfinished frame stands still.
+    pub(crate) fn stop_frame_clock(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        if let Some(session) = self.session_mut(key)
+            && let Some(Deadline::At(until)) = session.intake.deadline
+        {
+            session.intake.deadline = Some(Deadline::StandsStill { left: until.since(now) });
         }
     }
 
@@ -141,7 +157,23 @@ impl Router {
     }
 }
 
+/// Whether a connection is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Yes: at most so many bytes at a time, at least 1.
+    UpTo(usize),
+    /// Not until [`Effect::Resume`](crate::Effect::Resume).
+    Held,
+    /// Never again.
+    Over,
+}
+
 impl Session {
+    /// Whether nothing but the budget of unfinished frames keeps the bus from reading on.
+    fn reads(&self) -> bool {
+        self.is_open() && self.holds.receiver.is_none() && !self.holds.unread_answers
+    }
+
     /// Whether bytes have arrived that are no frame yet.
     pub(crate) fn has_unread_input(&self) -> bool {
         self.intake.bytes > 0

@@ -38,8 +38,8 @@ impl Ledger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserKey(usize);
 
-/// One budget for all and one for each user. Users are few (only allowed ones get this far) and
-/// stay for good.
+/// One budget for all and one for each user. Users are few (the owner, root and those who are
+/// allowed; strangers share the last place) and stay for good.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: Ledger,

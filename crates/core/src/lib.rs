@@ -7,7 +7,8 @@
 //!
 //! 1. [`Router::begin_turn`] with the time; timers that are due fire.
 //! 2. What happened on the connections: [`Router::connected`], [`Router::frame`],
-//!    [`Router::buffered`], [`Router::eof`], [`Router::closed`].
+//!    [`Router::buffered`], [`Router::eof`], [`Router::closed`]. [`Router::reading`] says from whom
+//!    to read.
 //! 3. Writing: for each of [`Router::take_dirty`], what [`Router::next_write`] yields, as long as the
 //!    socket takes it, and [`Router::written`].
 //! 4. [`Router::receipts_due`] and [`Router::end_turn`], then writing again.
@@ -38,6 +39,7 @@ mod timers;
 pub use config::Config;
 pub use counters::Counters;
 pub use effects::{CloseReason, Effect, Event, Severity};
+pub use intake::Reading;
 pub use router::{Next, Payload, Probed, Router, Usage};
 pub use session::{Credentials, SessionKey};
 pub use time::{Moment, Now};

@@ -30,7 +30,7 @@ impl Router {
     /// Holds a message. Older ones make room for newer ones.
     pub(crate) fn hold(&mut self, endpoint: EndpointKey, message: LooseMessage, place: Place) {
         let (bytes, provenance) = (message.load_bytes(), message.provenance);
-        let mut overflow = Vec::new();
+        let (mut overflow, mut dropped) = (Vec::new(), 0);
         let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
             return self.fail_all(endpoint, vec![message]);
         };
@@ -55,17 +55,22 @@ impl Router {
             }
             self.sender_waits(endpoint, provenance.waiter);
         } else {
-            self.counters.dropped_held_overflow += u64::from(!self.tell_not_found(&message));
+            dropped += u64::from(!self.tell_not_found(&message));
         }
         for message in overflow {
             self.is_decided(&message);
-            self.counters.dropped_held_overflow += u64::from(!self.tell_not_found(&message));
+            dropped += u64::from(!self.tell_not_found(&message));
+        }
+        if dropped > 0 {
+            self.counters.dropped_held_overflow += dropped;
+            let name = self.endpoints[endpoint.0].name.clone();
+            self.log(Event::HeldDropped { name, messages: dropped });
         }
     }
 
     /// The message's fate is open, and its sender is to hear of it in time.
     fn sender_waits(&mut self, endpoint: EndpointKey, waiter: Option<SessionKey>) {
-        let answer_at = self.now.moment.after(self.config.linger_answer);
+        let answer_at = self.now.moment.after(self.config.answer);
         let Some(waiter) = waiter.and_then(|waiter| self.session_mut(waiter)) else { return };
         waiter.undecided += 1;
         if let Courtesy::Due(first) = &mut waiter.courtesy {
@@ -145,7 +150,7 @@ impl Router {
 
     /// Senders that have waited long enough for a lingering endpoint hear that it is gone.
     pub(crate) fn answer_lingering_senders(&mut self, endpoint: EndpointKey) {
-        let (now, wait) = (self.now.moment, self.config.linger_answer);
+        let (now, wait) = (self.now.moment, self.config.answer);
         let lingering = self.endpoints.get_mut(endpoint.0).map(|record| &mut record.state);
         let Some(EndpointState::Lingering(linger)) = lingering else { return };
         let held = std::mem::take(&mut linger.messages);

@@ -163,6 +163,7 @@ impl Router {
     /// Nothing more is read from this session: its name goes, what is queued is still written.
     pub(crate) fn finish(&mut self, key: SessionKey, reason: CloseReason) {
         self.release_name(key);
+        self.forget_intake(key);
         self.begin_drain(key, reason);
     }
 
@@ -190,7 +191,8 @@ impl Router {
         self.release_name(key);
         self.settle(key);
         // Without an heir nobody will come for the rest.
-        self.counters.dropped_receiver_gone += self.take_unbegun(key).len() as u64;
+        let lost = self.take_unbegun(key).len() as u64;
+        self.counters.dropped_receiver_gone += lost;
         self.release_waiting_senders(key);
         self.forget_intake(key);
         let Some(session) = self.session(key) else { return };
@@ -198,17 +200,23 @@ impl Router {
             receiver.waiting_senders.retain(|waiting| waiting.key != key);
         }
         let mut session = self.sessions.remove(key.index());
-        let lost = std::mem::take(&mut session.outbox).discard(self.account(session.user));
-        self.counters.dropped_cut_off += lost as u64;
+        self.answers.refund(session.outbox.control_bytes());
+        let cut_off =
+            std::mem::take(&mut session.outbox).discard(self.account(session.user)) as u64;
+        self.counters.dropped_cut_off += cut_off;
         if let Some(registration) = session.registration() {
-            self.log(Event::Ended { name: registration.name.clone(), reason });
+            let name = registration.name.clone();
+            if cut_off + lost > 0 {
+                self.log(Event::CutOff { name: name.clone(), messages: cut_off + lost });
+            }
+            self.log(Event::Ended { name, reason });
         }
         self.timers.forget_session(key);
         self.effects.push(Effect::Close(key, reason));
     }
 
     /// Takes its name from a session. The name lingers.
-    fn release_name(&mut self, key: SessionKey) {
+    pub(crate) fn release_name(&mut self, key: SessionKey) {
         let now = self.now.moment;
         let Some(session) = self.session(key) else { return };
         let Some(registration) = session.registration() else { return };

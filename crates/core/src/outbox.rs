@@ -20,6 +20,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const POOLED_CHUNKS_MAX: usize = 16;
 /// What the bookkeeping of one queued frame costs.
 pub(crate) const FRAME_OVERHEAD_BYTES: usize = size_of::<QueuedFrame>();
+/// The bookkeeping of so many frames stays allocated when a queue is empty.
+const KEPT_FRAMES_MAX: usize = 1024;
 /// Bodies from this size on are shared instead of copied, where they can be.
 pub(crate) const SHARE_BYTES_MIN: usize = 16 * 1024;
 /// Whole frames up to this size leave in one write. Linux takes so much as one buffer, wholly or
@@ -166,7 +168,8 @@ impl Outbox {
         self.bytes() + self.frames.len() * FRAME_OVERHEAD_BYTES
     }
 
-    /// Bytes of the bus's own frames that wait.
+    /// Bytes of the bus's own frames that wait, with their bookkeeping. They are not charged to the
+    /// budget of messages.
     pub(crate) fn control_bytes(&self) -> usize {
         self.control_bytes
     }
@@ -225,11 +228,14 @@ impl Outbox {
 
     #[inline]
     fn end_frame(&mut self, bytes: usize, copied: usize, kind: FrameKind, account: Account<'_>) {
-        let charged = copied + FRAME_OVERHEAD_BYTES;
+        let charged = match kind {
+            FrameKind::Control => 0,
+            FrameKind::Message(_) => copied + FRAME_OVERHEAD_BYTES,
+        };
         account.budget.charge(account.user, charged);
         self.queued_until += bytes as u64;
         match kind {
-            FrameKind::Control => self.control_bytes += bytes,
+            FrameKind::Control => self.control_bytes += bytes + FRAME_OVERHEAD_BYTES,
             FrameKind::Message(_) => self.messages += 1,
         }
         let frame = QueuedFrame { bytes: bytes as u32, charged: charged as u32, kind };
@@ -305,7 +311,9 @@ impl Outbox {
             self.frame_written -= first.bytes as usize;
             refund += first.charged as usize;
             match first.kind {
-                FrameKind::Control => self.control_bytes -= first.bytes as usize,
+                FrameKind::Control => {
+                    self.control_bytes -= first.bytes as usize + FRAME_OVERHEAD_BYTES;
+                }
                 FrameKind::Message(_) => {
                     self.messages -= 1;
                     handed_over.messages += 1;
@@ -315,7 +323,15 @@ impl Outbox {
             self.frames.pop_front();
         }
         account.budget.refund(account.user, refund);
+        self.give_back_memory();
         handed_over
+    }
+
+    /// A queue that was long once does not keep the memory for it.
+    fn give_back_memory(&mut self) {
+        if self.frames.is_empty() && self.frames.capacity() > KEPT_FRAMES_MAX {
+            (self.frames, self.chunks) = (VecDeque::new(), VecDeque::new());
+        }
     }
 
     /// Gives back memory that the last chunk has no use for, once the socket takes no more. Many

@@ -16,7 +16,7 @@ use crate::endpoint::{Endpoint, EndpointKey};
 use crate::impatience::{Impatience, PONG_INTERVAL};
 use crate::ledger::{Budget, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind};
-use crate::session::{Credentials, Phase, Session, SessionKey};
+use crate::session::{Credentials, Phase, Session, SessionKey, Waited};
 use crate::timers::{Timer, Timers};
 use crate::{CloseReason, Config, Counters, Effect, Event, Moment, Now};
 
@@ -70,8 +70,10 @@ pub enum Probed {
 /// What is in use, in bytes but for the timers. Everything is 0 when nobody is connected and nothing lingers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Queued for receivers.
+    /// Messages queued for receivers.
     pub queued: usize,
+    /// The bus's own frames, queued for whoever asked.
+    pub answers: usize,
     /// Unfinished and waiting frames, kept by the driver.
     pub intake: usize,
     /// Held for lingering names.
@@ -96,6 +98,7 @@ pub struct Router {
     pub(crate) registrations: u64,
     pub(crate) impatience: Impatience,
     pub(crate) queues: Budget,
+    pub(crate) answers: Ledger,
     pub(crate) intake: Budget,
     /// Sessions with an unfinished frame, the one nearest to its end first.
     pub(crate) unfinished: BTreeSet<(usize, SessionKey)>,
@@ -136,6 +139,7 @@ impl Router {
             registrations: 0,
             impatience: Impatience::new(random.u64(..)),
             queues: Budget::new(config.queue_bytes_user_max, config.queue_bytes_total_max),
+            answers: Ledger::new(config.answer_bytes_total_max),
             intake: Budget::new(config.intake_bytes_user_max, config.intake_bytes_total_max),
             unfinished: BTreeSet::new(),
             intake_held: BTreeSet::new(),
@@ -221,12 +225,16 @@ impl Router {
         self.counters.connections += 1;
         self.generation = self.generation.wrapping_add(1);
         let Credentials { uid, pid } = credentials;
-        let user = self.queues.user(uid);
-        self.intake.user(uid);
+        let owner_uid = self.config.owner_uid;
+        let may_connect = uid == 0 || uid == owner_uid || self.config.allow_uids.contains(&uid);
+        // Strangers have no budget of their own.
+        let charged_uid = if may_connect { uid } else { owner_uid };
+        let user = self.queues.user(charged_uid);
+        self.intake.user(charged_uid);
         let session = Session::new(self.generation, credentials, user, self.now.moment);
         let index = self.sessions.insert(session) as u32;
         let key = SessionKey { index, generation: self.generation };
-        if uid != 0 && uid != self.config.owner_uid && !self.config.allow_uids.contains(&uid) {
+        if !may_connect {
             self.counters.refused_users += 1;
             let what = format!("user {uid} may not use this bus");
             self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
@@ -251,6 +259,7 @@ impl Router {
         match envelope.kind {
             Kind::Message => self.message(key, &envelope, payload),
             Kind::Register => self.register(key, &envelope, probed),
+            Kind::Ping | Kind::ListEndpoints if self.answers_wait_for_answers(key) => Next::Hold,
             Kind::Ping => {
                 self.take_note_of_frame(key);
                 self.tell(key, control::pong);
@@ -280,6 +289,23 @@ impl Router {
     pub fn eof(&mut self, key: SessionKey) {
         if self.session(key).is_some_and(Session::is_open) {
             self.finish(key, CloseReason::PeerClosed);
+        }
+    }
+
+    /// The peer has ended its side, or hung up, while some of what it sent cannot be offered yet: its
+    /// name is free at once.
+    pub fn leaving(&mut self, key: SessionKey) {
+        self.release_name(key);
+    }
+
+    /// The peer reads no more. Its name is free, and nothing more is said to it; what it has sent is
+    /// still to be offered, until [`Router::closed`].
+    pub fn deaf(&mut self, key: SessionKey) {
+        self.release_name(key);
+        let Some(session) = self.session_mut(key) else { return };
+        session.is_deaf = true;
+        if std::mem::take(&mut session.holds.unread_answers) {
+            self.resume(key);
         }
     }
 
@@ -322,6 +348,11 @@ impl Router {
         dirty
     }
 
+    /// Whether [`Router::take_dirty`] has something to give.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Gives a list of [`Router::take_dirty`] back, so that its memory is used again.
     pub fn recycle_dirty(&mut self, mut list: Vec<SessionKey>) {
         if self.dirty.is_empty() && list.capacity() > self.dirty.capacity() {
@@ -341,7 +372,9 @@ impl Router {
     pub fn written(&mut self, key: SessionKey, bytes: usize) {
         let (now, half_of_answers) = (self.now.moment, self.config.answer_bytes_max / 2);
         let Some((session, account)) = self.session_and_account(key) else { return };
+        let answers_before = session.outbox.control_bytes();
         let handed_over = session.outbox.written(bytes, account);
+        let answers_read = answers_before - session.outbox.control_bytes();
         session.last_told = now;
         if handed_over.messages > 0 {
             session.received.add(handed_over.messages, handed_over.bytes, now);
@@ -350,6 +383,9 @@ impl Router {
             session.holds.unread_answers && session.outbox.control_bytes() <= half_of_answers;
         if answers_are_read {
             session.holds.unread_answers = false;
+        }
+        self.answers.refund(answers_read);
+        if answers_are_read {
             self.resume(key);
         }
         if handed_over.messages > 0 {
@@ -378,6 +414,7 @@ impl Router {
     pub fn usage(&self) -> Usage {
         Usage {
             queued: self.queues.total().used(),
+            answers: self.answers.used(),
             intake: self.intake.total().used(),
             held: self.held.used(),
             timers: self.timers.len(),
@@ -406,6 +443,7 @@ impl Router {
         let usage = self.usage();
         let gauges = [
             ("queued_bytes", usage.queued),
+            ("answer_bytes", usage.answers),
             ("intake_bytes", usage.intake),
             ("held_bytes", usage.held),
             ("open_connections", self.sessions.len()),
@@ -464,7 +502,7 @@ impl Router {
         let (now, turn) = (self.now.moment, self.turn);
         if let Some(session) = self.session_mut(key) {
             session.last_heard = now;
-            session.granted = None;
+            session.waited = Waited::No;
             if session.newest_turn.0 != turn {
                 session.newest_turn = (turn, session.frames_taken);
             }
@@ -492,7 +530,13 @@ impl Router {
 
     fn push_control(&mut self, key: SessionKey, frame: &[u8]) {
         let Some((session, account)) = self.session_and_account(key) else { return };
+        if session.is_deaf {
+            return;
+        }
+        let answers_before = session.outbox.control_bytes();
         session.outbox.push_copy(&[frame], FrameKind::Control, account);
+        let answer_bytes = session.outbox.control_bytes() - answers_before;
+        self.answers.charge(answer_bytes);
         self.mark_dirty(key);
     }
 
@@ -533,11 +577,25 @@ impl Router {
         self.finish(key, reason);
     }
 
+    /// Whether a question is to wait until the peer has read the answers that it has: so it is when
+    /// all peers together have left too many unread.
+    fn answers_wait_for_answers(&mut self, key: SessionKey) -> bool {
+        let too_many = self.answers.is_full();
+        let Some(session) = self.session_mut(key) else { return false };
+        let waits = too_many && session.outbox.control_bytes() > 0;
+        session.holds.unread_answers |= waits;
+        if waits {
+            self.stop_frame_clock(key);
+        }
+        waits
+    }
+
     pub(crate) fn hold_if_answers_pile_up(&mut self, key: SessionKey) -> Next {
         let max = self.config.answer_bytes_max;
         match self.session_mut(key) {
             Some(session) if session.outbox.control_bytes() > max => {
                 session.holds.unread_answers = true;
+                self.stop_frame_clock(key);
                 Next::TakenThenHold
             }
             _ => Next::Taken,

@@ -1,5 +1,6 @@
 //! Where a message goes, and what happens when it does not fit there.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::outbox::{
     Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN,
 };
 use crate::router::{Next, Payload, Router};
-use crate::session::{Session, SessionKey, Stalled, WaitingSender};
+use crate::session::{Courtesy, Patience, Session, SessionKey, Stalled, Waited, WaitingSender};
 use crate::timers::Timer;
 
 /// A UUID as a JSON string.
@@ -151,7 +152,7 @@ impl Router {
             Admission::Drop => return self.drop_for_stalled(message, receiver),
         }
         self.accept(message);
-        let mark = self.enqueue(message, receiver, None);
+        let mark = self.enqueue(message, receiver, None, message.provenance);
         if message.has_waiter() {
             self.first_message_is_due(message, vec![(receiver, mark)], None);
         }
@@ -164,8 +165,11 @@ impl Router {
         if session.stalled.is_some() {
             return Admission::Drop;
         }
-        let is_next = session.waiting_senders.is_empty()
-            || self.session(sender).is_some_and(|sender| sender.granted == Some(receiver));
+        let waited = self.session(sender).map_or(Waited::No, |sender| sender.waited);
+        if waited == Waited::InVain(receiver) {
+            return Admission::Drop;
+        }
+        let is_next = session.waiting_senders.is_empty() || waited == Waited::RoomAt(receiver);
         if is_next && self.has_room(session, bytes) { Admission::Yes } else { Admission::Wait }
     }
 
@@ -182,17 +186,25 @@ impl Router {
     }
 
     fn wait_for(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
-        let (key, needs_bytes, since) = (message.sender, message.needs_bytes(), self.now.moment);
+        let (key, needs_bytes, now) = (message.sender, message.needs_bytes(), self.now.moment);
+        let (of_the_bus, of_the_sender) = (self.config.stall, self.config.answer);
         self.counters.sender_waits += 1;
-        if let Some(session) = self.session_mut(key) {
-            session.holds.receiver = Some(receiver);
-            session.granted = None;
-        }
+        let Some(session) = self.session_mut(key) else { return Next::Finished };
+        debug_assert!(!session.holds.any(), "a frame was offered while its session is held");
+        session.holds.receiver = Some(receiver);
+        session.waited = Waited::No;
+        let is_first_of_a_script =
+            message.has_waiter() && matches!(session.courtesy, Courtesy::NotYet);
+        let (patience, wait) = if is_first_of_a_script {
+            (Patience::OfTheSender, of_the_sender.min(of_the_bus))
+        } else {
+            (Patience::OfTheBus, of_the_bus)
+        };
+        let until = now.after(wait);
+        self.stop_frame_clock(key);
         if let Some(session) = self.session_mut(receiver) {
-            session.waiting_senders.push_back(WaitingSender { key, needs_bytes, since });
-            if session.waiting_senders.len() == 1 {
-                self.timers.set(since.after(self.config.stall), Timer::WaitingSenders(receiver));
-            }
+            session.waiting_senders.push_back(WaitingSender { key, needs_bytes, patience, until });
+            self.timers.set(until, Timer::WaitingSenders(receiver));
         }
         Next::Hold
     }
@@ -201,10 +213,11 @@ impl Router {
     /// now fit.
     #[inline]
     pub(crate) fn queue_has_drained(&mut self, key: SessionKey) {
-        let half = self.config.queue_bytes_max / 2;
         let Some(session) = self.session_mut(key) else { return };
-        if session.stalled.is_some() && session.outbox.load_bytes() <= half {
-            let dropped = session.stalled.take().map_or(0, |stalled| stalled.dropped);
+        if let Some(Stalled { dropped, until_bytes }) = session.stalled
+            && session.outbox.load_bytes() <= until_bytes
+        {
+            session.stalled = None;
             if let Some(name) = self.name_of(key) {
                 self.log(Event::StallEnded { name, dropped });
             }
@@ -215,38 +228,62 @@ impl Router {
             && self.has_room(session, promised + first.needs_bytes)
         {
             promised += first.needs_bytes;
-            self.release_first_waiting(key);
+            self.release_first_waiting(key, Waited::RoomAt(key));
         }
     }
 
     /// Nobody needs to wait for this receiver any more: it has ended or stalled.
     pub(crate) fn release_waiting_senders(&mut self, key: SessionKey) {
         while self.session(key).is_some_and(|session| !session.waiting_senders.is_empty()) {
-            self.release_first_waiting(key);
+            self.release_first_waiting(key, Waited::RoomAt(key));
         }
     }
 
-    fn release_first_waiting(&mut self, receiver: SessionKey) {
+    fn release_first_waiting(&mut self, receiver: SessionKey, waited: Waited) {
         let Some(session) = self.session_mut(receiver) else { return };
-        let Some(waiting) = session.waiting_senders.pop_front() else { return };
-        if let Some(sender) = self.session_mut(waiting.key) {
-            sender.holds.receiver = None;
-            sender.granted = Some(receiver);
-            self.resume(waiting.key);
+        if let Some(waiting) = session.waiting_senders.pop_front() {
+            self.release_sender(waiting.key, waited);
         }
     }
 
-    /// The receiver whose queue is full has had its time.
-    pub(crate) fn check_waiting_senders(&mut self, key: SessionKey) {
-        let (now, stall) = (self.now.moment, self.config.stall);
-        let Some(session) = self.session_mut(key) else { return };
-        let Some(first) = session.waiting_senders.front() else { return };
-        let until = first.since.after(stall);
-        if until > now {
-            self.timers.set(until, Timer::WaitingSenders(key));
-            return;
+    fn release_sender(&mut self, key: SessionKey, waited: Waited) {
+        if let Some(sender) = self.session_mut(key) {
+            sender.holds.receiver = None;
+            sender.waited = waited;
+            self.resume(key);
         }
-        session.stalled = Some(Stalled { dropped: 0 });
+    }
+
+    /// Somebody has waited long enough for this receiver: a sender that cannot wait longer is told
+    /// so; otherwise the receiver has had its time.
+    pub(crate) fn check_waiting_senders(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let Some(session) = self.session_mut(key) else { return };
+        let waiting = std::mem::take(&mut session.waiting_senders);
+        let has_stalled = waiting
+            .iter()
+            .any(|waiting| waiting.until <= now && waiting.patience == Patience::OfTheBus);
+        let (late, patient): (VecDeque<_>, VecDeque<_>) = waiting
+            .into_iter()
+            .partition(|waiting| waiting.until <= now && waiting.patience == Patience::OfTheSender);
+        let next = patient.iter().map(|waiting| waiting.until).min();
+        session.waiting_senders = patient;
+        for waiting in late {
+            self.release_sender(waiting.key, Waited::InVain(key));
+        }
+        if has_stalled {
+            self.receiver_has_stalled(key);
+        } else if let Some(next) = next {
+            self.timers.set(next, Timer::WaitingSenders(key));
+        }
+    }
+
+    fn receiver_has_stalled(&mut self, key: SessionKey) {
+        let half_of_queue = self.config.queue_bytes_max / 2;
+        let Some(session) = self.session_mut(key) else { return };
+        // Its queue may be short of its own limit where others have used up the budget.
+        let until_bytes = half_of_queue.min(session.outbox.load_bytes() / 2);
+        session.stalled = Some(Stalled { dropped: 0, until_bytes });
         let queued_bytes = session.outbox.bytes();
         if let Some(name) = self.name_of(key) {
             self.log(Event::StallBegan { name, queued_bytes });
@@ -257,16 +294,17 @@ impl Router {
     fn drop_for_stalled(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
         self.accept(message);
         self.counters.dropped_receiver_stalled += 1;
-        let limit = self.config.queue_bytes_max;
+        let mut queued_bytes = 0;
         if let Some(session) = self.session_mut(receiver) {
             session.count_drop();
+            queued_bytes = session.outbox.bytes();
         }
         if !message.has_waiter() {
             return Next::Taken;
         }
         let what = format!(
-            "the endpoint does not read: its queue of {limit} bytes is full, and the message was \
-             dropped"
+            "the endpoint does not read: {queued_bytes} bytes are queued for it, and the message \
+             was dropped"
         );
         self.end_courtesy(message.sender);
         let detail = Detail::Text(&what);
@@ -306,7 +344,9 @@ impl Router {
                 self.drop_broadcast(*receiver);
                 continue;
             }
-            let mark = self.enqueue(message, *receiver, body.as_ref());
+            // What is lost on the way to one of many is counted; the sender is not told "not found".
+            let provenance = Provenance { waiter: None, ..message.provenance };
+            let mark = self.enqueue(message, *receiver, body.as_ref(), provenance);
             if message.has_waiter() {
                 copies.push((*receiver, mark));
             }
@@ -370,10 +410,11 @@ impl Router {
         message: &Outgoing<'_>,
         receiver: SessionKey,
         shared: Option<&Rc<Body>>,
+        provenance: Provenance,
     ) -> u64 {
         let Some(user) = self.session(receiver).map(|session| session.user) else { return 0 };
         let header = frame::header(message.payload_bytes());
-        let kind = FrameKind::Message(message.provenance);
+        let kind = FrameKind::Message(provenance);
         let own = match (shared, message.payload) {
             (None, Payload::Shared(bytes)) if bytes.len() >= SHARE_BYTES_MIN => {
                 Some(Body::new(bytes.clone(), user, &mut self.queues))

@@ -47,11 +47,13 @@ pub(crate) struct Session {
     pub(crate) is_dirty: bool,
     /// When the last frame arrived.
     pub(crate) last_heard: Moment,
-    /// When something was last queued for it.
+    /// When something was last written to it.
     pub(crate) last_told: Moment,
     pub(crate) holds: Holds,
-    /// As a sender: this receiver has kept room for its next message.
-    pub(crate) granted: Option<SessionKey>,
+    /// The peer reads no more; what it has sent still counts.
+    pub(crate) is_deaf: bool,
+    /// As a sender: what it waited for has come to an end.
+    pub(crate) waited: Waited,
     /// After it has lost its name: where the messages go that it does not read any more.
     pub(crate) heir: Option<EndpointKey>,
     /// Frames that the router has taken from it.
@@ -120,16 +122,39 @@ impl Holds {
     }
 }
 
+/// How a sender's wait for a receiver has ended; holds for the message that it waited with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// It did not wait.
+    No,
+    /// This receiver has kept room for the message.
+    RoomAt(SessionKey),
+    /// In vain: the sender would not wait for this receiver any longer.
+    InVain(SessionKey),
+}
+
 /// A sender that is kept waiting for a receiver's queue.
 pub(crate) struct WaitingSender {
     pub(crate) key: SessionKey,
     pub(crate) needs_bytes: usize,
-    pub(crate) since: Moment,
+    pub(crate) patience: Patience,
+    pub(crate) until: Moment,
+}
+
+/// What it means when a sender has waited long enough.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// The receiver has stalled.
+    OfTheBus,
+    /// The sender would take further silence for success, and has to be told before that.
+    OfTheSender,
 }
 
 /// A receiver that did not read in time.
 pub(crate) struct Stalled {
     pub(crate) dropped: u64,
+    /// It is taken to read again when no more than this is queued.
+    pub(crate) until_bytes: usize,
 }
 
 /// Whether the courtesy receipt for an anonymous connection's first message is due.
@@ -235,7 +260,8 @@ impl Session {
             last_heard: now,
             last_told: now,
             holds: Holds::default(),
-            granted: None,
+            is_deaf: false,
+            waited: Waited::No,
             heir: None,
             frames_taken: 0,
             newest_turn: (0, 0),

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hermes_bus_client::blocking::Connection;
@@ -26,8 +26,10 @@ const BACKLOG: i32 = 4_096;
 /// Longest path that fits into a socket's address.
 const PATH_BYTES_MAX: usize = 107;
 
-/// How long a full queue of a socket is waited for.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// A full queue of somebody else's socket is not waited for: it is alive.
+const PATIENCE: Duration = Duration::ZERO;
+/// After so long it is worth another line that there is no room for connections.
+const FULL_AGAIN: Duration = Duration::from_secs(300);
 
 /// The listening socket.
 pub(crate) struct Door {
@@ -37,8 +39,8 @@ pub(crate) struct Door {
     identity: (u64, u64),
     /// Given up to tell a peer that there is no room for it.
     spare: Option<File>,
-    /// No room for connections since this was logged.
-    is_full: bool,
+    /// When it was last logged that there is no room for connections.
+    full_since: Option<Instant>,
     /// The last trouble with the path that was logged.
     trouble: Option<String>,
 }
@@ -49,7 +51,7 @@ impl Door {
         let (listener, identity) = bind(path)?;
         let spare = File::open("/dev/null").ok();
         let path = path.to_owned();
-        Ok(Door { path, listener, identity, spare, is_full: false, trouble: None })
+        Ok(Door { path, listener, identity, spare, full_since: None, trouble: None })
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -60,18 +62,17 @@ impl Door {
     pub(crate) fn accept(&mut self, open: usize) -> Option<(UnixStream, Credentials)> {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => {
-                    self.is_full = false;
-                    match sys::peer_credentials(&stream) {
-                        Ok(credentials) => return Some((stream, credentials)),
-                        Err(error) => tracing::warn!("a peer without credentials: {error}"),
-                    }
-                }
+                Ok((stream, _)) => match sys::peer_credentials(&stream) {
+                    Ok(credentials) => return Some((stream, credentials)),
+                    Err(error) => tracing::warn!("a peer without credentials: {error}"),
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut self.is_full, true) {
+                    let logged = self.full_since.is_some_and(|then| then.elapsed() < FULL_AGAIN);
+                    if !logged {
+                        self.full_since = Some(Instant::now());
                         tracing::error!(
                             "no room for another connection ({open} are open): {error}; \
                              connections are closed until there is"

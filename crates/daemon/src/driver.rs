@@ -14,7 +14,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hermes_bus_core::{
-    CloseReason, Effect, Event, Moment, Next, Now, Payload, Probed, Router, SessionKey, Severity,
+    CloseReason, Effect, Event, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
+    Severity,
 };
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
@@ -26,7 +27,7 @@ use rustix::io::Errno;
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
 use crate::door::Door;
 use crate::signals::{Signals, Wish};
-use crate::sys;
+use crate::sys::{self, HangUp};
 
 /// What one read takes at most: more than a socket usually holds.
 const READ_BYTES: usize = 256 * 1024;
@@ -36,6 +37,8 @@ const _: () = assert!(READ_BYTES > LARGE_FRAME_BYTES, "what is kept must leave r
 const TURN_READ_BYTES: usize = 1024 * 1024;
 /// Writes to one connection in one turn.
 const TURN_WRITES: usize = 64;
+/// What is read at a time of a session whose peer has hung up.
+const PROBE_BYTES: usize = 2 * LARGE_FRAME_BYTES;
 /// Slices of one write; the system takes 1,024 at most.
 const WRITE_SLICES: usize = 64;
 /// How often the path of the socket is looked at.
@@ -110,7 +113,7 @@ impl Driver {
 
     /// Until when the thread may sleep.
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.unwritten.is_empty() {
+        if !self.ready.is_empty() || !self.unwritten.is_empty() || self.router.is_dirty() {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
@@ -167,9 +170,13 @@ impl Driver {
             self.door_is_ready = true;
             self.check_door();
         }
-        if !std::mem::take(&mut self.door_is_ready) || self.stopping {
-            return;
+        if std::mem::take(&mut self.door_is_ready) && !self.stopping {
+            self.let_in();
         }
+    }
+
+    /// Accepts everybody who waits.
+    fn let_in(&mut self) {
         while let Some((stream, credentials)) =
             self.door.as_mut().and_then(|door| door.accept(self.open_connections))
         {
@@ -180,6 +187,8 @@ impl Driver {
 
     /// Released clients delete the socket of a bus that did not answer them; then it is bound anew.
     fn check_door(&mut self) {
+        // Whoever waits at a socket that is about to be given up comes in first.
+        self.let_in();
         if let Some(door) = &mut self.door
             && let Err(error) = door.check(self.poll.registry(), DOOR)
         {
@@ -275,12 +284,22 @@ impl Driver {
 
     /// Reads once from a connection and offers the frames that are whole. Returns the bytes read.
     fn read(&mut self, key: SessionKey, buffer: &mut [u8]) -> usize {
+        match self.router.reading(key) {
+            Reading::UpTo(_) => {}
+            Reading::Held => return 0,
+            Reading::Over => {
+                if let Some(connection) = self.connection_mut(key) {
+                    connection.keep(&[]);
+                }
+                return 0;
+            }
+        }
         if !self.offer_kept(key) {
             return 0;
         }
-        let allowance = self.router.read_allowance(key);
+        let Reading::UpTo(allowance) = self.router.reading(key) else { return 0 };
         let Some(connection) = self.connection_mut(key) else { return 0 };
-        if allowance == 0 || connection.at_end {
+        if connection.at_end {
             return 0;
         }
         if connection.large_frame_bytes().is_some() {
@@ -339,28 +358,25 @@ impl Driver {
         let kept = connection.take_kept();
         if let Decoded::Frame { frame_bytes, .. } = frame::decode(&kept)
             && frame_bytes > LARGE_FRAME_BYTES
+            && frame_bytes == kept.len()
         {
-            return self.offer_large(key, kept, frame_bytes);
+            return self.offer_large(key, kept);
         }
         let offered = self.offer_frames(key, &kept);
         self.keep_again(key, kept, offered)
     }
 
-    /// Offers a large frame in its own memory, which its receivers will share, and what is behind it.
-    fn offer_large(&mut self, key: SessionKey, kept: Vec<u8>, frame_bytes: usize) -> bool {
-        let kept = bytes::Bytes::from(kept);
-        let payload = kept.slice(HEADER_BYTES..frame_bytes);
+    /// Offers one large frame in its own memory, which its receivers will share.
+    fn offer_large(&mut self, key: SessionKey, frame: Vec<u8>) -> bool {
+        let frame = bytes::Bytes::from(frame);
+        let payload = frame.slice(HEADER_BYTES..);
         let next = self.offer(key, Payload::Shared(&payload));
         drop(payload);
-        let rest = &kept[frame_bytes..];
         match next {
-            Next::Hold | Next::Probe(_) => self.keep_again(key, kept.into(), 0),
-            Next::Taken => {
-                let offered = self.offer_frames(key, rest);
-                self.keep_again(key, rest[offered..].to_vec(), 0)
+            Next::Hold | Next::Probe(_) => self.keep_again(key, frame.into(), 0),
+            Next::Taken | Next::TakenThenHold | Next::Finished => {
+                self.keep_again(key, Vec::new(), 0)
             }
-            Next::TakenThenHold => self.keep_again(key, rest.to_vec(), 0),
-            Next::Finished => self.keep_again(key, Vec::new(), 0),
         }
     }
 
@@ -407,22 +423,19 @@ impl Driver {
         }
     }
 
-    /// Lets the router have the last words of a session whose peer has hung up, and its end.
+    /// Lets the router have the last words of a session whose peer has hung up, and frees its name.
     fn probe(&mut self, key: SessionKey) {
         let Some(connection) = self.connection_mut(key) else { return };
-        if !sys::has_hung_up(&connection.stream) {
+        let hang_up = sys::hang_up(&connection.stream);
+        if hang_up == HangUp::No {
             return;
         }
-        (connection.read_closed, connection.hung_up) = (true, true);
-        let mut buffer = vec![0; LARGE_FRAME_BYTES];
-        while self.connection(key).is_some_and(|connection| !connection.at_end)
-            && self.router.read_allowance(key) > 0
-        {
-            if self.read(key, &mut buffer) == 0 {
-                break;
-            }
-        }
-        self.router.closed(key, CloseReason::PeerClosed);
+        connection.read_closed = true;
+        connection.hung_up |= hang_up == HangUp::BothSides;
+        let mut buffer = vec![0; PROBE_BYTES];
+        while self.read(key, &mut buffer) > 0 {}
+        // Its end is noticed where reading ends, now or when the session is not held any more.
+        self.router.leaving(key);
     }
 
     // ---- writing --------------------------------------------------------------------------------
@@ -472,15 +485,17 @@ impl Driver {
         self.watch_for_writable(key, true);
     }
 
-    /// The peer reads no more. What it sent before it closed may still wait to be read; its end is
-    /// noticed there. If it only keeps its sending side open, it has nothing more to say to us.
+    /// The peer reads no more. What it sent before it closed may still wait to be read, or be held;
+    /// its end is noticed there. If it only keeps its sending side open, it has nothing more to say.
     fn on_write_error(&mut self, key: SessionKey, error: Errno) {
         tracing::debug!("write: {error}");
         let Some(connection) = self.connection_mut(key) else { return };
         connection.write_is_lost = true;
         connection.hung_up = true;
         connection.read_closed = true;
-        if connection.at_end || self.router.read_allowance(key) == 0 {
+        let at_end = connection.at_end;
+        self.router.deaf(key);
+        if at_end || self.router.reading(key) == Reading::Over {
             self.router.closed(key, CloseReason::ConnectionLost);
         } else {
             self.make_ready(key);

@@ -25,6 +25,15 @@ pub enum Mode {
     Detached,
 }
 
+/// Has this process's server stop when its standard input ends: for a server that must not outlive
+/// who started it, however that one ends.
+pub fn stop_at_end_of_input() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
+    });
+}
+
 /// Another server runs on this root already.
 #[derive(Debug, thiserror::Error)]
 #[error("a bus runs on {socket} already (pid={pid})", pid = .pid.map_or("?".to_owned(), |pid| pid.to_string()))]

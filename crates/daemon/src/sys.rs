@@ -10,22 +10,37 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use hermes_bus_core::Credentials;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
-/// Who is at the other end of a socket. For a socket that a client has connected: who listens.
+/// Who is at the other end of a socket. For a socket that a client has connected: who listens. A
+/// process that this one cannot see, as in another container, has the id 0.
 pub(crate) fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
-    let peer = rustix::net::sockopt::socket_peercred(socket)?;
-    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
-    Ok(Credentials { uid: peer.uid.as_raw(), pid })
+    let peer = getsockopt(&socket, PeerCredentials)?;
+    Ok(Credentials { uid: peer.uid(), pid: u32::try_from(peer.pid()).unwrap_or(0) })
 }
 
-/// Whether the peer has ended its side, without reading what it sent before.
-pub(crate) fn has_hung_up(socket: impl AsFd) -> bool {
+/// What a peer has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HangUp {
+    No,
+    /// It sends no more, but may still read.
+    SendingSide,
+    BothSides,
+}
+
+/// Looks whether the peer has hung up, without reading what it sent before.
+pub(crate) fn hang_up(socket: impl AsFd) -> HangUp {
     let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
-    let polled = poll(&mut fds, Some(&Timespec::default()));
-    let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    polled.is_ok() && fds[0].revents().intersects(ended)
+    match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(1..) if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) => {
+            HangUp::BothSides
+        }
+        Ok(1..) => HangUp::SendingSide,
+        _ => HangUp::No,
+    }
 }
 
 /// Whether bytes wait to be read.
@@ -140,10 +155,12 @@ mod tests {
         use std::io::Write;
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         theirs.write_all(b"last words").unwrap();
-        assert!(!has_hung_up(&ours));
+        assert_eq!(hang_up(&ours), HangUp::No);
         assert!(has_input(&ours));
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(hang_up(&ours), HangUp::SendingSide);
         drop(theirs);
-        assert!(has_hung_up(&ours));
+        assert_eq!(hang_up(&ours), HangUp::BothSides);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Unfinished frames: their clocks and their budget.
 
-use hermes_bus_core::CloseReason;
+use hermes_bus_core::{CloseReason, Reading};
 use serde_json::json;
 
 use crate::world::{OWNER, World};
@@ -35,15 +35,14 @@ fn when_the_budget_is_used_up_only_the_one_that_is_nearest_to_its_end_goes_on() 
     let (far, near, idle) = (world.connect(), world.connect(), world.connect());
     world.router.buffered(far, 60 * KIB, Some(90 * KIB));
     world.router.buffered(near, 60 * KIB, Some(10 * KIB));
-    assert_eq!(world.router.read_allowance(far), 0);
-    assert_eq!(world.router.read_allowance(near), 10 * KIB, "to its frame's end");
-    let allowance = world.router.read_allowance(idle);
-    assert!(allowance > 0 && allowance <= 8 * KIB, "small messages go on flowing: {allowance}");
+    assert_eq!(world.router.reading(far), Reading::Held);
+    assert_eq!(world.router.reading(near), Reading::UpTo(10 * KIB), "to its frame's end");
+    assert_eq!(world.router.reading(idle), Reading::UpTo(4 * KIB), "small messages go on flowing");
     world.turn();
     // The other one has finished.
     world.router.buffered(near, 0, None);
     world.turn();
-    assert_eq!(world.router.read_allowance(far), usize::MAX);
+    assert_eq!(world.router.reading(far), Reading::UpTo(usize::MAX));
     assert_eq!(world.router.usage().intake, 60 * KIB);
     world.router.buffered(far, 0, None);
     world.end();
@@ -59,12 +58,12 @@ fn the_clock_of_a_frame_stands_still_while_the_bus_does_not_read_it() {
     world.router.buffered(waiting, 6 * KIB, Some(50 * KIB));
     world.pass_ms(20_000);
     world.router.buffered(hogging, 6 * KIB, Some(KIB));
-    assert_eq!(world.router.read_allowance(waiting), 0);
+    assert_eq!(world.router.reading(waiting), Reading::Held);
     world.pass_ms(29_000);
     assert_eq!(world.closed(waiting), None, "49 s, but 29 of them on hold");
     world.pass_ms(1_000);
     assert_eq!(world.closed(hogging), Some(CloseReason::FrameTimeout));
-    assert!(world.router.read_allowance(waiting) > 0);
+    assert_ne!(world.router.reading(waiting), Reading::Held);
     world.pass_ms(9_999);
     assert_eq!(world.closed(waiting), None);
     world.pass_ms(1);
@@ -81,7 +80,7 @@ fn a_session_that_the_bus_does_not_read_from_is_not_silent() {
     let (waiting, hogging) = (world.register("waiting"), world.connect());
     world.router.buffered(waiting, 6 * KIB, Some(50 * KIB));
     world.router.buffered(hogging, 6 * KIB, Some(KIB));
-    assert_eq!(world.router.read_allowance(waiting), 0);
+    assert_eq!(world.router.reading(waiting), Reading::Held);
     world.pass_ms(300_000);
     assert_eq!(world.closed(waiting), None);
     world.hang_up(hogging);
@@ -102,8 +101,26 @@ fn one_user_cannot_use_up_the_budget_of_another() {
     world.router.buffered(greedy, 30 * KIB, Some(20 * KIB));
     world.router.buffered(greedier, 30 * KIB, Some(30 * KIB));
     world.router.buffered(neighbour, 30 * KIB, Some(70 * KIB));
-    assert_eq!(world.router.read_allowance(greedier), 0);
-    assert_eq!(world.router.read_allowance(greedy), 20 * KIB);
-    assert_eq!(world.router.read_allowance(neighbour), usize::MAX);
+    assert_eq!(world.router.reading(greedier), Reading::Held);
+    assert_eq!(world.router.reading(greedy), Reading::UpTo(20 * KIB));
+    assert_eq!(world.router.reading(neighbour), Reading::UpTo(usize::MAX));
+    world.end();
+}
+
+#[test]
+fn the_clock_of_a_frame_also_stands_still_while_answers_are_unread() {
+    let mut world = World::with(|config| config.answer_bytes_max = 100);
+    let rude = world.connect();
+    world.stop_reading(rude, 0);
+    world.write(rude, &[r#"{"type":"ping"}"#; 10]);
+    world.router.buffered(rude, 50, Some(50));
+    world.pass_ms(60_000);
+    assert_eq!(world.closed(rude), None);
+    world.read_on(rude);
+    world.router.buffered(rude, 50, Some(50));
+    world.pass_ms(29_000);
+    assert_eq!(world.closed(rude), None);
+    world.pass_ms(1_001);
+    assert_eq!(world.closed(rude), Some(CloseReason::FrameTimeout));
     world.end();
 }

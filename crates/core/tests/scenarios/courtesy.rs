@@ -112,3 +112,22 @@ fn a_receiver_that_ends_in_the_same_turn_makes_no_false_receipt() {
     assert_eq!(world.take(x)[0]["code"], "endpoint_not_found");
     world.end();
 }
+
+#[test]
+fn a_broadcast_whose_receiver_ends_in_the_same_turn_is_accepted_and_not_refused_later() {
+    for to in [r#""to":"","#, ""] {
+        let mut world = World::new();
+        let (x, healthy, dying) =
+            (world.connect(), world.register("healthy"), world.register("dying"));
+        world.stop_reading(dying, 0);
+        world.put(x, &[&format!("{{\"type\":\"message\",{to}\"id\":1,\"body\":1}}")]);
+        world.put_hang_up(dying);
+        world.turn();
+        assert_eq!(world.bodies(healthy), [1]);
+        let expected = json!({"type": "receipt", "id": 1, "status": "accepted", "endpoints": 2});
+        assert_eq!(world.take(x), [expected]);
+        world.pass_ms(5_000);
+        assert!(world.take(x).is_empty());
+        world.end();
+    }
+}

@@ -87,7 +87,10 @@ fn an_anonymous_sender_is_told_that_its_message_was_dropped() {
     world.send(script, &json!({"type": "message", "to": "stuck", "id": 9, "body": 1}));
     let answer = world.take(script).remove(0);
     assert_eq!((&answer["code"], &answer["id"]), (&json!("over_limit"), &json!(9)));
-    assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains("102400")), "{answer}");
+    assert!(
+        answer["detail"].as_str().is_some_and(|detail| detail.contains("does not read")),
+        "{answer}"
+    );
     world.end();
 }
 
@@ -204,7 +207,7 @@ fn answers_that_a_peer_does_not_read_stop_the_bus_from_reading_more_questions() 
     world.stop_reading(rude, 0);
     let pings = vec![r#"{"type":"ping"}"#; 10_000];
     world.write(rude, &pings);
-    assert!(world.router.usage().queued < 5_000, "{:?}", world.router.usage());
+    assert!(world.router.usage().answers < 5_000, "{:?}", world.router.usage());
     world.read_on(rude);
     assert_eq!(world.take(rude).len(), 10_000, "and then answers them all");
     world.end();
@@ -249,5 +252,69 @@ fn timers_do_not_pile_up_however_busy_it_is() {
     }
     let timers = world.router.usage().timers;
     assert!(timers < 20, "{timers} timers for a handful of sessions");
+    world.end();
+}
+
+#[test]
+fn a_script_hears_within_a_second_that_its_message_does_not_fit() {
+    let mut world = small_queues();
+    let (full, sender, script) =
+        (world.register("full"), world.register("sender"), world.connect());
+    world.stop_reading(full, 0);
+    fill(&mut world, sender, "full", 9);
+    let bulk = "s".repeat(20 * KIB);
+    world.send(script, &json!({"type": "message", "to": "full", "id": 1, "body": bulk}));
+    world.pass_ms(699);
+    assert!(world.take(script).is_empty());
+    world.pass_ms(1);
+    assert_eq!(world.take(script)[0]["code"], "over_limit");
+    world.read_on(full);
+    assert_eq!(world.bodies(full).len(), 9, "what was refused does not come after all");
+    let stalls = world.log.iter().any(|event| matches!(event, Event::StallBegan { .. }));
+    assert!(!stalls, "the receiver still had time");
+    world.end();
+}
+
+#[test]
+fn what_a_sender_that_waits_had_sent_before_it_left_arrives_all_the_same() {
+    let mut world = small_queues();
+    let (slow, sender) = (world.register("slow"), world.register("sender"));
+    world.stop_reading(slow, 0);
+    let messages: Vec<String> = (0..30)
+        .map(|n| {
+            json!({"type": "message", "to": "slow", "body": [n, "x".repeat(10 * KIB)]}).to_string()
+        })
+        .collect();
+    let messages: Vec<&str> = messages.iter().map(String::as_str).collect();
+    world.put(sender, &messages);
+    world.put_hang_up(sender);
+    world.turn();
+    // The bus notices that the sender reads no more, while it is held.
+    world.router.deaf(sender);
+    let (heir, _) = world.register_and_take("sender");
+    world.read_on(slow);
+    assert_eq!(numbers(&world.bodies(slow)), (0..30).collect::<Vec<_>>());
+    assert_eq!(world.closed(heir), None);
+    assert_eq!(world.counters().replaced, 0);
+    world.end();
+}
+
+#[test]
+fn answers_that_all_peers_together_leave_unread_have_a_limit() {
+    let mut world = World::with(|config| config.answer_bytes_total_max = 2_000);
+    let rude: Vec<SessionKey> = (0..10).map(|_| world.connect()).collect();
+    for key in &rude {
+        world.stop_reading(*key, 0);
+        world.write(*key, &[r#"{"type":"ping"}"#; 30]);
+    }
+    let answers = world.router.usage().answers;
+    assert!(answers < 3_000, "{answers}");
+    let polite = world.connect();
+    world.send(polite, &json!({"type": "ping"}));
+    assert_eq!(world.take(polite).len(), 1, "who reads is answered");
+    for key in &rude {
+        world.read_on(*key);
+        assert_eq!(world.take(*key).len(), 30, "and the others when they read");
+    }
     world.end();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hermes_bus_core::{
     CloseReason, Config, Counters, Credentials, Effect, Event, Moment, Next, Now, Payload, Probed,
-    Router, SessionKey,
+    Reading, Router, SessionKey,
 };
 use hermes_bus_proto::frame::{self, Decoded};
 use serde_json::{Value, json};
@@ -20,7 +20,6 @@ pub(crate) const UNIX_US: u64 = 1_716_307_200_123_456;
 struct Peer {
     /// Whole frames that the router has not taken yet.
     unread: VecDeque<Vec<u8>>,
-    is_on_hold: bool,
     has_ended: bool,
     has_hung_up: bool,
     /// What the socket still takes; none: everything.
@@ -277,13 +276,13 @@ impl World {
     }
 
     fn read(&mut self, key: SessionKey) {
-        while !self.peer(key).is_on_hold && self.router.read_allowance(key) > 0 {
+        while matches!(self.router.reading(key), Reading::UpTo(_)) {
             let Some(payload) = self.peer(key).unread.pop_front() else { break };
             let next = match self.router.frame(key, Payload::Borrowed(&payload), Probed::No) {
                 Next::Probe(holder) => {
                     if self.peer(holder).has_ended {
                         self.read(holder);
-                        self.router.closed(holder, CloseReason::PeerClosed);
+                        self.router.leaving(holder);
                     }
                     self.router.frame(key, Payload::Borrowed(&payload), Probed::Yes)
                 }
@@ -291,11 +290,10 @@ impl World {
             };
             match next {
                 Next::Taken => {}
-                Next::TakenThenHold => self.peer(key).is_on_hold = true,
+                Next::TakenThenHold => break,
                 Next::Hold => {
-                    let peer = self.peer(key);
-                    peer.unread.push_front(payload);
-                    peer.is_on_hold = true;
+                    self.peer(key).unread.push_front(payload);
+                    break;
                 }
                 Next::Finished => self.peer(key).unread.clear(),
                 Next::Probe(_) => panic!("asked to probe twice"),
@@ -335,10 +333,7 @@ impl World {
         let mut again = false;
         for effect in self.router.take_effects() {
             match effect {
-                Effect::Resume(key) => {
-                    self.peer(key).is_on_hold = false;
-                    again = true;
-                }
+                Effect::Resume(_) => again = true,
                 Effect::Close(key, reason) => {
                     let peer = self.peer(key);
                     assert_eq!(peer.closed, None, "closed twice");

@@ -1,11 +1,13 @@
 //! `hermes-bus demo`: a short story of agents at work, over a real bus on a real socket.
 //!
 //! The server is the real one, in a process of its own (this program again), in a directory that
-//! goes away. Every line that is printed was received; its latency is from just before the write at
+//! goes away. It ends, and removes the directory, when its standard input does: also when the demo
+//! itself is killed. Every line that is printed was received; its latency is from just before the write at
 //! the sender to just after the read at the receiver.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -14,7 +16,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use hermes_bus_client::ClientError;
 use hermes_bus_client::blocking::Connection;
-use hermes_bus_daemon::manager;
 use hermes_bus_daemon::root::Root;
 use hermes_bus_daemon::server::{self, Mode};
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ struct Arrival {
 
 pub(crate) fn run() -> anyhow::Result<()> {
     if let Some(root) = std::env::var_os(SERVE) {
-        return server::run(&Root::find(Some(root.as_ref()))?, Mode::Detached);
+        return serve(root.as_ref());
     }
     let directory = tempfile::Builder::new().prefix("hermes-bus-demo-").tempdir()?;
     let root = Root::find(Some(directory.path()))?;
@@ -45,8 +46,17 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut story = Story::begin(&root)?;
     story.play()?;
     story.summary()?;
-    bus.stop(&root)?;
-    directory.close().context("the demo's directory cannot be removed")
+    bus.stop()?;
+    ensure!(!directory.path().exists(), "the demo's directory was not removed");
+    story.farewell()
+}
+
+/// The demo's server, in the process that the demo has started.
+fn serve(directory: &Path) -> anyhow::Result<()> {
+    server::stop_at_end_of_input();
+    let served = server::run(&Root::find(Some(directory))?, Mode::Detached);
+    std::fs::remove_dir_all(directory).context("the demo's directory cannot be removed")?;
+    served
 }
 
 // ---- the bus ----------------------------------------------------------------------------------------
@@ -60,7 +70,7 @@ impl Bus {
         let mut command = Command::new(program);
         // The demo keeps to itself: nothing of it shows where other clients look.
         command.arg("demo").env(SERVE, root.directory()).env_remove("HERMES_HOME");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
         let mut bus = Bus(command.spawn().context("cannot start the bus")?);
         let deadline = Instant::now() + PATIENCE;
         while Connection::open(&root.socket(), PATIENCE).is_err() {
@@ -73,16 +83,17 @@ impl Bus {
         Ok(bus)
     }
 
-    fn stop(mut self, root: &Root) -> anyhow::Result<()> {
-        manager::stop(root, &mut std::io::sink())?;
-        self.0.wait()?;
+    fn stop(mut self) -> anyhow::Result<()> {
+        drop(self.0.stdin.take());
+        let status = self.0.wait()?;
+        ensure!(status.success(), "the bus ended badly ({status})");
         Ok(())
     }
 }
 
 impl Drop for Bus {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
@@ -233,7 +244,10 @@ impl Story {
         let shown = self.latencies.len();
         self.say(&format!(
             "Of the {shown} messages of the story: median latency {median:.0?}, slowest {slowest:.0?}"
-        ))?;
+        ))
+    }
+
+    fn farewell(&self) -> anyhow::Result<()> {
         self.say("The bus is gone, and nothing of it is left.")?;
         self.say("Yours: `hermes-busd start`, then see the README for senders and listeners.")
     }
