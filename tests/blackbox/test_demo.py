@@ -1,7 +1,10 @@
 """The demonstration: what a newcomer runs first."""
 import os
+import signal
 
-from world import BIN
+import pytest
+
+from world import BIN, wait_until
 
 
 def test_the_demo_tells_its_story_and_leaves_nothing_behind(world):
@@ -40,4 +43,15 @@ def test_the_demo_ends_cleanly_when_its_reader_leaves(world):
     assert "panicked" not in done.stderr
     assert done.stdout.count("\n") == 1
     assert world.processes() == []
+    assert os.listdir(world.temporary) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_interrupted_cleans_up(world, how):
+    """Ctrl-C, a polite signal, and kill -9 in the middle of the story: its bus ends and its directory goes all the same."""
+    demo = world.spawn([BIN / "hermes-bus", "demo"], output="demo.out")
+    wait_until(lambda: "worker-beta is connected" in world.output("demo.out"), "the story to begin")
+    demo.send_signal(how)
+    demo.wait(10)
+    wait_until(lambda: world.processes() == [], "the demo's bus to end")
     assert os.listdir(world.temporary) == []
