@@ -71,7 +71,7 @@ impl Connection {
     /// Registers a name; returns the session id.
     pub fn register(&mut self, name: &str, patience: Duration) -> Result<String, ClientError> {
         self.write(|out| control::register(out, name))?;
-        let answer = self.answer("registered", patience)?;
+        let answer = self.answer(&["registered"], patience)?;
         let session_id = answer.get("session_id").and_then(Value::as_str);
         session_id.map(str::to_owned).ok_or_else(|| ClientError::Unexpected(answer.to_string()))
     }
@@ -84,18 +84,8 @@ impl Connection {
     /// All endpoints. A bus that only speaks level 1 gives their names and session ids only.
     pub fn list(&mut self, patience: Duration) -> Result<Listing, ClientError> {
         self.write(|out| listing::request(out, Level::Two))?;
-        let deadline = Instant::now() + patience;
-        loop {
-            let answer = self.receive(deadline.saturating_duration_since(Instant::now()))?;
-            match answer.get("type").and_then(Value::as_str) {
-                Some(listing::LEVEL_1_TYPE | listing::LEVEL_2_TYPE) => {
-                    return serde_json::from_value(answer)
-                        .map_err(|error| ClientError::Unexpected(error.to_string()));
-                }
-                Some("error") => return Err(refusal(&answer)),
-                _ => {}
-            }
-        }
+        let answer = self.answer(&[listing::LEVEL_1_TYPE, listing::LEVEL_2_TYPE], patience)?;
+        serde_json::from_value(answer).map_err(|error| ClientError::Unexpected(error.to_string()))
     }
 
     /// The next frame, whatever it is.
@@ -115,12 +105,14 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, kind: &str, patience: Duration) -> Result<Value, ClientError> {
+    /// The next frame of one of these types. Messages that come before it are dropped, so it is for
+    /// what a connection asks before it receives any.
+    fn answer(&mut self, kinds: &[&str], patience: Duration) -> Result<Value, ClientError> {
         let deadline = Instant::now() + patience;
         loop {
             let answer = self.receive(deadline.saturating_duration_since(Instant::now()))?;
             match answer.get("type").and_then(Value::as_str) {
-                Some(found) if found == kind => return Ok(answer),
+                Some(kind) if kinds.contains(&kind) => return Ok(answer),
                 Some("error") => return Err(refusal(&answer)),
                 _ => {}
             }
