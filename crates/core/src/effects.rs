@@ -59,71 +59,90 @@ impl CloseReason {
 pub enum Event {
     /// A session took a name.
     Registered {
-        /** The name. */
+        /// The name.
         name: EndpointName,
-        /** Its session id. */
+        /// Its session id.
         session_id: String,
     },
     /// A registered session ended.
     Ended {
-        /** Its name. */
+        /// Its name.
         name: EndpointName,
-        /** Why. */
+        /// Why.
         reason: CloseReason,
     },
     /// Sessions keep taking one name from each other.
     Fight {
-        /** The name. */
+        /// The name.
         name: EndpointName,
-        /** Pause before the next `registered`. */
+        /// Pause before the next `registered`.
         pause_ms: u64,
     },
     /// A receiver's queue stayed full; messages for it are dropped from now on.
     StallBegan {
-        /** The receiver. */
+        /// The receiver.
         name: EndpointName,
-        /** Bytes queued. */
+        /// Bytes queued.
         queued_bytes: usize,
     },
     /// The receiver reads again.
     StallEnded {
-        /** The receiver. */
+        /// The receiver.
         name: EndpointName,
-        /** Messages dropped meanwhile. */
+        /// Messages dropped meanwhile.
         dropped: u64,
     },
     /// A broadcast did not fit into a receiver's queue.
     BroadcastDropped {
-        /** The receiver. */
+        /// The receiver.
         name: EndpointName,
     },
-    /// Messages waited for an endpoint that did not come back, or more than could be held.
+    /// Messages waited for an endpoint that did not come back.
     HeldDropped {
-        /** The endpoint. */
+        /// The endpoint.
         name: EndpointName,
-        /** How many. */
+        /// How many.
         messages: u64,
+    },
+    /// More messages came for an endpoint that was away for a moment than can be held.
+    HeldOverflow {
+        /// The endpoint.
+        name: EndpointName,
+        /// How many.
+        messages: u64,
+    },
+    /// A receiver ended without having read on.
+    StalledToTheEnd {
+        /// The receiver.
+        name: EndpointName,
+        /// Messages dropped meanwhile.
+        dropped: u64,
+    },
+    /// A registered sender, who hears nothing of it, wrote to somebody who is not there.
+    NotFound {
+        /// The sender.
+        sender: EndpointName,
     },
     /// A receiver's connection ended in the middle of a message, or with messages that nobody else
     /// can get.
     CutOff {
-        /** The receiver. */
+        /// The receiver.
         name: EndpointName,
-        /** How many. */
+        /// How many.
         messages: u64,
     },
     /// A peer broke the protocol.
     Misbehaved {
-        /** Its user. */
+        /// Its user.
         uid: u32,
-        /** Its process. */
+        /// Its process.
         pid: u32,
-        /** What it did. */
+        /// What it did.
         what: String,
     },
     /// Unfinished frames have used up their budget.
     IntakeFull {
-        /** Bytes held. */
+        /// Bytes held.
         bytes: usize,
     },
 }
@@ -141,7 +160,9 @@ impl Event {
     /// How much this matters.
     pub fn severity(&self) -> Severity {
         match self {
-            Event::Registered { .. } | Event::Ended { .. } => Severity::Debug,
+            Event::Registered { .. } | Event::Ended { .. } | Event::NotFound { .. } => {
+                Severity::Debug
+            }
             _ => Severity::Warning,
         }
     }
@@ -169,20 +190,36 @@ impl fmt::Display for Event {
                 name.as_str()
             ),
             Event::StallEnded { name, dropped } => {
-                write!(f, "{:?} reads again; {dropped} messages for it were dropped", name.as_str())
+                write!(f, "{:?} reads again; messages for it dropped: {dropped}", name.as_str())
             }
             Event::BroadcastDropped { name } => {
                 write!(f, "a broadcast was dropped for {:?}: its queue is full", name.as_str())
             }
             Event::HeldDropped { name, messages } => write!(
                 f,
-                "{messages} messages for {:?} were dropped: its session ended and it did not come \
-                 back for them in time, or they were too large to be held",
+                "messages for {:?} dropped: {messages}; its session ended and it did not come back \
+                 for them in time",
                 name.as_str()
             ),
+            Event::HeldOverflow { name, messages } => write!(
+                f,
+                "messages for {:?} dropped: {messages}; its session ended, and more came for it \
+                 than can be held",
+                name.as_str()
+            ),
+            Event::StalledToTheEnd { name, dropped } => {
+                write!(
+                    f,
+                    "{:?} ended without reading on; messages dropped: {dropped}",
+                    name.as_str()
+                )
+            }
+            Event::NotFound { sender } => {
+                write!(f, "{:?} wrote to an endpoint that is not there", sender.as_str())
+            }
             Event::CutOff { name, messages } => write!(
                 f,
-                "the connection of {:?} ended before it had {messages} messages whole",
+                "the connection of {:?} ended; messages it had not got whole: {messages}",
                 name.as_str()
             ),
             Event::Misbehaved { uid, pid, what } => write!(f, "peer pid={pid} uid={uid}: {what}"),

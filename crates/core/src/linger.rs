@@ -27,12 +27,18 @@ pub(crate) enum Place {
 }
 
 impl Router {
-    /// Holds a message. Older ones make room for newer ones.
-    pub(crate) fn hold(&mut self, endpoint: EndpointKey, message: LooseMessage, place: Place) {
+    /// Holds a message. Older ones make room for newer ones; says how many were dropped.
+    pub(crate) fn hold(
+        &mut self,
+        endpoint: EndpointKey,
+        message: LooseMessage,
+        place: Place,
+    ) -> u64 {
         let (bytes, provenance) = (message.load_bytes(), message.provenance);
         let (mut overflow, mut dropped) = (Vec::new(), 0);
         let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
-            return self.fail_all(endpoint, vec![message]);
+            self.fail_all(endpoint, vec![message]);
+            return 0;
         };
         let has_room = |linger: &Linger, held: &crate::ledger::Ledger| {
             linger.bytes + bytes <= self.config.held_bytes_max && held.has_room_for(bytes)
@@ -61,10 +67,15 @@ impl Router {
             self.is_decided(&message);
             dropped += u64::from(!self.tell_not_found(&message));
         }
+        dropped
+    }
+
+    /// Counts and logs what could not be held.
+    pub(crate) fn held_overflow(&mut self, endpoint: EndpointKey, dropped: u64) {
         if dropped > 0 {
             self.counters.dropped_held_overflow += dropped;
             let name = self.endpoints[endpoint.0].name.clone();
-            self.log(Event::HeldDropped { name, messages: dropped });
+            self.log(Event::HeldOverflow { name, messages: dropped });
         }
     }
 

@@ -15,7 +15,7 @@ use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
 use crate::linger::Place;
 use crate::outbox::LooseMessage;
 use crate::router::{Next, Probed, Router};
-use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey};
+use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey, Stalled};
 use crate::timers::Timer;
 use crate::{CloseReason, Effect, Event};
 
@@ -206,6 +206,9 @@ impl Router {
         self.counters.dropped_cut_off += cut_off;
         if let Some(registration) = session.registration() {
             let name = registration.name.clone();
+            if let Some(Stalled { dropped, .. }) = session.stalled {
+                self.log(Event::StalledToTheEnd { name: name.clone(), dropped });
+            }
             if cut_off + lost > 0 {
                 self.log(Event::CutOff { name: name.clone(), messages: cut_off + lost });
             }
@@ -249,9 +252,9 @@ impl Router {
             return;
         };
         self.endpoints[endpoint.0].draining = None;
-        for message in self.take_unbegun(key).into_iter().rev() {
-            self.hold(endpoint, message, Place::Front);
-        }
+        let left = self.take_unbegun(key).into_iter().rev();
+        let dropped = left.map(|message| self.hold(endpoint, message, Place::Front)).sum();
+        self.held_overflow(endpoint, dropped);
     }
 
     /// What a session has not begun to read. A sender that waits for this turn's end still waits;

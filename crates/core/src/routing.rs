@@ -322,7 +322,8 @@ impl Router {
         let (before, after) = message.parts();
         let frame = Bytes::from([&header, before, message.inserted, after].concat());
         let loose = LooseMessage { frame, provenance: message.provenance };
-        self.hold(endpoint, loose, Place::Back);
+        let dropped = self.hold(endpoint, loose, Place::Back);
+        self.held_overflow(endpoint, dropped);
         self.hold_if_answers_pile_up(message.sender)
     }
 
@@ -459,6 +460,9 @@ impl Router {
         self.take_note_of_frame(key);
         self.counters.refused_endpoint_not_found += 1;
         let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
+            if let Some(sender) = self.name_of(key) {
+                self.log(Event::NotFound { sender });
+            }
             return Next::Taken;
         };
         self.end_courtesy(key);

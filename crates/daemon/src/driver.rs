@@ -108,6 +108,7 @@ impl Driver {
             }
             self.turn(&events);
         }
+        self.log_left_out(LogTime::AtTheEnd);
         Ok(())
     }
 
@@ -169,6 +170,7 @@ impl Driver {
             // After an accept that failed there may be no further edge.
             self.door_is_ready = true;
             self.check_door();
+            self.log_left_out(LogTime::InBetween);
         }
         if std::mem::take(&mut self.door_is_ready) && !self.stopping {
             self.let_in();
@@ -543,25 +545,39 @@ impl Driver {
 
     /// One line for an event; of each kind a few lines in a while, then only how many more.
     fn log(&mut self, event: &Event) {
-        let now = Instant::now();
-        let limit = self.log_limits.entry(std::mem::discriminant(event)).or_insert(LogLimit {
-            since: now,
-            lines: 0,
-            suppressed: 0,
-        });
-        if now.duration_since(limit.since) >= LOG_WINDOW {
-            if limit.suppressed > 0 {
-                tracing::warn!("{} more lines like the next one were left out", limit.suppressed);
-            }
-            *limit = LogLimit { since: now, lines: 0, suppressed: 0 };
+        if event.severity() == Severity::Debug {
+            tracing::debug!("{event}");
+            return;
         }
+        let limit = self.log_limits.entry(std::mem::discriminant(event)).or_insert_with(|| {
+            LogLimit { since: Instant::now(), lines: 0, left_out: 0, last: String::new() }
+        });
         limit.lines += 1;
-        match event.severity() {
-            Severity::Debug => tracing::debug!("{event}"),
-            Severity::Warning if limit.lines > LOG_LINES => limit.suppressed += 1,
-            Severity::Warning => tracing::warn!("{event}"),
+        if limit.lines <= LOG_LINES {
+            tracing::warn!("{event}");
+        } else {
+            limit.left_out += 1;
+            limit.last = event.to_string();
         }
     }
+
+    /// Says how many lines were left out of the kinds whose time is up.
+    fn log_left_out(&mut self, time: LogTime) {
+        self.log_limits.retain(|_, limit| {
+            let is_over = time == LogTime::AtTheEnd || limit.since.elapsed() >= LOG_WINDOW;
+            if is_over && limit.left_out > 0 {
+                tracing::warn!("{} more like this: {}", limit.left_out, limit.last);
+            }
+            !is_over
+        });
+    }
+}
+
+/// When it is said how many log lines were left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogTime {
+    InBetween,
+    AtTheEnd,
 }
 
 /// Lines of one kind within [`LOG_WINDOW`].
@@ -572,5 +588,7 @@ const LOG_WINDOW: Duration = Duration::from_secs(10);
 struct LogLimit {
     since: Instant,
     lines: u32,
-    suppressed: u32,
+    left_out: u32,
+    /// The last one that was left out.
+    last: String,
 }

@@ -18,7 +18,7 @@ const LOG_BYTES_MAX: u64 = 500_000;
 /// What is left of it: its end.
 const LOG_BYTES_KEPT: u64 = 250_000;
 
-/// The variable that sets the level: `error`, `warn`, `info` (the default), `debug` or `trace`.
+/// The variable that sets the level: `error`, `warn`, `info` (the default) or `debug`.
 const LEVEL_VARIABLE: &str = "HERMES_BUS_LOG";
 
 /// Where log lines go.
@@ -29,19 +29,25 @@ pub(crate) enum Target<'a> {
 
 /// Sends this process's log lines to `target` from now on.
 pub(crate) fn start(target: &Target<'_>) -> io::Result<()> {
-    let level = match std::env::var(LEVEL_VARIABLE).unwrap_or_default().as_str() {
-        "error" => LevelFilter::ERROR,
-        "warn" => LevelFilter::WARN,
-        "debug" => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        _ => LevelFilter::INFO,
+    let wanted = std::env::var(LEVEL_VARIABLE).unwrap_or_default();
+    let known = match wanted.as_str() {
+        "error" => Some(LevelFilter::ERROR),
+        "warn" => Some(LevelFilter::WARN),
+        "" | "info" => Some(LevelFilter::INFO),
+        "debug" => Some(LevelFilter::DEBUG),
+        _ => None,
     };
+    let level = known.unwrap_or(LevelFilter::INFO);
     let builder = tracing_subscriber::fmt().with_max_level(level).event_format(Line);
     let result = match target {
         Target::StandardError => builder.with_writer(io::stderr).try_init(),
         Target::File(path) => builder.with_writer(Mutex::new(LogFile::open(path)?)).try_init(),
     };
-    result.map_err(io::Error::other)
+    result.map_err(io::Error::other)?;
+    if known.is_none() {
+        tracing::warn!("{LEVEL_VARIABLE} is {wanted:?}, not one of error, warn, info, debug");
+    }
+    Ok(())
 }
 
 /// Time and level in front of a line.

@@ -29,17 +29,14 @@ pub(crate) fn unresponsive(pid: u32) -> String {
 
 pub(crate) fn text(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Result<()> {
     match daemon {
-        Daemon::Running { pid, listing } => {
-            running(root, *pid, listing, out)?;
-            recent_logs(root, Hide::AlarmWords, out)
-        }
+        Daemon::Running { pid, listing } => running(root, *pid, listing, out),
         Daemon::Unresponsive { pid } => {
             let state =
                 if has_socket_file(root) { "file exists but unusable" } else { "not found" };
             writeln!(out, "{}", unresponsive(*pid))?;
             writeln!(out, "  socket: {} {state}", root.socket().display())?;
             writeln!(out, "  'hermes-busd restart' ends that process and starts anew")?;
-            diagnosis(root, out)?;
+            diagnosis(root, Some(*pid), out)?;
             recent_logs(root, Hide::Nothing, out)
         }
         Daemon::Absent => absent(root, out),
@@ -49,13 +46,16 @@ pub(crate) fn text(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Res
 fn running(root: &Root, pid: u32, listing: &Listing, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "busd running (pid={pid})")?;
     writeln!(out, "  socket: {} ✓", root.socket().display())?;
-    if pid_file(root) == PidFile::Names(pid) {
+    let is_detached = pid_file(root) == PidFile::Names(pid);
+    if is_detached {
         writeln!(out, "  log:    {}", root.log_file().display())?;
     } else {
         writeln!(out, "  socket is alive — served in the foreground, without a PID file")?;
     }
     endpoints(listing, out)?;
-    details(listing, out)
+    details(listing, out)?;
+    // A foreground server logs to its terminal.
+    if is_detached { recent_logs(root, Hide::AlarmWords, out) } else { Ok(()) }
 }
 
 /// The lines that scripts read.
@@ -164,14 +164,15 @@ fn absent(root: &Root, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  socket file exists but unresponsive (stale file)")?;
     }
     writeln!(out, "  No connected endpoints")?;
-    diagnosis(root, out)?;
+    diagnosis(root, None, out)?;
     if matches!(pid_file(root), PidFile::Names(_)) {
         recent_logs(root, Hide::Nothing, out)?;
     }
     Ok(())
 }
 
-fn diagnosis(root: &Root, out: &mut dyn Write) -> io::Result<()> {
+/// `owner` is the process that owns the root and does not answer.
+fn diagnosis(root: &Root, owner: Option<u32>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)?;
     writeln!(out, "  Disconnect diagnosis:")?;
     match std::fs::symlink_metadata(root.socket()).and_then(|found| found.modified()) {
@@ -186,13 +187,13 @@ fn diagnosis(root: &Root, out: &mut dyn Write) -> io::Result<()> {
     }
     match pid_file(root) {
         PidFile::Missing => {
-            writeln!(out, "    No PID file — busd was not started via start command")?;
+            writeln!(out, "    No PID file — stopped, or not started via start command")?;
         }
         PidFile::Garbage => writeln!(out, "    PID file content invalid")?,
+        PidFile::Names(pid) if Some(pid) == owner => {}
         PidFile::Names(pid) => {
             let exists = crate::sys::Process::find(pid).is_some();
-            let what =
-                if exists { "names a process that does not serve" } else { "process is gone" };
+            let what = if exists { "that process is no bus" } else { "that process is gone" };
             writeln!(out, "    PID file: pid={pid}: {what}")?;
         }
     }

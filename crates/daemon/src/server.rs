@@ -119,11 +119,30 @@ fn announce(root: &Root, mode: Mode, open_files: Option<u64>) {
         let _ = out.flush();
     }
     let open_files = open_files.map_or("unlimited".to_owned(), |files| files.to_string());
-    tracing::info!(
-        "listening on {} (pid={pid}, version {}, open files: {open_files})",
-        socket.display(),
-        env!("CARGO_PKG_VERSION")
-    );
+    let (socket, version) = (socket.display(), env!("CARGO_PKG_VERSION"));
+    let line =
+        format!("listening on {socket} (pid={pid}, version {version}, open files: {open_files})");
+    match mode {
+        // The terminal has the announcement already.
+        Mode::Foreground => tracing::debug!("{line}"),
+        Mode::Detached => tracing::info!("{line}"),
+    }
+    warn_of_hooks(root);
+}
+
+/// Released servers run hooks; this one does not yet, and must not keep quiet about it.
+fn warn_of_hooks(root: &Root) {
+    let is_set = |value: &str| !matches!(value.trim().to_lowercase().as_str(), "" | "none" | "[]");
+    if std::env::var("HERMES_BUS_HOOKS").is_ok_and(|hooks| is_set(&hooks)) {
+        tracing::warn!("HERMES_BUS_HOOKS is set, but this version runs no hooks");
+    }
+    for directory in [hermes_home(), Some(root.directory().to_owned())].into_iter().flatten() {
+        let file = directory.join("hermes-bus/hooks.yaml");
+        if file.is_file() {
+            tracing::warn!("{} is there, but this version runs no hooks", file.display());
+            return;
+        }
+    }
 }
 
 /// The PID file of a detached server. Removed with this value, if it still names this process.

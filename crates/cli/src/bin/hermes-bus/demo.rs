@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(350);
 /// Messages of the closing burst.
 const BURST: usize = 10_000;
+/// Where the text of a printed message begins. All lines fit into 80 columns.
+const TEXT_AT: usize = 39;
 /// Set in the process that serves the demo's bus.
 const SERVE: &str = "HERMES_BUS_DEMO_ROOT";
 
@@ -153,7 +155,7 @@ impl Story {
         self.scene("A result, with the channel that a reply belongs to")?;
         let done = json!({
             "type": "task_done",
-            "text": "Parser ported, 412 tests green",
+            "text": "Ported, 412 tests green",
             "channel": "feishu:oc_7f3a",
         });
         self.tell(ALPHA, LEAD, done)?;
@@ -191,9 +193,8 @@ impl Story {
         script.send(to, body)?;
         let answer = script.receive(PATIENCE)?;
         ensure!(answer["code"] == "endpoint_not_found", "the bus said {answer}");
-        let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
         let latency = sent.elapsed();
-        self.line("a script", to, "refused", &detail, latency)?;
+        self.line("a script", to, "refused", "endpoint_not_found", latency)?;
         thread::sleep(PAUSE);
         Ok(())
     }
@@ -239,17 +240,21 @@ impl Story {
         let slowest = self.latencies.last().copied().unwrap_or_default();
         let rate = BURST as f64 / took.as_secs_f64();
         self.say(&format!(
-            "{BURST} messages arrived in order in {took:.0?}: {rate:.0} a second, one write each"
+            "{BURST} messages arrived in order in {:.0} ms: {:.0} thousand a second",
+            took.as_secs_f64() * 1e3,
+            rate / 1e3
         ))?;
         let shown = self.latencies.len();
         self.say(&format!(
-            "Of the {shown} messages of the story: median latency {median:.0?}, slowest {slowest:.0?}"
+            "Of the {shown} arrivals of the story: median latency {} µs, slowest {} µs",
+            median.as_micros(),
+            slowest.as_micros()
         ))
     }
 
     fn farewell(&self) -> anyhow::Result<()> {
         self.say("The bus is gone, and nothing of it is left.")?;
-        self.say("Yours: `hermes-busd start`, then see the README for senders and listeners.")
+        self.say("Yours: `hermes-busd start`; the README says how to send and to listen.")
     }
 
     // ---- printing ---------------------------------------------------------------------------------
@@ -260,11 +265,12 @@ impl Story {
         let frame = &arrival.frame;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let body = &frame["body"];
-        let mut said = text(&body["text"]);
+        let said = text(&body["text"]);
+        self.line(&text(&frame["from"]), arrival.at, &text(&body["type"]), &said, latency)?;
         if let Some(channel) = body["channel"].as_str() {
-            said = format!("{said}  [reply to {channel}]");
+            writeln!(std::io::stdout(), "{:TEXT_AT$}(a reply belongs to {channel})", "")?;
         }
-        self.line(&text(&frame["from"]), arrival.at, &text(&body["type"]), &said, latency)
+        Ok(())
     }
 
     fn line(
@@ -285,7 +291,7 @@ impl Story {
         let micros = latency.as_micros();
         writeln!(
             std::io::stdout(),
-            "  {dim}{micros:>6} µs{reset}  {from:>12} → {to:<12}  {kind_color}{kind:<13}{reset}  {text}"
+            "{dim}{micros:>5} µs{reset}  {from:>12} → {to:<12}  {kind_color}{kind}:{reset} {text}"
         )?;
         Ok(())
     }

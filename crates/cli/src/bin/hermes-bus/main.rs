@@ -25,6 +25,14 @@ fn main() -> ExitCode {
     let Arguments { command: Command::Demo } = Arguments::parse();
     match demo::run() {
         Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough is no failure.
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "hermes-bus: {error:#}");
             ExitCode::FAILURE
