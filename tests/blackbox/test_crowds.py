@@ -17,7 +17,7 @@ from world import wait_until
 
 CROWD = 10_000
 BYTES_PER_CONNECTION_MAX = 6 * 1024
-BIG_FRAMES_MEMORY_BOUND_BYTES = 1 << 30
+BIG_FRAMES_MEMORY_BOUND_BYTES = 512 * 1024 * 1024  # budget of unfinished frames: 256 MiB; the rest is queued or being read
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ class BigReader(threading.Thread):
 
 
 def test_two_hundred_frames_of_ten_mebibytes_at_once(server):
-    """200 clients send 10 MiB each at the same moment, 2 GB in all, to ten endpoints that read: each frame arrives or its sender is told, within 1 GiB of memory."""
+    """200 clients send 10 MiB each at the same moment, 2 GB in all, to ten endpoints that read: each frame arrives or its sender is told, within a stated bound of memory."""
     bulk = b"x" * FRAME_BYTES_MAX
     readers = [BigReader(server, "sink-%d" % n, 20) for n in range(10)]
     senders = [BigSender(server, n, "sink-%d" % (n % 10), bulk) for n in range(200)]
@@ -212,6 +212,7 @@ def test_two_hundred_frames_of_ten_mebibytes_at_once(server):
     assert set(arrived) | refused == set(told), "lost without a word: %s" % sorted(set(told) - set(arrived) - refused)
     assert not set(arrived) & refused
     peak = procfs.peak_rss_bytes(server.pid)
+    print("peak %d MiB" % (peak >> 20))
     assert peak < BIG_FRAMES_MEMORY_BOUND_BYTES, "%d MiB" % (peak >> 20)
 
 
@@ -227,6 +228,7 @@ def test_two_hundred_large_frames_without_their_last_byte(server):
         assert b.expect("message")["body"] == n
     server.connect("newcomer").fence()
     peak = procfs.peak_rss_bytes(server.pid)
+    print("peak %d MiB" % (peak >> 20))
     assert peak < BIG_FRAMES_MEMORY_BOUND_BYTES, "%d MiB" % (peak >> 20)
     assert write_all(senders) == []
     for s in senders:
