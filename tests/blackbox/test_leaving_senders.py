@@ -15,7 +15,7 @@ LIVE_QUEUE_BYTES = 16 * 1024 * 1024
 
 def fill_queue_of(server, name):
     """Somebody else fills the live queue of an endpoint that does not read; returns how many messages that takes."""
-    filler = server.connect()
+    filler = server.connect("filler")
     text = "f" * 60_000
     count = LIVE_QUEUE_BYTES // (len(text) + 300) - 1
     for _ in range(count):
