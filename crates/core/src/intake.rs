@@ -60,7 +60,11 @@ impl Router {
         }
         self.intake.refund(user, bytes_before);
         self.intake.charge(user, bytes);
-        self.intake_was_freed |= bytes < bytes_before && !self.intake_held.is_empty();
+        // Somebody else may be nearest to its end now, or there is room.
+        let is_farther =
+            missing_before.is_some_and(|before| missing.is_none_or(|now| now > before));
+        let is_freed = bytes < bytes_before || is_farther;
+        self.intake_was_freed |= is_freed && !self.intake_held.is_empty();
         let allowed = self.config.frame_deadline;
         let until = now.after(allowed);
         let Some(session) = self.session_mut(key) else { return };

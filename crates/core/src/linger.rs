@@ -12,7 +12,7 @@ use hermes_bus_proto::{Envelope, ErrorCode};
 
 use crate::Event;
 use crate::endpoint::{EndpointKey, EndpointState, Linger};
-use crate::outbox::{FrameKind, LooseMessage};
+use crate::outbox::{FrameKind, LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
 use crate::timers::Timer;
@@ -59,7 +59,7 @@ impl Router {
                 Place::Front => linger.messages.push_front(message),
                 Place::Back => linger.messages.push_back(message),
             }
-            self.sender_waits(endpoint, provenance.waiter);
+            self.sender_waits(endpoint, provenance);
         } else {
             dropped += u64::from(!self.tell_not_found(&message));
         }
@@ -80,9 +80,11 @@ impl Router {
     }
 
     /// The message's fate is open, and its sender is to hear of it in time.
-    fn sender_waits(&mut self, endpoint: EndpointKey, waiter: Option<SessionKey>) {
-        let answer_at = self.now.moment.after(self.config.answer);
-        let Some(waiter) = waiter.and_then(|waiter| self.session_mut(waiter)) else { return };
+    fn sender_waits(&mut self, endpoint: EndpointKey, provenance: Provenance) {
+        let answer_at = provenance.arrived.after(self.config.answer);
+        let Some(waiter) = provenance.waiter.and_then(|waiter| self.session_mut(waiter)) else {
+            return;
+        };
         waiter.undecided += 1;
         if let Courtesy::Due(first) = &mut waiter.courtesy {
             first.copies.clear();
@@ -145,7 +147,8 @@ impl Router {
     /// was anybody to tell.
     fn tell_not_found(&mut self, message: &LooseMessage) -> bool {
         let Some(waiter) = message.provenance.waiter else { return false };
-        if !self.session(waiter).is_some_and(Session::is_anonymous) {
+        let listens = |session: &Session| session.is_anonymous() && !session.is_deaf;
+        if !self.session(waiter).is_some_and(listens) {
             return false;
         }
         let Ok(envelope) = Envelope::scan(&message.frame[HEADER_BYTES..]) else { return false };

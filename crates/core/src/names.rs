@@ -196,8 +196,12 @@ impl Router {
         self.release_waiting_senders(key);
         self.forget_intake(key);
         let Some(session) = self.session(key) else { return };
-        if let Some(receiver) = session.holds.receiver.and_then(|key| self.session_mut(key)) {
+        if let Some(awaited) = session.holds.receiver
+            && let Some(receiver) = self.session_mut(awaited)
+        {
             receiver.waiting_senders.retain(|waiting| waiting.key != key);
+            // Those who stood behind it may fit now.
+            self.queue_has_drained(awaited);
         }
         let mut session = self.sessions.remove(key.index());
         self.answers.refund(session.outbox.control_bytes());

@@ -503,6 +503,7 @@ impl Router {
         if let Some(session) = self.session_mut(key) {
             session.last_heard = now;
             session.waited = Waited::No;
+            session.waiting_since = None;
             if session.newest_turn.0 != turn {
                 session.newest_turn = (turn, session.frames_taken);
             }
@@ -582,7 +583,7 @@ impl Router {
     fn answers_wait_for_answers(&mut self, key: SessionKey) -> bool {
         let too_many = self.answers.is_full();
         let Some(session) = self.session_mut(key) else { return false };
-        let waits = too_many && session.outbox.control_bytes() > 0;
+        let waits = too_many && session.outbox.control_bytes() > 0 && !session.is_deaf;
         session.holds.unread_answers |= waits;
         if waits {
             self.stop_frame_clock(key);
@@ -593,7 +594,8 @@ impl Router {
     pub(crate) fn hold_if_answers_pile_up(&mut self, key: SessionKey) -> Next {
         let max = self.config.answer_bytes_max;
         match self.session_mut(key) {
-            Some(session) if session.outbox.control_bytes() > max => {
+            // Nobody will ever read what a deaf peer is not told.
+            Some(session) if session.outbox.control_bytes() > max && !session.is_deaf => {
                 session.holds.unread_answers = true;
                 self.stop_frame_clock(key);
                 Next::TakenThenHold

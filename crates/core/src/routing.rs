@@ -193,14 +193,15 @@ impl Router {
         debug_assert!(!session.holds.any(), "a frame was offered while its session is held");
         session.holds.receiver = Some(receiver);
         session.waited = Waited::No;
+        let since = *session.waiting_since.get_or_insert(now);
         let is_first_of_a_script =
             message.has_waiter() && matches!(session.courtesy, Courtesy::NotYet);
-        let (patience, wait) = if is_first_of_a_script {
-            (Patience::OfTheSender, of_the_sender.min(of_the_bus))
+        // A sender's patience runs from the arrival; a receiver's time from the first wait for it.
+        let (patience, until) = if is_first_of_a_script && !session.is_deaf {
+            (Patience::OfTheSender, since.after(of_the_sender.min(of_the_bus)))
         } else {
-            (Patience::OfTheBus, of_the_bus)
+            (Patience::OfTheBus, now.after(of_the_bus))
         };
-        let until = now.after(wait);
         self.stop_frame_clock(key);
         if let Some(session) = self.session_mut(receiver) {
             session.waiting_senders.push_back(WaitingSender { key, needs_bytes, patience, until });
@@ -258,22 +259,33 @@ impl Router {
     /// so; otherwise the receiver has had its time.
     pub(crate) fn check_waiting_senders(&mut self, key: SessionKey) {
         let now = self.now.moment;
+        let more_time = self.config.stall.saturating_sub(self.config.answer);
         let Some(session) = self.session_mut(key) else { return };
-        let waiting = std::mem::take(&mut session.waiting_senders);
-        let has_stalled = waiting
-            .iter()
-            .any(|waiting| waiting.until <= now && waiting.patience == Patience::OfTheBus);
-        let (late, patient): (VecDeque<_>, VecDeque<_>) = waiting
-            .into_iter()
-            .partition(|waiting| waiting.until <= now && waiting.patience == Patience::OfTheSender);
-        let next = patient.iter().map(|waiting| waiting.until).min();
-        session.waiting_senders = patient;
-        for waiting in late {
-            self.release_sender(waiting.key, Waited::InVain(key));
+        let mut patient = VecDeque::with_capacity(session.waiting_senders.len());
+        for mut waiting in std::mem::take(&mut session.waiting_senders) {
+            if waiting.until > now || waiting.patience == Patience::OfTheBus {
+                patient.push_back(waiting);
+            } else if self.session(waiting.key).is_some_and(|sender| sender.is_deaf) {
+                // It does not wait for an answer any more: its message has the time of all others.
+                waiting.patience = Patience::OfTheBus;
+                waiting.until = waiting.until.after(more_time);
+                patient.push_back(waiting);
+            } else {
+                self.release_sender(waiting.key, Waited::InVain(key));
+            }
         }
-        if has_stalled {
+        if let Some(session) = self.session_mut(key) {
+            session.waiting_senders = patient;
+        }
+        // Those who stood behind may fit now.
+        self.queue_has_drained(key);
+        let Some(session) = self.session(key) else { return };
+        let Some(next) = session.waiting_senders.iter().map(|waiting| waiting.until).min() else {
+            return;
+        };
+        if next <= now {
             self.receiver_has_stalled(key);
-        } else if let Some(next) = next {
+        } else {
             self.timers.set(next, Timer::WaitingSenders(key));
         }
     }
@@ -314,6 +326,10 @@ impl Router {
 
     /// Holds a message for an endpoint whose session ended a moment ago.
     fn deliver_later(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
+        // The frame may have waited for the session that has ended.
+        let sender = self.session(message.sender);
+        let arrived = sender.and_then(|sender| sender.waiting_since);
+        let arrived = arrived.unwrap_or(message.provenance.arrived);
         self.accept(message);
         if message.has_waiter() {
             self.first_message_is_due(message, Vec::new(), None);
@@ -321,7 +337,8 @@ impl Router {
         let header = frame::header(message.payload_bytes());
         let (before, after) = message.parts();
         let frame = Bytes::from([&header, before, message.inserted, after].concat());
-        let loose = LooseMessage { frame, provenance: message.provenance };
+        let provenance = Provenance { arrived, ..message.provenance };
+        let loose = LooseMessage { frame, provenance };
         let dropped = self.hold(endpoint, loose, Place::Back);
         self.held_overflow(endpoint, dropped);
         self.hold_if_answers_pile_up(message.sender)

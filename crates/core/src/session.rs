@@ -52,6 +52,8 @@ pub(crate) struct Session {
     pub(crate) holds: Holds,
     /// The peer reads no more; what it has sent still counts.
     pub(crate) is_deaf: bool,
+    /// As a sender: since when its next message waits, however often it was offered.
+    pub(crate) waiting_since: Option<Moment>,
     /// As a sender: what it waited for has come to an end.
     pub(crate) waited: Waited,
     /// After it has lost its name: where the messages go that it does not read any more.
@@ -261,6 +263,7 @@ impl Session {
             last_told: now,
             holds: Holds::default(),
             is_deaf: false,
+            waiting_since: None,
             waited: Waited::No,
             heir: None,
             frames_taken: 0,

@@ -220,7 +220,8 @@ impl Driver {
     fn on_signal(&mut self) {
         for wish in self.signals.take() {
             match wish {
-                Wish::CheckSocket => self.check_door(),
+                // At the turn's end, when no event of this turn can be mistaken for one of a newcomer.
+                Wish::CheckSocket => self.next_door_check = Instant::now(),
                 Wish::Stop if self.stopping => {}
                 Wish::Stop => {
                     tracing::info!("stopping");
@@ -251,10 +252,15 @@ impl Driver {
         if event.is_writable() {
             writable.push(key);
         }
-        if connection.at_end && connection.hung_up {
+        let (at_end, hung_up, read_closed) =
+            (connection.at_end, connection.hung_up, connection.read_closed);
+        if hung_up && self.router.reading(key) == Reading::Held {
+            self.router.deaf(key);
+        }
+        if at_end && hung_up {
             // It had only ended its own side, and now reads no more either.
             self.router.closed(key, CloseReason::PeerClosed);
-        } else if event.is_readable() || connection.read_closed {
+        } else if event.is_readable() || read_closed {
             self.make_ready(key);
         }
     }

@@ -124,3 +124,17 @@ fn the_clock_of_a_frame_also_stands_still_while_answers_are_unread() {
     assert_eq!(world.closed(rude), Some(CloseReason::FrameTimeout));
     world.end();
 }
+
+#[test]
+fn who_was_nearest_and_turns_out_to_be_far_lets_another_go_on() {
+    let mut world = World::with(|config| config.intake_bytes_total_max = 10 * KIB);
+    let (header_only, waiting) = (world.connect(), world.connect());
+    world.router.buffered(waiting, 20 * KIB, Some(500 * KIB));
+    world.router.buffered(header_only, 2, Some(2));
+    assert_eq!(world.router.reading(waiting), Reading::Held);
+    assert_eq!(world.router.reading(header_only), Reading::UpTo(2));
+    world.router.buffered(header_only, 4, Some(10 * 1024 * KIB));
+    world.turn();
+    assert_eq!(world.router.reading(waiting), Reading::UpTo(500 * KIB));
+    world.end();
+}

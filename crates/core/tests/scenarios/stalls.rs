@@ -318,3 +318,76 @@ fn answers_that_all_peers_together_leave_unread_have_a_limit() {
     }
     world.end();
 }
+
+#[test]
+fn a_peer_that_leaves_with_unread_answers_is_read_to_its_end() {
+    let mut world = World::with(|config| config.answer_bytes_max = 1_000);
+    let (rude, listener) = (world.connect(), world.register("listener"));
+    world.stop_reading(rude, 0);
+    let mut frames = vec![r#"{"type":"ping"}"#; 500];
+    frames.push(r#"{"type":"message","to":"listener","body":"last words"}"#);
+    world.put(rude, &frames);
+    world.put_hang_up(rude);
+    world.turn();
+    assert_eq!(world.closed(rude), None, "held for its unread answers");
+    world.router.deaf(rude);
+    world.turn();
+    assert!(world.closed(rude).is_some());
+    assert_eq!(world.bodies(listener), ["last words"]);
+    world.end();
+}
+
+#[test]
+fn who_stands_behind_a_script_that_gives_up_goes_on_if_it_fits() {
+    let mut world = small_queues();
+    let (full, sender, script, small) = (
+        world.register("full"),
+        world.register("sender"),
+        world.connect(),
+        world.register("small"),
+    );
+    world.stop_reading(full, 0);
+    fill(&mut world, sender, "full", 9);
+    world.message(script, "full", "s".repeat(20 * KIB));
+    world.message(small, "full", "fits");
+    world.pass_ms(3_000);
+    assert_eq!(world.take(script)[0]["code"], "over_limit");
+    world.read_on(full);
+    assert_eq!(world.bodies(full).last(), Some(&json!("fits")));
+    assert_eq!(world.counters().dropped_receiver_stalled, 1, "the script's own");
+    world.end();
+}
+
+#[test]
+fn a_script_that_has_gone_leaves_its_message_the_time_of_all_others() {
+    let mut world = small_queues();
+    let (full, sender, script) =
+        (world.register("full"), world.register("sender"), world.connect());
+    world.stop_reading(full, 0);
+    fill(&mut world, sender, "full", 9);
+    world.message(script, "full", "s".repeat(20 * KIB));
+    world.put_hang_up(script);
+    world.router.deaf(script);
+    world.pass_ms(1_900);
+    world.read_on(full);
+    assert_eq!(world.bodies(full).len(), 10);
+    assert_eq!(world.counters().dropped(), 0);
+    world.end();
+}
+
+#[test]
+fn a_script_waits_once_and_not_again_when_its_receiver_ends() {
+    let mut world = small_queues();
+    let (full, sender, script) =
+        (world.register("full"), world.register("sender"), world.connect());
+    world.stop_reading(full, 0);
+    fill(&mut world, sender, "full", 9);
+    world.message(script, "full", "s".repeat(20 * KIB));
+    world.pass_ms(500);
+    world.hang_up(full);
+    world.pass_ms(199);
+    assert!(world.take(script).is_empty());
+    world.pass_ms(1);
+    assert_eq!(world.take(script)[0]["code"], "endpoint_not_found");
+    world.end();
+}
