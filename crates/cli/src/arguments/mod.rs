@@ -1,0 +1,3 @@
+//! The command lines of all programs.
+
+pub mod notify_agent;

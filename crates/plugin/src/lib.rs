@@ -1,0 +1,7 @@
+//! The receive side of the hermes bus.
+//!
+//! - [`rules`]: what `bus-rules.yaml` says.
+
+#![forbid(unsafe_code)]
+
+pub mod rules;

@@ -1,0 +1,1 @@
+//! What `bus-rules.yaml` says.
