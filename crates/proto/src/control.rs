@@ -4,9 +4,9 @@
 //! `,`, key order) is that of the released Python bus, whose clients sometimes look at the text.
 
 use crate::envelope::Raw;
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::name::{EndpointName, json_string};
-use crate::{ErrorCode, frame};
+use crate::{ErrorCode, FrameError, frame};
 
 /// Appends a frame whose payload is `json`.
 pub fn append_text(out: &mut Vec<u8>, json: &str) {
@@ -92,6 +92,11 @@ pub enum Status {
 }
 
 impl Status {
+    /// The status that a word on the wire stands for.
+    pub fn of(word: &str) -> Option<Self> {
+        [Status::Accepted, Status::Delivered].into_iter().find(|status| status.as_str() == word)
+    }
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -127,10 +132,41 @@ pub fn ping(out: &mut Vec<u8>) {
     append_text(out, r#"{"type": "ping"}"#);
 }
 
-/// client → bus: a message. The bus adds what is missing (`id`, `ts`, `from`).
-pub fn message(out: &mut Vec<u8>, to: &str, body: &serde_json::Value) {
-    append_text(
-        out,
-        &format!("{{\"type\": \"message\", \"to\": {}, \"body\": {body}}}", json_string(to)),
-    );
+/// A message as a client composes it. What is `None` is left out: the bus adds `id`, `ts`, and, on a
+/// registered session, `from`.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageFields<'a> {
+    /// `to`; empty means every endpoint.
+    pub to: &'a str,
+    /// `from`
+    pub from: Option<&'a str>,
+    /// `id`
+    pub id: Option<&'a str>,
+    /// `reply_to`: the id of the message that this answers.
+    pub reply_to: Option<&'a str>,
+    /// JSON text of `body`, known to be one well-formed value.
+    pub body: &'a str,
+}
+
+/// client → bus: a message. One over [`PAYLOAD_BYTES_MAX`] is refused, and `out` is as it was.
+pub fn message(out: &mut Vec<u8>, fields: &MessageFields<'_>) -> Result<(), FrameError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    out.extend_from_slice(br#"{"type": "message", "to": "#);
+    out.extend_from_slice(json_string(fields.to).as_bytes());
+    let optional =
+        [("from", fields.from), ("id", fields.id), ("reply_to", fields.reply_to)].into_iter();
+    for (key, value) in optional.filter_map(|(key, value)| Some((key, value?))) {
+        out.extend_from_slice(format!(", \"{key}\": {}", json_string(value)).as_bytes());
+    }
+    out.extend_from_slice(b", \"body\": ");
+    out.extend_from_slice(fields.body.as_bytes());
+    out.push(b'}');
+    let payload_bytes = out.len() - start - HEADER_BYTES;
+    if payload_bytes > PAYLOAD_BYTES_MAX {
+        out.truncate(start);
+        return Err(FrameError::TooLarge { payload_bytes });
+    }
+    out[start..start + HEADER_BYTES].copy_from_slice(&frame::header(payload_bytes));
+    Ok(())
 }

@@ -164,15 +164,7 @@ impl<'a> Envelope<'a> {
     /// Reads a payload. Refuses what is not one JSON object that Python's `json` module can read.
     #[inline]
     pub fn scan(payload: &'a [u8]) -> Result<Self, FrameError> {
-        if let Err(error) = simdutf8::compat::from_utf8(payload) {
-            let at = error.valid_up_to();
-            return Err(FrameError::NotJson(Malformed { at, reason: "invalid UTF-8" }));
-        }
-        let mut walker = Walker::new(payload);
-        walker.skip_white_space();
-        if walker.peek() != b'{' {
-            return Err(not_an_object(payload));
-        }
+        let mut walker = Walker::at_object(payload)?;
         let mut envelope = Envelope {
             payload,
             closing_brace_at: 0,
@@ -184,35 +176,9 @@ impl<'a> Envelope<'a> {
             endpoint: None,
             protocol: None,
         };
-        envelope.walk(&mut walker).map_err(FrameError::NotJson)?;
+        let walked = walker.members(|key, value| envelope.remember(Raw(key), Raw(value)));
+        envelope.closing_brace_at = walked.map_err(FrameError::NotJson)?;
         Ok(envelope)
-    }
-
-    #[inline]
-    fn walk(&mut self, walker: &mut Walker<'a>) -> Result<(), Malformed> {
-        walker.step();
-        walker.skip_white_space();
-        if walker.peek() != b'}' {
-            loop {
-                let key = walker.key_and_colon()?;
-                walker.skip_white_space();
-                let start = walker.at();
-                walker.value(1)?;
-                self.remember(Raw(key), Raw(walker.slice_from(start)));
-                walker.skip_white_space();
-                match walker.peek() {
-                    b',' => {
-                        walker.step();
-                        walker.skip_white_space();
-                    }
-                    b'}' => break,
-                    _ => return walker.wrong("expected ',' or '}'"),
-                }
-            }
-        }
-        self.closing_brace_at = walker.at();
-        walker.step();
-        end_of_document(walker)
     }
 
     #[inline]
@@ -269,29 +235,6 @@ impl Kind {
         ];
         let named = KINDS.iter().find(|(name, _)| value.is_text(name));
         named.map_or(Kind::Unknown, |(_, kind)| *kind)
-    }
-}
-
-fn end_of_document(walker: &mut Walker<'_>) -> Result<(), Malformed> {
-    walker.skip_white_space();
-    if walker.is_at_end() { Ok(()) } else { walker.wrong("text after the end of the object") }
-}
-
-/// Tells JSON that is no object from text that is no JSON.
-#[cold]
-fn not_an_object(payload: &[u8]) -> FrameError {
-    let mut walker = Walker::new(payload);
-    walker.skip_white_space();
-    let kind = match walker.peek() {
-        b'[' => "an array",
-        b'"' => "a string",
-        b't' | b'f' => "a boolean",
-        b'n' => "null",
-        _ => "a number",
-    };
-    match walker.value(0).and_then(|()| end_of_document(&mut walker)) {
-        Ok(()) => FrameError::NotAnObject(kind),
-        Err(malformed) => FrameError::NotJson(malformed),
     }
 }
 

@@ -6,6 +6,7 @@
 //! and keeps its place in a fixed bit set, so that no document can exhaust the stack. UTF-8 is
 //! checked by the caller, once for the whole frame.
 
+use crate::FrameError;
 use crate::limits::{INTEGER_DIGITS_MAX, NESTING_MAX};
 
 /// Where a text stops being JSON, and what is wrong there.
@@ -29,9 +30,58 @@ impl<'a> Walker<'a> {
         Walker { text, at: 0 }
     }
 
+    /// At the opening brace of a payload that is to be one object, in valid UTF-8.
     #[inline]
-    pub(crate) fn at(&self) -> usize {
-        self.at
+    pub(crate) fn at_object(payload: &'a [u8]) -> Result<Self, FrameError> {
+        if let Err(error) = simdutf8::compat::from_utf8(payload) {
+            let at = error.valid_up_to();
+            return Err(FrameError::NotJson(Malformed { at, reason: "invalid UTF-8" }));
+        }
+        let mut walker = Walker::new(payload);
+        walker.skip_white_space();
+        if walker.peek() != b'{' {
+            return Err(not_an_object(payload));
+        }
+        Ok(walker)
+    }
+
+    /// From an object's opening brace to the end of the text, which must be the object's. Hands
+    /// over every member, key with quotes and value, and returns where the closing brace stands.
+    #[inline]
+    pub(crate) fn members(
+        &mut self,
+        mut member: impl FnMut(&'a [u8], &'a [u8]),
+    ) -> Result<usize, Malformed> {
+        self.step();
+        self.skip_white_space();
+        if self.peek() != b'}' {
+            loop {
+                let key = self.key_and_colon()?;
+                self.skip_white_space();
+                let start = self.at;
+                self.value(1)?;
+                member(key, self.slice_from(start));
+                self.skip_white_space();
+                match self.peek() {
+                    b',' => {
+                        self.step();
+                        self.skip_white_space();
+                    }
+                    b'}' => break,
+                    _ => return self.wrong("expected ',' or '}'"),
+                }
+            }
+        }
+        let closing_brace_at = self.at;
+        self.step();
+        self.end_of_document()?;
+        Ok(closing_brace_at)
+    }
+
+    /// Nothing but white space may follow.
+    pub(crate) fn end_of_document(&mut self) -> Result<(), Malformed> {
+        self.skip_white_space();
+        if self.is_at_end() { Ok(()) } else { self.wrong("text after the end of the value") }
     }
 
     /// The byte at this place; 0, which no JSON text has outside of a mistake, at the end.
@@ -374,6 +424,24 @@ impl Nesting {
         let is_object = self.objects[level / 64] >> (level % 64) & 1 == 1;
         self.innermost = if is_object { Container::Object } else { Container::Array };
         false
+    }
+}
+
+/// Tells JSON that is no object from text that is no JSON.
+#[cold]
+fn not_an_object(payload: &[u8]) -> FrameError {
+    let mut walker = Walker::new(payload);
+    walker.skip_white_space();
+    let kind = match walker.peek() {
+        b'[' => "an array",
+        b'"' => "a string",
+        b't' | b'f' => "a boolean",
+        b'n' => "null",
+        _ => "a number",
+    };
+    match walker.value(0).and_then(|()| walker.end_of_document()) {
+        Ok(()) => FrameError::NotAnObject(kind),
+        Err(malformed) => FrameError::NotJson(malformed),
     }
 }
 

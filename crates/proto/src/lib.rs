@@ -5,6 +5,7 @@
 //!
 //! - [`frame`]: finding whole frames in a byte buffer.
 //! - [`envelope`]: the top-level keys of a frame's JSON object, and the insertion of fields into it.
+//! - [`object`]: all members of an object, as clients read and build them.
 //! - [`name`]: endpoint names, and where a message is addressed to.
 //! - [`control`]: the frames that the bus and its clients say to each other.
 //! - [`listing`]: what `list_endpoints` answers.
@@ -21,8 +22,10 @@ mod json;
 pub mod limits;
 pub mod listing;
 pub mod name;
+pub mod object;
 
 pub use envelope::{Envelope, Kind, Raw};
 pub use error_code::ErrorCode;
 pub use frame::FrameError;
 pub use name::{Destination, EndpointName, NameError};
+pub use object::Object;
