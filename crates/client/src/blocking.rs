@@ -1,159 +1,175 @@
-//! Blocking calls over one connection.
+//! The same for programs without a runtime: every call blocks until it is done, for as long as the
+//! bus's patience at most.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hermes_bus_client::{Outgoing, blocking::Bus};
+//!
+//! let bus = Bus::new(hermes_bus_client::Bus::find()?)?;
+//! println!("{:?}", bus.send(&Outgoing::text("lead-agent", "hello"))?.status);
+//!
+//! let mut client = bus.connect("my-service")?;
+//! while let Some(message) = client.next_within(Duration::from_secs(60)) {
+//!     println!("{}", message.body_json());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::Duration;
 
-use hermes_bus_proto::control;
-use hermes_bus_proto::frame::{self, Decoded};
-use hermes_bus_proto::listing::{self, Level, Listing};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
-use crate::ClientError;
+use crate::client::ClientBuilder;
+use crate::error::{CallError, ConnectError, RequestError, SendError};
+use crate::event::Event;
+use crate::message::{Message, Outgoing};
+use crate::{Events, Inbox, Listing, Receipt};
 
-/// How often a full backlog is tried again.
-const RETRY: Duration = Duration::from_millis(5);
-/// What is read at a time.
-const READ_BYTES: usize = 64 * 1024;
-
-/// One connection to the bus.
+/// A bus, for calls that block. Not to be used within an async runtime.
 #[derive(Debug)]
-pub struct Connection {
-    stream: UnixStream,
-    /// Bytes that have arrived and are not taken yet.
-    input: Vec<u8>,
+pub struct Bus {
+    bus: crate::Bus,
+    runtime: Runtime,
 }
 
-impl Connection {
-    /// Connects. Fails at once where nothing listens; a backlog that is full is waited for.
-    pub fn open(path: &Path, patience: Duration) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::Connect { path: path.to_owned(), source };
-        let address = SocketAddrUnix::new(path).map_err(|error| match error {
-            rustix::io::Errno::NAMETOOLONG => failed(io::Error::other(
-                "the path is too long for a Unix socket (107 bytes at most)",
-            )),
-            other => failed(other.into()),
+impl Bus {
+    /// Fails only if the system has no descriptors left.
+    pub fn new(bus: crate::Bus) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok(Bus { bus, runtime })
+    }
+
+    /// See [`crate::Bus::open`].
+    pub fn open(&self) -> Result<Connection<'_>, ConnectError> {
+        let connection = self.runtime.block_on(self.bus.open())?;
+        Ok(Connection { connection, runtime: &self.runtime })
+    }
+
+    /// See [`crate::Bus::send`].
+    pub fn send(&self, message: &Outgoing) -> Result<Receipt, CallError> {
+        self.runtime.block_on(self.bus.send(message))
+    }
+
+    /// See [`crate::Bus::list`].
+    pub fn list(&self) -> Result<Listing, CallError> {
+        self.runtime.block_on(self.bus.list())
+    }
+
+    /// See [`crate::Bus::ping`].
+    pub fn ping(&self) -> Result<Duration, CallError> {
+        self.runtime.block_on(self.bus.ping())
+    }
+
+    /// See [`crate::Bus::connect`].
+    pub fn connect(&self, name: &str) -> Result<Client, ConnectError> {
+        Client::connect(self.bus.client(name))
+    }
+}
+
+/// A connection without a name.
+#[derive(Debug)]
+pub struct Connection<'b> {
+    connection: crate::Connection,
+    runtime: &'b Runtime,
+}
+
+impl Connection<'_> {
+    /// See [`crate::Connection::peer_pid`].
+    pub fn peer_pid(&self) -> Option<u32> {
+        self.connection.peer_pid()
+    }
+
+    /// See [`crate::Connection::list`].
+    pub fn list(&mut self, patience: Duration) -> Result<Listing, CallError> {
+        self.runtime.block_on(self.connection.list(patience))
+    }
+}
+
+/// A client with a name and its inbox. Its session lives on a thread of its own.
+#[derive(Debug)]
+pub struct Client {
+    client: crate::Client,
+    inbox: Inbox,
+    events: Events,
+    /// Last, so that the session is asked to end before its thread is.
+    runtime: BackgroundRuntime,
+}
+
+impl Client {
+    /// See [`ClientBuilder::connect`].
+    pub fn connect(builder: ClientBuilder) -> Result<Self, ConnectError> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|source| ConnectError::Io {
+            address: "a thread for the session".to_owned(),
+            source,
         })?;
-        let deadline = Instant::now() + patience;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(|error| failed(error.into()))?;
-        loop {
-            match rustix::net::connect(&socket, &address) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
-                    std::thread::sleep(RETRY);
-                }
-                Err(rustix::io::Errno::AGAIN) => return Err(ClientError::Timeout(patience)),
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
-        let stream = UnixStream::from(socket);
-        stream.set_nonblocking(false).map_err(ClientError::Io)?;
-        stream.set_write_timeout(Some(patience.max(RETRY))).map_err(ClientError::Io)?;
-        Ok(Connection { stream, input: Vec::new() })
+        let (client, inbox) = runtime.block_on(builder.connect())?;
+        let events = client.events();
+        Ok(Client { client, inbox, events, runtime: BackgroundRuntime(Some(runtime)) })
     }
 
-    /// The socket, for the kernel's word on who is at the other end.
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
+    /// The client for async code, with its name and state.
+    pub fn handle(&self) -> &crate::Client {
+        &self.client
     }
 
-    /// A second handle on the same connection, so that one thread may send while another receives.
-    /// Only one of the two may receive, and the other must not have received before.
-    pub fn try_clone(&self) -> Result<Self, ClientError> {
-        let stream = self.stream.try_clone().map_err(ClientError::Io)?;
-        Ok(Connection { stream, input: self.input.clone() })
+    /// See [`crate::Client::send`].
+    pub fn send(&self, message: &Outgoing) -> Result<(), SendError> {
+        self.runtime.block_on(self.client.send(message))
     }
 
-    /// Registers a name; returns the session id.
-    pub fn register(&mut self, name: &str, patience: Duration) -> Result<String, ClientError> {
-        self.write(|out| control::register(out, name))?;
-        let answer = self.answer(&["registered"], patience)?;
-        let session_id = answer.get("session_id").and_then(Value::as_str);
-        session_id.map(str::to_owned).ok_or_else(|| ClientError::Unexpected(answer.to_string()))
+    /// See [`crate::Client::request`].
+    pub fn request(&self, message: &Outgoing, patience: Duration) -> Result<Message, RequestError> {
+        self.runtime.block_on(self.client.request(message, patience))
     }
 
-    /// Sends a message. The bus adds `id`, `ts` and `from`.
-    pub fn send(&mut self, to: &str, body: &Value) -> Result<(), ClientError> {
-        self.write(|out| control::message(out, to, body))
+    /// The next message, if it comes in time.
+    pub fn next_within(&mut self, patience: Duration) -> Option<Message> {
+        let Client { inbox, runtime, .. } = self;
+        runtime.block_on(async { tokio::time::timeout(patience, inbox.next()).await.ok()? })
     }
 
-    /// All endpoints. A bus that only speaks level 1 gives their names and session ids only.
-    pub fn list(&mut self, patience: Duration) -> Result<Listing, ClientError> {
-        self.write(|out| listing::request(out, Level::Two))?;
-        let answer = self.answer(&[listing::LEVEL_1_TYPE, listing::LEVEL_2_TYPE], patience)?;
-        serde_json::from_value(answer).map_err(|error| ClientError::Unexpected(error.to_string()))
+    /// A message that is there already.
+    pub fn try_next(&mut self) -> Option<Message> {
+        self.inbox.try_next()
     }
 
-    /// The next frame, whatever it is.
-    pub fn receive(&mut self, patience: Duration) -> Result<Value, ClientError> {
-        let deadline = Instant::now() + patience;
-        loop {
-            match frame::decode(&self.input) {
-                Decoded::Frame { payload, frame_bytes } => {
-                    let value = serde_json::from_slice(payload)
-                        .map_err(|error| ClientError::Unexpected(error.to_string()));
-                    self.input.drain(..frame_bytes);
-                    return value;
-                }
-                Decoded::Refused(error) => return Err(ClientError::Unexpected(error.to_string())),
-                Decoded::Incomplete { .. } => self.read(deadline, patience)?,
-            }
-        }
+    /// Something that has happened to the session since it began.
+    pub fn try_next_event(&mut self) -> Option<Event> {
+        self.events.try_next()
     }
 
-    /// The next frame of one of these types. Messages that come before it are dropped, so it is for
-    /// what a connection asks before it receives any.
-    fn answer(&mut self, kinds: &[&str], patience: Duration) -> Result<Value, ClientError> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let answer = self.receive(deadline.saturating_duration_since(Instant::now()))?;
-            match answer.get("type").and_then(Value::as_str) {
-                Some(kind) if kinds.contains(&kind) => return Ok(answer),
-                Some("error") => return Err(refusal(&answer)),
-                _ => {}
-            }
-        }
-    }
-
-    fn read(&mut self, deadline: Instant, patience: Duration) -> Result<(), ClientError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ClientError::Timeout(patience));
-        }
-        self.stream.set_read_timeout(Some(left)).map_err(ClientError::Io)?;
-        let start = self.input.len();
-        self.input.resize(start + READ_BYTES, 0);
-        let read = self.stream.read(&mut self.input[start..]);
-        self.input.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(0) => Err(ClientError::Closed),
-            Ok(_) => Ok(()),
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    Err(ClientError::Timeout(patience))
-                }
-                io::ErrorKind::Interrupted => Ok(()),
-                io::ErrorKind::ConnectionReset => Err(ClientError::Closed),
-                _ => Err(ClientError::Io(error)),
-            },
-        }
-    }
-
-    fn write(&mut self, build: impl FnOnce(&mut Vec<u8>)) -> Result<(), ClientError> {
-        let mut out = Vec::new();
-        build(&mut out);
-        self.stream.write_all(&out).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
-            _ => ClientError::Io(error),
-        })
+    /// See [`crate::Client::close`].
+    pub fn close(self) {
+        self.runtime.block_on(self.client.close());
     }
 }
 
-fn refusal(answer: &Value) -> ClientError {
-    let text = |key| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    ClientError::Refused { code: text("code"), detail: text("detail") }
+/// The messages as they come, however long that takes. Ends when the client is closed and everything
+/// has been read.
+impl Iterator for Client {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        self.runtime.block_on(self.inbox.next())
+    }
+}
+
+/// A runtime that may be dropped anywhere, also within another one.
+#[derive(Debug)]
+struct BackgroundRuntime(Option<Runtime>);
+
+impl BackgroundRuntime {
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("only taken when dropped").block_on(future)
+    }
+}
+
+impl Drop for BackgroundRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

@@ -1,34 +1,101 @@
-//! What can go wrong between a client and the bus.
+//! What can go wrong, one enum for each thing a client does.
 
 use std::io;
-use std::path::PathBuf;
+use std::time::Duration;
 
-/// Why a call failed.
+use hermes_bus_proto::FrameError;
+
+use crate::start::StartError;
+
+/// Why there is no connection to the bus, or no session on it.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nothing listens on the socket, or it may not be used.
-    #[error("cannot connect to {path}: {source}")]
-    Connect {
-        /// The socket's path.
-        path: PathBuf,
+pub enum ConnectError {
+    /// Nothing listens.
+    #[error("no bus listens on {address}")]
+    NoBus {
+        /// Where it was looked for.
+        address: String,
+    },
+    /// There was no bus, and starting one failed.
+    #[error("no bus listens on {address}, and it could not be started: {source}")]
+    Start {
+        /// Where it was looked for.
+        address: String,
+        /// What went wrong.
+        source: StartError,
+    },
+    /// The socket cannot be used.
+    #[error("cannot connect to {address}: {source}")]
+    Io {
+        /// Where to.
+        address: String,
         /// What the system said.
         source: io::Error,
     },
-    /// The bus did not answer in time.
-    #[error("the bus did not answer within {0:?}")]
-    Timeout(std::time::Duration),
-    /// The bus closed the connection.
-    #[error("the bus closed the connection")]
-    Closed,
-    /// The bus refused something.
-    #[error("the bus refused: {code}: {detail}")]
+    /// The bus did not take the connection, or did not answer, in time.
+    #[error("the bus on {address} did not answer within {patience:?}")]
+    NoAnswer {
+        /// Where it is.
+        address: String,
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// The bus refused the name.
+    #[error("the bus refused the name: {detail} ({code})")]
     Refused {
         /// The error code, as it came.
         code: String,
         /// What the bus said about it.
         detail: String,
     },
-    /// The bus sent something that cannot be understood.
+    /// Another session holds the name, and [`crate::Conflict::Refuse`] was asked for.
+    #[error("the name '{name}' is taken by another session on {address}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where the bus is.
+        address: String,
+    },
+    /// The connection ended before the bus had answered.
+    #[error("the bus on {address} closed the connection")]
+    Closed {
+        /// Where it is.
+        address: String,
+    },
+    /// What answers there does not speak this protocol.
+    #[error("what listens on {address} is no hermes bus: {reason}")]
+    NotABus {
+        /// Where it is.
+        address: String,
+        /// What it sent.
+        reason: String,
+    },
+}
+
+/// Why a call on a connection has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The bus refused what was asked.
+    #[error("{detail} ({code})")]
+    Refused {
+        /// The error code, as it came.
+        code: String,
+        /// What the bus said about it.
+        detail: String,
+    },
+    /// The message is over the limit.
+    #[error(transparent)]
+    TooLarge(#[from] FrameError),
+    /// The bus took the connection but did not answer in time. A message may have arrived or not.
+    #[error("the bus did not answer within {0:?}")]
+    NoAnswer(Duration),
+    /// The bus closed the connection before it answered. A message may have arrived or not.
+    #[error("the bus closed the connection before it answered")]
+    Closed,
+    /// The bus sent something that is not in the protocol.
     #[error("the bus sent something unexpected: {0}")]
     Unexpected(String),
     /// Reading or writing failed.
@@ -36,9 +103,34 @@ pub enum ClientError {
     Io(io::Error),
 }
 
-impl ClientError {
-    /// Whether the other side accepted the connection but did not answer in time.
-    pub fn is_timeout(&self) -> bool {
-        matches!(self, ClientError::Timeout(_))
-    }
+/// Why [`crate::Client::send`] did not hand over a message. It has not been sent, and will not be.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The message is over the limit.
+    #[error(transparent)]
+    TooLarge(#[from] FrameError),
+    /// There was no connection to the bus for this long, or the bus did not read from it.
+    #[error("the bus did not take the message within {0:?}")]
+    NotTaken(Duration),
+    /// The client is closed: by its owner, because another client took its name, or because the bus
+    /// refused it.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// Why a request has no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The request itself did not get through.
+    #[error(transparent)]
+    Send(#[from] CallError),
+    /// The request got through; a reply did not come in time.
+    #[error("no reply came within {0:?}")]
+    NoReply(Duration),
+    /// The client was closed meanwhile.
+    #[error("the client is closed")]
+    Closed,
+    /// Another request of this client with the same id still waits.
+    #[error("a request with this id is already waiting for its reply")]
+    Duplicate,
 }

@@ -1,22 +1,71 @@
 //! A client of the hermes bus.
 //!
-//! For now the blocking calls that the daemon manager and the demo need: connect, register, send,
-//! receive, list. Every call has a deadline; none waits for ever on a daemon that hangs.
+//! A [`Bus`] says where the bus is. Through it go one-shot calls ([`Bus::send`], [`Bus::list`],
+//! [`Bus::ping`]) and clients with a name: [`Bus::connect`] gives a [`Client`], which sends, asks
+//! and answers, and an [`Inbox`], the bounded stream of what arrives. A client reconnects by itself
+//! and tells of it through [`Events`]. [`blocking`] has the same for programs without a runtime,
+//! [`memory`] a bus that a test plays itself.
 //!
-//! ```no_run
-//! use std::{path::Path, time::Duration};
-//! use hermes_bus_client::blocking::Connection;
+//! What a call reports has happened: [`Bus::send`] returns the bus's own answer; [`Client::send`]
+//! returns when the whole message is in the socket of a registered session, which is as much as the
+//! bus tells a registered sender.
 //!
-//! let patience = Duration::from_secs(2);
-//! let mut bus = Connection::open(Path::new("/home/me/.hermes/hermes-bus.sock"), patience)?;
-//! bus.register("my-service", patience)?;
-//! bus.send("lead-agent", &serde_json::json!({"text": "hello", "type": "ack"}))?;
-//! # Ok::<(), hermes_bus_client::ClientError>(())
+//! ```
+//! # use hermes_bus_client::{memory, Bus, Message, Outgoing};
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! # let (transport, mut bus_side) = memory::bus();
+//! # tokio::spawn(async move {
+//! #     let mut session = bus_side.accept().await;
+//! #     session.welcome("session-1").await;
+//! #     session.send(r#"{"type": "message", "from": "lead", "id": "7", "body": {"text": "hi"}}"#).await;
+//! #     assert!(session.receive().await.unwrap().contains(r#""reply_to": "7""#));
+//! # });
+//! # let bus = Bus::on(transport);
+//! # /*
+//! let bus = Bus::find()?;
+//! # */
+//! let (client, mut inbox) = bus.connect("my-service").await?;
+//! while let Some(message) = inbox.next().await {
+//!     println!("{}: {}", message.from().unwrap_or_default(), message.body_json());
+//!     if let Some(answer) = message.reply("got it") {
+//!         client.send(&answer).await?;
+//!     }
+//!     # break;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod address;
+mod backoff;
 pub mod blocking;
+mod bus;
+mod client;
+mod connection;
 mod error;
+mod event;
+mod inbox;
+pub mod memory;
+mod message;
+mod names;
+mod outbox;
+mod session;
+mod start;
+pub mod transport;
 
-pub use error::ClientError;
+pub use address::{bus_directory, socket_in};
+pub use bus::{Bus, Receipt};
+pub use client::{Client, ClientBuilder, Conflict};
+pub use connection::Connection;
+pub use error::{CallError, ConnectError, RequestError, SendError};
+pub use event::{Event, Events, WhyLost};
+pub use hermes_bus_proto::control::Status;
+pub use hermes_bus_proto::listing::Listing;
+pub use inbox::{Inbox, QueueLimits, WhenFull};
+pub use message::{BodyError, Message, Outgoing};
+pub use names::nearest;
+pub use start::{Start, StartError};

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hermes_bus_client::blocking::Connection;
+use hermes_bus_client::{Bus, ConnectError, blocking};
 use hermes_bus_core::Credentials;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -147,10 +147,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 /// Whether something listens at the path, be it as slow as it may.
 fn is_alive(path: &Path) -> bool {
-    match Connection::open(path, PATIENCE) {
-        Ok(_) => true,
-        Err(error) => error.is_timeout(),
-    }
+    let bus = blocking::Bus::new(Bus::at(path).patience(PATIENCE));
+    bus.is_ok_and(|bus| matches!(bus.open(), Ok(_) | Err(ConnectError::NoAnswer { .. })))
 }
 
 fn bind(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::Context;
-use hermes_bus_client::blocking::Connection;
+use hermes_bus_client::{Bus, blocking};
 use hermes_bus_proto::listing::Listing;
 use rustix::process::Signal;
 
@@ -18,7 +18,7 @@ use crate::lock::Lock;
 use crate::logging::{self, LogFile};
 use crate::report;
 use crate::root::Root;
-use crate::sys::{self, Process};
+use crate::sys::Process;
 
 /// How long a connect may take, and how long the answer: as released managers have it.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -67,15 +67,17 @@ impl Daemon {
 
 /// Looks who runs on a root.
 pub fn look(root: &Root) -> Daemon {
-    let connected = Connection::open(&root.socket(), CONNECT_PATIENCE);
     let by_lock = || match Lock::holder(root) {
         Some(pid) => Daemon::Unresponsive { pid },
         None => Daemon::Absent,
     };
-    let Ok(mut connection) = connected else { return by_lock() };
-    let listener = sys::peer_credentials(connection.stream()).map_or(0, |listener| listener.pid);
+    let Ok(bus) = blocking::Bus::new(Bus::at(root.socket()).patience(CONNECT_PATIENCE)) else {
+        return by_lock();
+    };
+    let Ok(mut connection) = bus.open() else { return by_lock() };
     // A listener in another container has no id here; the holder of the lock may have one.
-    let pid = if listener > 0 { listener } else { Lock::holder(root).unwrap_or(0) };
+    let listener = connection.peer_pid().filter(|pid| *pid > 0);
+    let pid = listener.or_else(|| Lock::holder(root)).unwrap_or(0);
     match connection.list(ANSWER_PATIENCE) {
         Ok(listing) => Daemon::Running { pid, listing },
         Err(_) => Daemon::Unresponsive { pid },

@@ -16,14 +16,7 @@ pub struct Root {
 impl Root {
     /// `--root`, else `HERMES_BUS_ROOT`, else `~/.hermes`. An empty variable counts as unset.
     pub fn find(given: Option<&Path>) -> io::Result<Self> {
-        let given = given.map(Path::to_owned).or_else(|| variable("HERMES_BUS_ROOT"));
-        let directory = match given {
-            Some(directory) => directory,
-            None => env::home_dir().filter(|home| !home.as_os_str().is_empty()).map_or_else(
-                || Err(io::Error::other("no home directory: set HERMES_BUS_ROOT or HOME")),
-                |home| Ok(home.join(".hermes")),
-            )?,
-        };
+        let directory = hermes_bus_client::bus_directory(given)?;
         Ok(Root { directory })
     }
 
@@ -34,7 +27,7 @@ impl Root {
 
     /// The bus's socket.
     pub fn socket(&self) -> PathBuf {
-        self.directory.join("hermes-bus.sock")
+        hermes_bus_client::socket_in(&self.directory)
     }
 
     /// Where the daemon's PID file, lock and log are.
@@ -70,11 +63,7 @@ impl Root {
     }
 }
 
-/// `HERMES_HOME`, where clients of version 0.5.0 look for the socket.
+/// `HERMES_HOME`, where clients of version 0.5.0 look for the socket. Empty counts as unset.
 pub(crate) fn hermes_home() -> Option<PathBuf> {
-    variable("HERMES_HOME")
-}
-
-fn variable(name: &str) -> Option<PathBuf> {
-    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    env::var_os("HERMES_HOME").filter(|value| !value.is_empty()).map(PathBuf::from)
 }

@@ -7,18 +7,19 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use hermes_bus_client::ClientError;
-use hermes_bus_client::blocking::Connection;
+use hermes_bus_client::{Bus, CallError, Client, Inbox, Message, Outgoing};
 use hermes_bus_daemon::root::Root;
 use hermes_bus_daemon::server::{self, Mode};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{sleep, timeout};
 
 /// How long anything may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,7 +35,8 @@ const SERVE: &str = "HERMES_BUS_DEMO_ROOT";
 /// What a listener saw.
 struct Arrival {
     at: &'static str,
-    frame: Value,
+    message: Message,
+    body: Value,
     when: Instant,
 }
 
@@ -44,11 +46,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let directory = tempfile::Builder::new().prefix("hermes-bus-demo-").tempdir()?;
     let root = Root::find(Some(directory.path()))?;
-    let bus = Bus::start(&root)?;
-    let mut story = Story::begin(&root)?;
-    story.play()?;
-    story.summary()?;
-    bus.stop()?;
+    let server = Server::start(&root)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let story = runtime.block_on(async {
+        let mut story = Story::begin(&root).await?;
+        story.play().await?;
+        story.summary().await?;
+        Ok::<_, anyhow::Error>(story)
+    })?;
+    server.stop()?;
     ensure!(!directory.path().exists(), "the demo's directory was not removed");
     story.farewell()
 }
@@ -61,28 +67,28 @@ fn serve(directory: &Path) -> anyhow::Result<()> {
     served
 }
 
-// ---- the bus ----------------------------------------------------------------------------------------
+// ---- the server-------------------------------------------------------------------------------------
 
 /// The server's process. Ends with this value.
-struct Bus(Child);
+struct Server(Child);
 
-impl Bus {
+impl Server {
     fn start(root: &Root) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
         // The demo keeps to itself: nothing of it shows where other clients look.
         command.arg("demo").env(SERVE, root.directory()).env_remove("HERMES_HOME");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
-        let mut bus = Bus(command.spawn().context("cannot start the bus")?);
+        let mut server = Server(command.spawn().context("cannot start the bus")?);
         let deadline = Instant::now() + PATIENCE;
-        while Connection::open(&root.socket(), PATIENCE).is_err() {
-            if let Some(status) = bus.0.try_wait()? {
+        while UnixStream::connect(root.socket()).is_err() {
+            if let Some(status) = server.0.try_wait()? {
                 bail!("the bus ended at once ({status})");
             }
             ensure!(Instant::now() < deadline, "the bus does not answer");
             thread::sleep(Duration::from_millis(2));
         }
-        Ok(bus)
+        Ok(server)
     }
 
     fn stop(mut self) -> anyhow::Result<()> {
@@ -93,7 +99,7 @@ impl Bus {
     }
 }
 
-impl Drop for Bus {
+impl Drop for Server {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
@@ -103,9 +109,9 @@ impl Drop for Bus {
 // ---- the story --------------------------------------------------------------------------------------
 
 struct Story {
-    root: Root,
-    agents: HashMap<&'static str, Connection>,
-    arrivals: Receiver<Arrival>,
+    bus: Bus,
+    agents: HashMap<&'static str, Client>,
+    arrivals: UnboundedReceiver<Arrival>,
     /// Latencies of what was shown.
     latencies: Vec<Duration>,
     colors: bool,
@@ -116,11 +122,11 @@ const ALPHA: &str = "worker-alpha";
 const BETA: &str = "worker-beta";
 
 impl Story {
-    fn begin(root: &Root) -> anyhow::Result<Self> {
+    async fn begin(root: &Root) -> anyhow::Result<Self> {
         let colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let (sender, arrivals) = channel();
+        let (sender, arrivals) = unbounded_channel();
         let mut story = Story {
-            root: root.clone(),
+            bus: Bus::at(root.socket()).patience(PATIENCE),
             agents: HashMap::new(),
             arrivals,
             latencies: Vec::new(),
@@ -128,113 +134,119 @@ impl Story {
         };
         story.say(&format!("A private bus listens on {}", root.socket().display()))?;
         for name in [LEAD, ALPHA, BETA] {
-            let mut ear = Connection::open(&root.socket(), PATIENCE)?;
-            let session = ear.register(name, PATIENCE)?;
-            let agent = ear.try_clone()?;
+            let (agent, inbox) = story.bus.connect(name).await?;
+            let session = agent.session_id().context("a session that has just begun")?;
             story.say(&format!("{name} is connected (session {})", &session[..8]))?;
             story.agents.insert(name, agent);
-            listen(name, ear, sender.clone());
+            tokio::spawn(listen(name, inbox, sender.clone()));
         }
         Ok(story)
     }
 
-    fn play(&mut self) -> anyhow::Result<()> {
+    async fn play(&mut self) -> anyhow::Result<()> {
         self.scene("The lead hands out work")?;
-        self.tell(LEAD, ALPHA, json!({"type": "directive", "text": "Port the parser to Rust"}))?;
+        self.tell(LEAD, ALPHA, json!({"type": "directive", "text": "Port the parser to Rust"}))
+            .await?;
         self.tell(
             LEAD,
             BETA,
             json!({"type": "directive", "text": "Write its tests", "priority": 2}),
-        )?;
+        )
+        .await?;
         self.scene("The workers answer, and report as they go")?;
-        self.tell(ALPHA, LEAD, json!({"type": "ack", "text": "On it"}))?;
-        self.tell(BETA, LEAD, json!({"type": "ack", "text": "Starting with the edge cases"}))?;
-        self.tell(ALPHA, LEAD, json!({"type": "progress", "text": "Lexer done, 3 of 5 stages"}))?;
-        self.tell(BETA, ALPHA, json!({"type": "need_decision", "text": "Is NaN a number here?"}))?;
-        self.tell(ALPHA, BETA, json!({"type": "ack", "text": "Yes: Python says so"}))?;
+        self.tell(ALPHA, LEAD, json!({"type": "ack", "text": "On it"})).await?;
+        self.tell(BETA, LEAD, json!({"type": "ack", "text": "Starting with the edge cases"}))
+            .await?;
+        self.tell(ALPHA, LEAD, json!({"type": "progress", "text": "Lexer done, 3 of 5 stages"}))
+            .await?;
+        self.tell(BETA, ALPHA, json!({"type": "need_decision", "text": "Is NaN a number here?"}))
+            .await?;
+        self.tell(ALPHA, BETA, json!({"type": "ack", "text": "Yes: Python says so"})).await?;
         self.scene("A result, with the channel that a reply belongs to")?;
         let done = json!({
             "type": "task_done",
             "text": "Ported, 412 tests green",
             "channel": "feishu:oc_7f3a",
         });
-        self.tell(ALPHA, LEAD, done)?;
+        self.tell(ALPHA, LEAD, done).await?;
         self.scene("Somebody is asked who is not there")?;
-        self.ask_absent("reviewer", &json!({"type": "directive", "text": "Please review"}))?;
+        self.ask_absent("reviewer", &json!({"type": "directive", "text": "Please review"})).await?;
         self.scene("The lead tells everybody")?;
-        self.tell_everybody(LEAD, json!({"type": "task_done", "text": "We ship. Thank you!"}))
+        self.tell_everybody(LEAD, json!({"type": "task_done", "text": "We ship. Thank you!"})).await
     }
 
     /// One message from one agent to another; shown when it has arrived.
-    fn tell(&mut self, from: &'static str, to: &'static str, body: Value) -> anyhow::Result<()> {
-        let sent = self.send(from, to, &body)?;
-        let arrival = self.next_message()?;
+    async fn tell(
+        &mut self,
+        from: &'static str,
+        to: &'static str,
+        body: Value,
+    ) -> anyhow::Result<()> {
+        let sent = self.send(from, to, &body).await?;
+        let arrival = self.next_message().await?;
         ensure!(arrival.at == to, "a message for {to} arrived at {}", arrival.at);
-        ensure!(arrival.frame["body"] == body, "the body changed on its way");
-        ensure!(arrival.frame["from"] == from, "the bus did not say who sent it");
+        ensure!(arrival.body == body, "the body changed on its way");
+        let sender = arrival.message.from();
+        ensure!(sender.as_deref() == Some(from), "the bus did not say who sent it");
         self.show(&arrival, sent)?;
-        thread::sleep(PAUSE);
+        sleep(PAUSE).await;
         Ok(())
     }
 
-    fn tell_everybody(&mut self, from: &'static str, body: Value) -> anyhow::Result<()> {
-        let sent = self.send(from, "", &body)?;
+    async fn tell_everybody(&mut self, from: &'static str, body: Value) -> anyhow::Result<()> {
+        let sent = self.send(from, "", &body).await?;
         for _ in 0..self.agents.len() {
-            let arrival = self.next_message()?;
+            let arrival = self.next_message().await?;
             self.show(&arrival, sent)?;
         }
         Ok(())
     }
 
     /// A one-shot sender, as scripts use it: no name, one message, one answer.
-    fn ask_absent(&mut self, to: &str, body: &Value) -> anyhow::Result<()> {
-        let mut script = Connection::open(&self.root.socket(), PATIENCE)?;
+    async fn ask_absent(&mut self, to: &str, body: &Value) -> anyhow::Result<()> {
+        let message = Outgoing::with(to, body)?;
         let sent = Instant::now();
-        script.send(to, body)?;
-        let answer = script.receive(PATIENCE)?;
-        ensure!(answer["code"] == "endpoint_not_found", "the bus said {answer}");
-        let latency = sent.elapsed();
-        self.line("a script", to, "refused", "endpoint_not_found", latency)?;
-        thread::sleep(PAUSE);
+        match self.bus.send(&message).await {
+            Err(CallError::Refused { code, .. }) => {
+                self.line("a script", to, "refused", &code, sent.elapsed())?;
+            }
+            other => bail!("a message to nobody: {other:?}"),
+        }
+        sleep(PAUSE).await;
         Ok(())
     }
 
-    fn send(&mut self, from: &str, to: &str, body: &Value) -> anyhow::Result<Instant> {
-        let agent = self.agents.get_mut(from).context("an agent of the story")?;
+    async fn send(&mut self, from: &str, to: &str, body: &Value) -> anyhow::Result<Instant> {
+        let agent = self.agents.get(from).context("an agent of the story")?;
+        let message = Outgoing::with(to, body)?;
         let sent = Instant::now();
-        agent.send(to, body)?;
+        agent.send(&message).await?;
         Ok(sent)
     }
 
-    fn next_message(&mut self) -> anyhow::Result<Arrival> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.arrivals.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(arrival) if arrival.frame["type"] == "message" => return Ok(arrival),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => bail!("a message did not arrive"),
-                Err(RecvTimeoutError::Disconnected) => bail!("the bus closed the connections"),
-            }
-        }
+    async fn next_message(&mut self) -> anyhow::Result<Arrival> {
+        let arrival = timeout(PATIENCE, self.arrivals.recv()).await;
+        arrival.context("a message did not arrive")?.context("the bus closed the connections")
     }
 
     /// Ends the story with figures, all measured just now.
-    fn summary(&mut self) -> anyhow::Result<()> {
+    async fn summary(&mut self) -> anyhow::Result<()> {
         self.scene(&format!("And faster than one can read: {BURST} messages, {ALPHA} to {LEAD}"))?;
-        let mut agent = self.agents.remove(ALPHA).context("an agent of the story")?;
+        let agent = self.agents.get(ALPHA).context("an agent of the story")?.clone();
         let began = Instant::now();
-        let burst = thread::spawn(move || -> Result<Connection, ClientError> {
+        let burst = tokio::spawn(async move {
             for number in 0..BURST {
-                agent.send(LEAD, &json!({"type": "progress", "number": number}))?;
+                let body = json!({"type": "progress", "number": number});
+                agent.send(&Outgoing::with(LEAD, &body)?).await?;
             }
-            Ok(agent)
+            Ok::<_, anyhow::Error>(())
         });
         for number in 0..BURST {
-            let arrival = self.next_message()?;
-            ensure!(arrival.frame["body"]["number"] == number, "messages changed places");
+            let arrival = self.next_message().await?;
+            ensure!(arrival.body["number"] == number, "messages changed places");
         }
         let took = began.elapsed();
-        burst.join().map_err(|_| anyhow::anyhow!("the sender failed"))??;
+        burst.await??;
         self.latencies.sort();
         let median = self.latencies[self.latencies.len() / 2];
         let slowest = self.latencies.last().copied().unwrap_or_default();
@@ -262,11 +274,10 @@ impl Story {
     fn show(&mut self, arrival: &Arrival, sent: Instant) -> anyhow::Result<()> {
         let latency = arrival.when.saturating_duration_since(sent);
         self.latencies.push(latency);
-        let frame = &arrival.frame;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let body = &frame["body"];
-        let said = text(&body["text"]);
-        self.line(&text(&frame["from"]), arrival.at, &text(&body["type"]), &said, latency)?;
+        let body = &arrival.body;
+        let text = |key| body[key].as_str().unwrap_or_default();
+        let from = arrival.message.from().unwrap_or_default();
+        self.line(&from, arrival.at, text("type"), text("text"), latency)?;
         if let Some(channel) = body["channel"].as_str() {
             writeln!(std::io::stdout(), "{:TEXT_AT$}(a reply belongs to {channel})", "")?;
         }
@@ -308,19 +319,13 @@ impl Story {
     }
 }
 
-/// Hands on everything that arrives at an agent, until its connection ends.
-fn listen(at: &'static str, mut ear: Connection, arrivals: Sender<Arrival>) {
-    thread::spawn(move || {
-        loop {
-            match ear.receive(PATIENCE) {
-                Ok(frame) => {
-                    if arrivals.send(Arrival { at, frame, when: Instant::now() }).is_err() {
-                        return;
-                    }
-                }
-                Err(error) if error.is_timeout() => {}
-                Err(_) => return,
-            }
+/// Hands on everything that arrives at an agent, until its session ends.
+async fn listen(at: &'static str, mut inbox: Inbox, arrivals: UnboundedSender<Arrival>) {
+    while let Some(message) = inbox.next().await {
+        let when = Instant::now();
+        let body = message.body().unwrap_or_default();
+        if arrivals.send(Arrival { at, message, body, when }).is_err() {
+            return;
         }
-    });
+    }
 }

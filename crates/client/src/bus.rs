@@ -1,0 +1,252 @@
+//! Where a bus is and how it is reached, and the calls that need no name.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hermes_bus_proto::control::Status;
+use hermes_bus_proto::listing::Listing;
+use hermes_bus_proto::{Object, control};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::address::{bus_directory, socket_in};
+use crate::client::{Client, ClientBuilder};
+use crate::connection::{Connection, refusal};
+use crate::error::{CallError, ConnectError};
+use crate::inbox::Inbox;
+use crate::message::{Outgoing, new_id};
+use crate::start::{self, Start};
+use crate::transport::{Transport, UnixSocket};
+
+/// How long a bus may take to answer, unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A bus that gives receipts does so at once, unless it has a reason to wait (up to 0.7 s). After
+/// this, it is found out which kind of bus this is.
+const PROMPT: Duration = Duration::from_millis(150);
+/// How often a bus that is being started is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A bus: where it is, whether it may be started, how long it may take. Cloning is cheap.
+#[derive(Clone)]
+pub struct Bus {
+    transport: Arc<dyn Transport>,
+    start: Start,
+    patience: Duration,
+}
+
+/// The bus's answer to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The message's id.
+    pub id: String,
+    /// How far it had come.
+    pub status: Status,
+    /// For a message to all: how many endpoints that were.
+    pub endpoints: Option<u64>,
+}
+
+/// When a daemon may be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Somebody wants the bus now.
+    Now,
+    /// A client comes back: a bus that was stopped stays stopped, one that crashed does not.
+    Again,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.transport.describe();
+        f.debug_struct("Bus").field("address", &address).field("start", &self.start).finish()
+    }
+}
+
+impl Bus {
+    /// The bus of `HERMES_BUS_ROOT`, else of `~/.hermes`. It is started where it does not run.
+    pub fn find() -> io::Result<Self> {
+        Ok(Self::in_directory(bus_directory(None)?))
+    }
+
+    /// The bus of a root directory. It is started where it does not run.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        let directory = directory.into();
+        let socket = socket_in(&directory);
+        Self::at(socket).start(Start::Directory(directory))
+    }
+
+    /// The bus that listens on a socket. It is never started.
+    pub fn at(socket: impl AsRef<Path>) -> Self {
+        Self::on(UnixSocket::new(socket.as_ref()))
+    }
+
+    /// The bus that a transport leads to. It is never started.
+    pub fn on(transport: impl Transport) -> Self {
+        Bus { transport: Arc::new(transport), start: Start::Never, patience: PATIENCE }
+    }
+
+    /// Whether the bus is to be started where it does not run.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// How long connecting may take, and how long an answer. 5 s if not set.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// What it is called in errors: the socket's path.
+    pub fn address(&self) -> String {
+        self.transport.describe()
+    }
+
+    /// Registers a name, with everything else as it is by default. See [`Bus::client`].
+    pub async fn connect(&self, name: &str) -> Result<(Client, Inbox), ConnectError> {
+        self.client(name).connect().await
+    }
+
+    /// A client with a name, to be connected when all is set.
+    pub fn client(&self, name: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(self.clone(), name.into())
+    }
+
+    /// Makes a connection without a name.
+    pub async fn open(&self) -> Result<Connection, ConnectError> {
+        self.open_for(Need::Now).await
+    }
+
+    /// Who is connected.
+    pub async fn list(&self) -> Result<Listing, CallError> {
+        self.open().await?.list(self.patience).await
+    }
+
+    /// How long the bus takes to answer, on a connection that stands already.
+    pub async fn ping(&self) -> Result<Duration, CallError> {
+        self.open().await?.ping(self.patience).await
+    }
+
+    /// Sends one message on a connection of its own, and returns the bus's answer to it. Nothing is
+    /// registered; without [`Outgoing::from`] the message has no sender.
+    ///
+    /// A released Python bus gives no receipts. There the answer to a `ping` that follows the
+    /// message proves that it was routed, and the status is [`Status::Accepted`].
+    pub async fn send(&self, message: &Outgoing) -> Result<Receipt, CallError> {
+        let id = message.id.clone().unwrap_or_else(new_id);
+        let frame = message.encode(Some(&id))?;
+        let mut connection = self.open().await?;
+        let deadline = Instant::now() + self.patience;
+        let answer = timeout_at(deadline, self.send_on(&mut connection, &frame)).await;
+        let answer = answer.unwrap_or(Err(CallError::NoAnswer(self.patience)))?;
+        Ok(Receipt { id, status: answer.status, endpoints: answer.endpoints })
+    }
+
+    async fn send_on(
+        &self,
+        connection: &mut Connection,
+        frame: &[u8],
+    ) -> Result<Answer, CallError> {
+        match connection.write(frame).await {
+            // It may have said why before it closed.
+            Ok(()) | Err(CallError::Closed) => {}
+            Err(error) => return Err(error),
+        }
+        match timeout(PROMPT, answer(connection)).await {
+            Ok(answer) => answer,
+            Err(_) if self.gives_receipts().await? => answer(connection).await,
+            Err(_) => {
+                let mut ping = Vec::new();
+                control::ping(&mut ping);
+                connection.ask(&ping, &["pong"], self.patience).await?;
+                Ok(Answer { status: Status::Accepted, endpoints: None })
+            }
+        }
+    }
+
+    /// Whether the bus is one that answers a message to a sender without a name. Asked on another
+    /// connection: on the sender's own, a second frame would make the bus believe that it reads its
+    /// answers by their order, and keep the receipt.
+    async fn gives_receipts(&self) -> Result<bool, CallError> {
+        Ok(self.open().await?.list(self.patience).await?.server.is_some())
+    }
+
+    /// Makes a connection, and where there is no bus and it is allowed, a bus.
+    pub(crate) async fn open_for(&self, need: Need) -> Result<Connection, ConnectError> {
+        let error = match self.link().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let may_start = match need {
+            Need::Now => is_absent(&error),
+            Need::Again => error.kind() == io::ErrorKind::ConnectionRefused,
+        };
+        let Start::Directory(directory) = &self.start else { return Err(self.no_link(error)) };
+        if !may_start {
+            return Err(self.no_link(error));
+        }
+        start::start(directory)
+            .await
+            .map_err(|source| ConnectError::Start { address: self.address(), source })?;
+        let deadline = Instant::now() + self.patience;
+        loop {
+            match self.link().await {
+                Err(error) if is_absent(&error) && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                linked => return linked.map_err(|error| self.no_link(error)),
+            }
+        }
+    }
+
+    async fn link(&self) -> io::Result<Connection> {
+        let link = timeout(self.patience, self.transport.connect()).await;
+        let link = link.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
+        Ok(Connection::over(link.stream, link.peer_pid))
+    }
+
+    fn no_link(&self, source: io::Error) -> ConnectError {
+        let address = self.address();
+        match source.kind() {
+            io::ErrorKind::TimedOut => ConnectError::NoAnswer { address, patience: self.patience },
+            _ if is_absent(&source) => ConnectError::NoBus { address },
+            _ => ConnectError::Io { address, source },
+        }
+    }
+
+    /// How long anything may take.
+    pub(crate) fn patience_limit(&self) -> Duration {
+        self.patience
+    }
+}
+
+/// Whether nothing listens there.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+struct Answer {
+    status: Status,
+    endpoints: Option<u64>,
+}
+
+/// The bus's answer to the one message of a connection.
+async fn answer(connection: &mut Connection) -> Result<Answer, CallError> {
+    loop {
+        let frame = connection.receive().await?;
+        match frame.text("type").as_deref() {
+            Some("receipt") => return read_receipt(&frame),
+            Some("error") => return Err(refusal(&frame)),
+            _ => {}
+        }
+    }
+}
+
+fn read_receipt(frame: &Object) -> Result<Answer, CallError> {
+    let word = frame.text("status").unwrap_or_default();
+    let status = Status::of(&word)
+        .ok_or_else(|| CallError::Unexpected(format!("a receipt with the status '{word}'")))?;
+    let endpoints = frame.get("endpoints").and_then(|count| count.integer());
+    Ok(Answer { status, endpoints: endpoints.and_then(|count| u64::try_from(count).ok()) })
+}
