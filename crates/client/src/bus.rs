@@ -98,6 +98,11 @@ impl Bus {
         self
     }
 
+    /// Whether the bus is started where it does not run.
+    pub fn start_policy(&self) -> &Start {
+        &self.start
+    }
+
     /// What it is called in errors: the socket's path.
     pub fn address(&self) -> String {
         self.transport.describe()

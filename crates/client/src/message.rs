@@ -53,6 +53,16 @@ impl Message {
         String::from_utf8_lossy(body)
     }
 
+    /// The body on one line: line ends between values become spaces.
+    pub fn body_line(&self) -> String {
+        one_line(&self.body_json())
+    }
+
+    /// The whole message as JSON on one line.
+    pub fn json_line(&self) -> String {
+        one_line(&String::from_utf8_lossy(self.frame.as_bytes()))
+    }
+
     /// The body as a type of yours.
     pub fn body<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.body_json())
@@ -110,8 +120,11 @@ pub enum BodyError {
     #[error(transparent)]
     Serialize(#[from] serde_json::Error),
     /// It is not JSON.
-    #[error("not JSON: {0}")]
+    #[error("{0}")]
     NotJson(FrameError),
+    /// It is no object, and so has no members that could be set.
+    #[error("the body is {0}, not an object")]
+    NotAnObject(&'static str),
 }
 
 impl Outgoing {
@@ -156,6 +169,17 @@ impl Outgoing {
         self
     }
 
+    /// Sets a member of the body, in place of one that is there. Everything else keeps its bytes.
+    pub fn set(mut self, key: &str, value: &impl Serialize) -> Result<Self, BodyError> {
+        let body = Object::scan(Bytes::copy_from_slice(self.body_json.as_bytes()));
+        self.body_json = match body {
+            Ok(body) => body.with(key, &serde_json::to_string(value)?),
+            Err(FrameError::NotAnObject(kind)) => return Err(BodyError::NotAnObject(kind)),
+            Err(error) => return Err(BodyError::NotJson(error)),
+        };
+        Ok(self)
+    }
+
     /// Whom it is for.
     pub fn to(&self) -> &str {
         &self.to
@@ -174,6 +198,11 @@ impl Outgoing {
         control::message(&mut frame, &fields)?;
         Ok(frame)
     }
+}
+
+/// JSON text on one line. Within strings there are no line ends.
+fn one_line(json: &str) -> String {
+    json.trim().replace(['\n', '\r'], " ")
 }
 
 /// A new message id: a random UUID.
@@ -221,7 +250,8 @@ mod tests {
     #[test]
     fn a_body_must_be_json_and_fit_into_a_frame() {
         assert!(Outgoing::json("x", "{nope").is_err());
-        assert!(Outgoing::json("x", "[NaN]").is_ok());
+        let list = Outgoing::json("x", "[NaN]").unwrap();
+        assert!(matches!(list.set("type", &"ack"), Err(BodyError::NotAnObject("an array"))));
         let large = Outgoing::text("x", &"y".repeat(10 * 1024 * 1024));
         assert!(matches!(large.encode(None), Err(FrameError::TooLarge { .. })));
     }

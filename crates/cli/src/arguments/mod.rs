@@ -1,3 +1,30 @@
 //! The command lines of all programs.
 
+pub mod bus;
+pub mod busd;
 pub mod notify_agent;
+pub mod notify_hermes;
+pub mod server;
+
+use clap::CommandFactory;
+
+/// The table of exit codes, for `--help` and the manual pages.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  not done: no bus, an unknown endpoint, a refusal, a body that is no JSON
+  2  wrong usage
+  3  time ran out: no reply, or fewer messages than asked for
+  4  standard input cannot be read
+  5  another session took the name
+  6  a command that was given with --exec failed";
+
+/// Every program's definition.
+pub fn programs() -> Vec<clap::Command> {
+    vec![
+        bus::Arguments::command(),
+        busd::Arguments::command(),
+        server::Arguments::command(),
+        notify_hermes::Arguments::command(),
+    ]
+}

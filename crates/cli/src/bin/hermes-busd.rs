@@ -1,39 +1,13 @@
 //! `hermes-busd`: starts, stops and examines the bus in the background.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use hermes_bus_daemon::manager::{self, Form};
 use hermes_bus_daemon::root::Root;
-
-/// Manage the hermes bus that runs in the background.
-#[derive(Parser)]
-#[command(name = "hermes-busd", version)]
-struct Arguments {
-    /// The root directory [default: $HERMES_BUS_ROOT, else ~/.hermes]
-    #[arg(long, value_name = "DIR", global = true)]
-    root: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Start the bus, unless it runs
-    Start,
-    /// Stop the bus, however it was started
-    Stop,
-    /// Say what runs, and who is connected
-    Status {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Stop the bus and start it anew
-    Restart,
-}
+use hermes_bus_programs::screen::is_closed_pipe;
+use hermes_bus_programs::arguments::busd::{Arguments, Command};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -59,9 +33,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let cause = error.downcast_ref::<std::io::Error>();
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -1,41 +1,70 @@
-//! `hermes-bus`: what people do with a bus. For now: see one at work.
+//! `hermes-bus`: what people and scripts do with a bus.
 
 mod demo;
+mod listen;
+mod look;
+mod manual;
+mod send;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-/// A message bus for the agents, scripts and people of one machine.
-#[derive(Parser)]
-#[command(name = "hermes-bus", version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Watch three agents work over a private bus; leaves nothing behind
-    Demo,
-}
+use clap::Parser;
+use hermes_bus_client::{Bus, Start};
+use hermes_bus_programs::arguments::bus::{Arguments, Command, Place};
+use hermes_bus_programs::failure::{Failure, exit};
+use hermes_bus_programs::screen::{is_closed_pipe, note, say};
+use hermes_bus_programs::sender::find_bus;
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Demo } = Arguments::parse();
-    match demo::run() {
-        Ok(()) => ExitCode::SUCCESS,
+    let Arguments { command, place } = Arguments::parse();
+    let outcome = match command {
+        Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell, program } => manual::completions(shell, &program),
+        Command::Man { dir: Some(directory), .. } => manual::write_pages(&directory),
+        Command::Man { program, dir: None } => manual::page(&program),
+        command => with_a_bus(command, &place),
+    };
+    match outcome {
+        Ok(code) => code,
         // A reader that has seen enough is no failure.
-        Err(error)
-            if error
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "hermes-bus: {error:#}");
-            ExitCode::FAILURE
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, &place),
+    }
+}
+
+fn with_a_bus(command: Command, place: &Place) -> anyhow::Result<ExitCode> {
+    let mut bus = find_bus(place.socket.as_deref(), place.root.as_deref())?;
+    // Who only looks must not change what there is to be seen.
+    let only_looks = matches!(command, Command::List | Command::Ping { .. } | Command::Version);
+    if place.no_start || only_looks {
+        bus = bus.start(Start::Never);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(command, place, &bus))
+}
+
+async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Send(arguments) => send::send(&arguments, place, bus).await,
+        Command::Request(arguments) => send::request(&arguments, place, bus).await,
+        Command::Listen(arguments) => listen::listen(&arguments, place, bus).await,
+        Command::List => look::list(place, bus).await,
+        Command::Ping { count } => look::ping(count, place, bus).await,
+        Command::Version => look::version(place, bus).await,
+        Command::Demo | Command::Completions { .. } | Command::Man { .. } => {
+            unreachable!("needs no bus")
         }
     }
+}
+
+/// Says why, for people and, where asked for, for scripts.
+fn complain(error: &anyhow::Error, place: &Place) -> ExitCode {
+    note(&format!("hermes-bus: {error:#}"));
+    let Some(failure) = error.downcast_ref::<Failure>() else {
+        return ExitCode::from(exit::FAILED);
+    };
+    if place.json {
+        let _ = say(&failure.to_json().to_string());
+    }
+    ExitCode::from(failure.exit_code)
 }

@@ -1,0 +1,207 @@
+//! `hermes-bus`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::EXIT_CODES;
+use crate::screen::Color;
+use crate::sender::Content;
+
+/// A message bus for the agents, scripts and people of one machine.
+#[derive(Debug, Parser)]
+#[command(name = "hermes-bus", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Which bus.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Which bus is meant.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// Socket of the bus [default: hermes-bus.sock in the root directory]
+    #[arg(long, value_name = "PATH", global = true, conflicts_with = "root")]
+    pub socket: Option<PathBuf>,
+    /// Root directory of the bus [default: $HERMES_BUS_ROOT, else ~/.hermes]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<PathBuf>,
+    /// Do not start the bus where it does not run
+    #[arg(long, global = true)]
+    pub no_start: bool,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t)]
+    pub color: Color,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send a message, and say whether the bus took it
+    Send(Send),
+    /// Print what is sent to a name, as it comes
+    Listen(Listen),
+    /// Send a message and wait for its reply
+    ///
+    /// The reply is the message whose `reply_to` is the id of the request. Without --from, the
+    /// request comes from a name of its own, `request-PID`, so that it can be answered.
+    Request(Request),
+    /// Say who is connected
+    List,
+    /// Measure how long the bus takes to answer
+    Ping {
+        /// How often
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        count: u32,
+    },
+    /// Print the versions of this program and of the bus that runs
+    Version,
+    /// Watch three agents work over a private bus; leaves nothing behind
+    Demo,
+    /// Print a completion script for a shell
+    ///
+    /// For bash, for example: hermes-bus completions bash > ~/.local/share/bash-completion/completions/hermes-bus
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+        /// The program to be completed
+        #[arg(default_value = "hermes-bus")]
+        program: String,
+    },
+    /// Print a manual page, or write all of them into a directory
+    Man {
+        /// The program
+        #[arg(default_value = "hermes-bus", conflicts_with = "dir")]
+        program: String,
+        /// Write every page of every program there
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// A message on the command line.
+#[derive(Args, Debug)]
+pub struct Compose {
+    /// The endpoint; empty means all of them
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// The message's text; '-' reads it from standard input
+    #[arg(value_name = "TEXT", required_unless_present = "body", conflicts_with = "body")]
+    text: Option<String>,
+    /// The message's whole body as JSON; '-' reads it from standard input
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
+    body: Option<String>,
+    /// The body's type, for the rules of the receiver
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// The body's channel, for replies: platform:chat_id
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// The message's id [default: a new UUID]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+impl Compose {
+    /// What the body is made of.
+    pub fn content(&self) -> Content {
+        let Compose { text, body, kind, channel, .. } = self;
+        Content {
+            text: text.clone(),
+            body: body.clone(),
+            body_may_be_input: true,
+            kind: kind.clone(),
+            channel: channel.clone(),
+        }
+    }
+}
+
+/// `hermes-bus send`
+#[derive(Args, Debug)]
+pub struct Send {
+    /// The message.
+    #[command(flatten)]
+    pub compose: Compose,
+    /// The sender's name, or its key in role_map of bus-rules.yaml [default: the tmux session this
+    /// runs in, else 'hermes-bus']
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// The id of the message that this one answers
+    #[arg(long, value_name = "ID")]
+    pub reply_to: Option<String>,
+}
+
+/// `hermes-bus request`
+#[derive(Args, Debug)]
+pub struct Request {
+    /// The message.
+    #[command(flatten)]
+    pub compose: Compose,
+    /// The name to ask from; nobody else may have it [default: request-PID]
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// How long to wait for the reply: seconds, or a number with a unit (500ms, 2m)
+    #[arg(long, value_name = "TIME", default_value = "30", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// `hermes-bus listen`
+#[derive(Args, Debug)]
+pub struct Listen {
+    /// The name to listen as [default: listen-PID]
+    pub name: Option<String>,
+    /// Take the name, even if another session has it
+    #[arg(long)]
+    pub replace: bool,
+    /// Run a command in a shell for each message instead of printing it, one after the other
+    ///
+    /// It gets the message as JSON on standard input, and in MESSAGE, FROM, TYPE, TEXT, CHANNEL, ID
+    /// and TS (values of up to 100 KiB).
+    #[arg(long, value_name = "CMD")]
+    pub exec: Option<String>,
+    /// End after this many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time: seconds, or a number with a unit (500ms, 2m)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Seconds, or a number with a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
+    match seconds {
+        Some(Ok(duration)) => Ok(duration),
+        Some(Err(error)) => Err(error.to_string()),
+        None => humantime::parse_duration(text)
+            .map_err(|_| "not a time: give seconds, or a number with a unit (500ms, 2m)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_seconds_or_have_a_unit() {
+        assert_eq!(duration("2.5"), Ok(Duration::from_millis(2500)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "x", "-1", "NaN", "1e99"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! `hermes-bus-server`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Serve a hermes bus in the foreground, until Ctrl-C or SIGTERM.
+///
+/// The socket is ROOT/hermes-bus.sock. Log lines go to standard error; HERMES_BUS_LOG sets their
+/// level (error, warn, info, debug, trace).
+#[derive(Debug, Parser)]
+#[command(name = "hermes-bus-server", version)]
+pub struct Arguments {
+    /// The root directory [default: $HERMES_BUS_ROOT, else ~/.hermes]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Leave the terminal, write a PID file, log to ROOT/run/busd.log
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}

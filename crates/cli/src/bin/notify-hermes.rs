@@ -1,0 +1,63 @@
+//! `notify-hermes`: sends one message, and says whether the bus has taken it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hermes_bus_client::{Outgoing, Receipt};
+use hermes_bus_programs::arguments::notify_hermes::{Arguments, normalize};
+use hermes_bus_programs::failure::{Failure, receipt_json};
+use hermes_bus_programs::screen::{note, say};
+use hermes_bus_programs::sender::{Content, find_bus, sender_name};
+
+/// Who sends where nobody says otherwise.
+const FALLBACK: &str = "notify-hermes";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse_from(normalize(std::env::args_os()));
+    let outcome = match send(&arguments) {
+        Ok(receipt) => report(&arguments, &receipt),
+        Err(failure) => {
+            note(&format!("ERROR: {failure}"));
+            let told = match arguments.json {
+                true => say(&failure.to_json().to_string()),
+                false => Ok(()),
+            };
+            told.map(|()| ExitCode::from(failure.exit_code))
+        }
+    };
+    // A message that was sent stays sent, whether somebody reads about it or not.
+    outcome.unwrap_or(ExitCode::SUCCESS)
+}
+
+fn send(arguments: &Arguments) -> Result<Receipt, Failure> {
+    let Arguments { message, body, kind, channel, .. } = arguments;
+    let content = Content {
+        text: message.clone(),
+        body: body.clone(),
+        body_may_be_input: false,
+        kind: kind.clone(),
+        channel: channel.clone(),
+    };
+    let message = content.compose(&arguments.to)?;
+    let sender = sender_name(arguments.from.as_deref(), arguments.config.as_deref(), FALLBACK)?;
+    let socket = arguments.socket.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let bus = find_bus(socket, None)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new("no_runtime", error.to_string()))?;
+    runtime.block_on(async {
+        let message: Outgoing = message.from(sender);
+        match bus.send(&message).await {
+            Ok(receipt) => Ok(receipt),
+            Err(error) => Err(Failure::calling(&error, &bus, &arguments.to).await),
+        }
+    })
+}
+
+fn report(arguments: &Arguments, receipt: &Receipt) -> std::io::Result<ExitCode> {
+    if arguments.json {
+        say(&receipt_json(&arguments.to, receipt).to_string())?;
+    } else {
+        say(&format!("OK: notified {}", arguments.to))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,174 @@
+//! What came of it: why a program did not do what it was asked, in words, as a code for scripts, and
+//! as an exit code.
+
+use hermes_bus_client::{
+    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, nearest,
+};
+use serde_json::{Value, json};
+
+use crate::screen::harmless_line;
+
+/// Exit codes; [`crate::arguments::EXIT_CODES`] is their table.
+pub mod exit {
+    /// Not done.
+    pub const FAILED: u8 = 1;
+    /// Time ran out.
+    pub const TIMED_OUT: u8 = 3;
+    /// Standard input cannot be read.
+    pub const NO_INPUT: u8 = 4;
+    /// Another session took the name.
+    pub const REPLACED: u8 = 5;
+    /// A command that was given with `--exec` failed.
+    pub const COMMAND_FAILED: u8 = 6;
+}
+
+/// A message that was taken, for `--json`.
+pub fn receipt_json(to: &str, receipt: &Receipt) -> Value {
+    let status = receipt.status.as_str();
+    let mut object = json!({"ok": true, "to": to, "id": receipt.id, "status": status});
+    if let Some(endpoints) = receipt.endpoints {
+        object["endpoints"] = json!(endpoints);
+    }
+    object
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit_code: u8,
+    /// A word for scripts: one of the bus's error codes, or one of this program's own.
+    pub code: String,
+    /// What failed, on what, and what to do next.
+    pub text: String,
+    /// Names that may have been meant.
+    pub suggestions: Vec<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// A failure of this program's own.
+    pub fn new(code: &str, text: impl Into<String>) -> Self {
+        let (code, text) = (code.to_owned(), text.into());
+        Failure { exit_code: exit::FAILED, code, text, suggestions: Vec::new() }
+    }
+
+    /// With another exit code.
+    pub fn exits_with(mut self, exit_code: u8) -> Self {
+        self.exit_code = exit_code;
+        self
+    }
+
+    /// For `--json`.
+    pub fn to_json(&self) -> Value {
+        let mut object = json!({"ok": false, "error": self.code, "detail": self.text});
+        if !self.suggestions.is_empty() {
+            object["suggestions"] = json!(self.suggestions);
+        }
+        object
+    }
+
+    /// A body that cannot be sent.
+    pub fn body(error: &BodyError) -> Self {
+        match error {
+            BodyError::NotAnObject(_) => Failure::new(
+                "invalid_body",
+                format!("{error}: --type and --channel can only be set in an object"),
+            ),
+            BodyError::NotJson(_) | BodyError::Serialize(_) => {
+                Failure::new("invalid_body", format!("Invalid JSON body: {error}"))
+            }
+        }
+    }
+
+    /// No connection, or no session.
+    pub fn connecting(error: &ConnectError, start: &Start) -> Self {
+        let (code, advice) = match error {
+            ConnectError::NoBus { .. } if *start == Start::Never => {
+                ("no_bus", ". Start it with 'hermes-busd start'")
+            }
+            ConnectError::NoBus { .. } => ("no_bus", ""),
+            ConnectError::Start { .. } => ("start_failed", ""),
+            ConnectError::Io { .. } => ("cannot_connect", ""),
+            ConnectError::NoAnswer { .. } => {
+                ("no_answer", ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus")
+            }
+            ConnectError::Refused { code, .. } => (code.as_str(), ""),
+            ConnectError::NameTaken { .. } => ("name_taken", ""),
+            ConnectError::Closed { .. } => ("closed", ""),
+            ConnectError::NotABus { .. } => ("not_a_bus", ""),
+        };
+        Failure::new(code, format!("{}{advice}", harmless_line(&error.to_string())))
+    }
+
+    /// A call that has no result. Looks who is there where the endpoint is not.
+    pub async fn calling(error: &CallError, bus: &Bus, to: &str) -> Self {
+        let on = |text: String| format!("{text} (on {})", bus.address());
+        match error {
+            CallError::Connect(error) => Failure::connecting(error, bus.start_policy()),
+            CallError::Refused { code, detail } if code == "endpoint_not_found" => {
+                let listing = bus.clone().start(Start::Never).list().await.ok();
+                Failure::unknown_endpoint(detail, to, listing.as_ref())
+            }
+            CallError::Refused { code, detail } => {
+                Failure::new(code, format!("the bus refused the message: {}", harmless_line(detail)))
+            }
+            CallError::TooLarge(_) => Failure::new("frame_too_large", error.to_string()),
+            CallError::NoAnswer(_) => Failure::new(
+                "no_answer",
+                on(format!("{error}; the message may have arrived or not")),
+            ),
+            CallError::Closed => Failure::new(
+                "closed",
+                on(format!("{error}; the message may have arrived or not")),
+            ),
+            CallError::Unexpected(_) => Failure::new("unexpected", on(error.to_string())),
+            CallError::Io(_) => Failure::new("io", on(error.to_string())),
+        }
+    }
+
+    /// A request without a reply.
+    pub async fn requesting(error: &RequestError, bus: &Bus, to: &str) -> Self {
+        match error {
+            RequestError::Send(error) => Failure::calling(error, bus, to).await,
+            RequestError::NoReply(_) => Failure::new(
+                "no_reply",
+                format!("'{}' has the request, but {error}", harmless_line(to)),
+            )
+            .exits_with(exit::TIMED_OUT),
+            RequestError::Closed => Failure::new("closed", error.to_string()),
+            RequestError::Duplicate => Failure::new("duplicate", error.to_string()),
+        }
+    }
+
+    fn unknown_endpoint(detail: &str, to: &str, listing: Option<&Listing>) -> Self {
+        /// Names that are shown where none is like the one that was meant.
+        const SHOWN_MAX: usize = 10;
+        let names = || listing.iter().flat_map(|listing| listing.endpoints.keys());
+        let near: Vec<String> =
+            nearest(to, names().map(String::as_str)).into_iter().map(str::to_owned).collect();
+        let quoted = |names: &mut dyn Iterator<Item = &String>| {
+            names.map(|name| format!("'{}'", harmless_line(name))).collect::<Vec<_>>().join(", ")
+        };
+        let advice = if listing.is_none() {
+            String::new()
+        } else if !near.is_empty() {
+            format!(". Did you mean {}?", quoted(&mut near.iter()).replace(", ", " or "))
+        } else if names().count() == 0 {
+            ". No endpoint is connected".to_owned()
+        } else {
+            let more = names().count().saturating_sub(SHOWN_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!(". Connected: {}{more}", quoted(&mut names().take(SHOWN_MAX)))
+        };
+        let text = format!("{}{advice}", harmless_line(detail));
+        Failure { suggestions: near, ..Failure::new("endpoint_not_found", text) }
+    }
+}

@@ -1,0 +1,130 @@
+//! What everything that sends does the same way: finding the bus, the sender's name, the message.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use hermes_bus_client::{Bus, Outgoing, Start, bus_directory, socket_in};
+use hermes_bus_plugin::rules::{Rules, RulesError};
+use hermes_bus_plugin::tmux;
+
+use crate::failure::{Failure, exit};
+use crate::screen::note;
+
+/// The bus on a socket, in a root directory, or where the environment says. A bus whose directory is
+/// known may be started.
+pub fn find_bus(socket: Option<&Path>, root: Option<&Path>) -> Result<Bus, Failure> {
+    let directory = bus_directory(root);
+    match (socket, directory) {
+        (Some(socket), Ok(directory)) if socket == socket_in(&directory) => {
+            Ok(Bus::in_directory(directory))
+        }
+        (Some(socket), _) => Ok(Bus::at(socket)),
+        (None, Ok(directory)) => Ok(Bus::in_directory(directory)),
+        (None, Err(error)) => Err(Failure::new("no_home", error.to_string())),
+    }
+}
+
+/// The same, but never started: for those who only look.
+pub fn find_running_bus(socket: Option<&Path>, root: Option<&Path>) -> Result<Bus, Failure> {
+    Ok(find_bus(socket, root)?.start(Start::Never))
+}
+
+/// The sender's name as receivers see it: the name given or the tmux session this runs in, looked up
+/// in the roles of `bus-rules.yaml`, else `fallback`.
+pub fn sender_name(
+    given: Option<&str>,
+    config: Option<&Path>,
+    fallback: &str,
+) -> Result<String, Failure> {
+    let rules = load_rules(config)?;
+    if let Some(given) = given.filter(|given| !given.is_empty()) {
+        return Ok(rules.display_name(given).to_owned());
+    }
+    // Outside of tmux, tmux would name a session that has nothing to do with this process.
+    let pane = std::env::var("TMUX_PANE").ok().filter(|pane| !pane.is_empty());
+    let session = pane.and_then(|pane| tmux::session_name(&pane));
+    Ok(session.map_or_else(|| fallback.to_owned(), |it| rules.display_name(&it).to_owned()))
+}
+
+/// The rules of the file given, else of the usual one. What released senders passed over in silence
+/// is passed over, with a warning.
+pub fn load_rules(config: Option<&Path>) -> Result<Rules, Failure> {
+    let config = config.filter(|path| !path.as_os_str().is_empty());
+    let Some(path) = config.map(Path::to_owned).or_else(Rules::default_path) else {
+        return Ok(Rules::default());
+    };
+    match Rules::load(&path) {
+        Ok(rules) => Ok(rules),
+        Err(RulesError::Missing { .. }) if config.is_none() => Ok(Rules::default()),
+        Err(error) if error.is_ignored_by_original() => {
+            note(&format!("WARNING: {error}; sender names are used as they are"));
+            Ok(Rules::default())
+        }
+        Err(error) => Err(Failure::new("invalid_rules", error.to_string())),
+    }
+}
+
+/// What a message's body is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// Text; `-` reads standard input.
+    pub text: Option<String>,
+    /// JSON, which wins over the text.
+    pub body: Option<String>,
+    /// Whether a body of `-` reads standard input as well.
+    pub body_may_be_input: bool,
+    /// `type` of the body.
+    pub kind: Option<String>,
+    /// `channel` of the body.
+    pub channel: Option<String>,
+}
+
+impl Content {
+    /// The message, without a sender. Options that are set to nothing count as not set.
+    pub fn compose(&self, to: &str) -> Result<Outgoing, Failure> {
+        let given = |option: &Option<String>| option.clone().filter(|value| !value.is_empty());
+        let mut message = match (given(&self.body), given(&self.text)) {
+            (Some(body), _) if self.body_may_be_input && body == "-" => {
+                Outgoing::json(to, read_input()?).map_err(|error| Failure::body(&error))?
+            }
+            (Some(body), _) => Outgoing::json(to, body).map_err(|error| Failure::body(&error))?,
+            (None, Some(text)) if text == "-" => Outgoing::text(to, &read_input()?),
+            (None, Some(text)) => Outgoing::text(to, &text),
+            (None, None) => {
+                return Err(Failure::new("no_message", NO_MESSAGE));
+            }
+        };
+        for (key, value) in [("type", &self.kind), ("channel", &self.channel)] {
+            if let Some(value) = given(value) {
+                message = message.set(key, &value).map_err(|error| Failure::body(&error))?;
+            }
+        }
+        Ok(message)
+    }
+}
+
+const NO_MESSAGE: &str = "Either message text or --body is required";
+
+/// Standard input as text, without one line end at its end.
+pub fn read_input() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let unreadable = |why: String| {
+        Failure::new("unreadable_input", format!("standard input cannot be read: {why}"))
+            .exits_with(exit::NO_INPUT)
+    };
+    // A message over the limit is refused anyway.
+    let limit = hermes_bus_proto::limits::PAYLOAD_BYTES_MAX as u64 + 2;
+    io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
+    let mut text =
+        String::from_utf8(bytes).map_err(|error| unreadable(format!("it is not text ({error})")))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        return Err(Failure::new("no_message", format!("{NO_MESSAGE}: standard input was empty")));
+    }
+    Ok(text)
+}
