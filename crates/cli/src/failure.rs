@@ -97,9 +97,10 @@ impl Failure {
             ConnectError::NoBus { .. } => ("no_bus", ""),
             ConnectError::Start { .. } => ("start_failed", ""),
             ConnectError::Io { .. } => ("cannot_connect", ""),
-            ConnectError::NoAnswer { .. } => {
-                ("no_answer", ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus")
-            }
+            ConnectError::NoAnswer { .. } => (
+                "no_answer",
+                ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus",
+            ),
             ConnectError::Refused { code, .. } => (code.as_str(), ""),
             ConnectError::NameTaken { .. } => ("name_taken", ""),
             ConnectError::Closed { .. } => ("closed", ""),
@@ -117,18 +118,18 @@ impl Failure {
                 let listing = bus.clone().start(Start::Never).list().await.ok();
                 Failure::unknown_endpoint(detail, to, listing.as_ref())
             }
-            CallError::Refused { code, detail } => {
-                Failure::new(code, format!("the bus refused the message: {}", harmless_line(detail)))
-            }
+            CallError::Refused { code, detail } => Failure::new(
+                code,
+                format!("the bus refused the message: {}", harmless_line(detail)),
+            ),
             CallError::TooLarge(_) => Failure::new("frame_too_large", error.to_string()),
             CallError::NoAnswer(_) => Failure::new(
                 "no_answer",
                 on(format!("{error}; the message may have arrived or not")),
             ),
-            CallError::Closed => Failure::new(
-                "closed",
-                on(format!("{error}; the message may have arrived or not")),
-            ),
+            CallError::Closed => {
+                Failure::new("closed", on(format!("{error}; the message may have arrived or not")))
+            }
             CallError::Unexpected(_) => Failure::new("unexpected", on(error.to_string())),
             CallError::Io(_) => Failure::new("io", on(error.to_string())),
         }

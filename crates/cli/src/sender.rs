@@ -114,9 +114,13 @@ pub fn read_input() -> Result<String, Failure> {
     };
     // A message over the limit is refused anyway.
     let limit = hermes_bus_proto::limits::PAYLOAD_BYTES_MAX as u64 + 2;
-    io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
-    let mut text =
-        String::from_utf8(bytes).map_err(|error| unreadable(format!("it is not text ({error})")))?;
+    io::stdin()
+        .lock()
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|e| unreadable(e.to_string()))?;
+    let mut text = String::from_utf8(bytes)
+        .map_err(|error| unreadable(format!("it is not text ({error})")))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {

@@ -180,8 +180,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     match seconds {
         Some(Ok(duration)) => Ok(duration),
         Some(Err(error)) => Err(error.to_string()),
-        None => humantime::parse_duration(text)
-            .map_err(|_| "not a time: give seconds, or a number with a unit (500ms, 2m)".to_owned()),
+        None => humantime::parse_duration(text).map_err(|_| {
+            "not a time: give seconds, or a number with a unit (500ms, 2m)".to_owned()
+        }),
     }
 }
 

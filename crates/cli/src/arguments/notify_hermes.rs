@@ -191,8 +191,16 @@ mod tests {
     #[test]
     fn what_argparse_refuses_is_refused() {
         for words in [
-            "", "text", "--to", "--to|a|b|c", "--to|a|--bogus|x", "--to|a|-x", "--to|--type|x",
-            "--t|a|m", "--to|a|--c|x|m", "--to|a|--json=1|m",
+            "",
+            "text",
+            "--to",
+            "--to|a|b|c",
+            "--to|a|--bogus|x",
+            "--to|a|-x",
+            "--to|--type|x",
+            "--t|a|m",
+            "--to|a|--c|x|m",
+            "--to|a|--json=1|m",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hermes_bus::arguments::server::Arguments;
 use hermes_bus_daemon::root::Root;
 use hermes_bus_daemon::server::{self, Mode};
-use hermes_bus_programs::arguments::server::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hermes_bus::arguments::busd::{Arguments, Command};
+use hermes_bus::screen::is_closed_pipe;
 use hermes_bus_daemon::manager::{self, Form};
 use hermes_bus_daemon::root::Root;
-use hermes_bus_programs::screen::is_closed_pipe;
-use hermes_bus_programs::arguments::busd::{Arguments, Command};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use hermes_bus::arguments::notify_hermes::{Arguments, normalize};
+use hermes_bus::failure::{Failure, receipt_json};
+use hermes_bus::screen::{note, say};
+use hermes_bus::sender::{Content, find_bus, sender_name};
 use hermes_bus_client::{Outgoing, Receipt};
-use hermes_bus_programs::arguments::notify_hermes::{Arguments, normalize};
-use hermes_bus_programs::failure::{Failure, receipt_json};
-use hermes_bus_programs::screen::{note, say};
-use hermes_bus_programs::sender::{Content, find_bus, sender_name};
 
 /// Who sends where nobody says otherwise.
 const FALLBACK: &str = "notify-hermes";

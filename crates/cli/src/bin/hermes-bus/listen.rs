@@ -5,10 +5,12 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use hermes_bus_client::{Bus, Client, Conflict, ConnectError, Event, Events, Inbox, Message, WhyLost};
-use hermes_bus_programs::arguments::bus::{Listen, Place};
-use hermes_bus_programs::failure::{Failure, exit};
-use hermes_bus_programs::screen::{Palette, harmless, harmless_line, note, say, time_of_day};
+use hermes_bus::arguments::bus::{Listen, Place};
+use hermes_bus::failure::{Failure, exit};
+use hermes_bus::screen::{Palette, harmless, harmless_line, note, say, time_of_day};
+use hermes_bus_client::{
+    Bus, Client, Conflict, ConnectError, Event, Events, Inbox, Message, WhyLost,
+};
 use tokio::time::{Instant, sleep_until};
 
 /// The longest value that goes into a command's environment, in bytes. Linux takes 128 KiB.
@@ -24,16 +26,20 @@ pub(crate) async fn listen(
     let own = || format!("listen-{}", std::process::id());
     let name = arguments.name.clone().unwrap_or_else(own);
     let conflict = if arguments.replace { Conflict::Replace } else { Conflict::Refuse };
-    let (client, inbox) = bus.client(&name).conflict(conflict).connect().await.map_err(|error| {
-        let failure = Failure::connecting(&error, bus.start_policy());
-        match error {
-            ConnectError::NameTaken { .. } => Failure {
-                text: format!("{}. Choose another one, or take it with --replace", failure.text),
-                ..failure
-            },
-            _ => failure,
-        }
-    })?;
+    let (client, inbox) =
+        bus.client(&name).conflict(conflict).connect().await.map_err(|error| {
+            let failure = Failure::connecting(&error, bus.start_policy());
+            match error {
+                ConnectError::NameTaken { .. } => Failure {
+                    text: format!(
+                        "{}. Choose another one, or take it with --replace",
+                        failure.text
+                    ),
+                    ..failure
+                },
+                _ => failure,
+            }
+        })?;
     note(&format!("listening as {} on {}", harmless_line(&name), bus.address()));
     let palette = Palette::new(place.color);
     let mut ear = Ear { arguments, place, palette, heard: 0, failed: 0 };
@@ -133,7 +139,10 @@ fn tell(event: &Event) {
         Event::Refused { code, detail, .. } => {
             note(&format!("hermes-bus: the bus says: {} ({code})", harmless_line(detail)));
         }
-        Event::Dropped { .. } | Event::RetryFailed { .. } | Event::Closed { .. } | Event::Missed(_) => {}
+        Event::Dropped { .. }
+        | Event::RetryFailed { .. }
+        | Event::Closed { .. }
+        | Event::Missed(_) => {}
     }
 }
 

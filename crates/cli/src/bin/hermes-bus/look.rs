@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hermes_bus::arguments::bus::Place;
+use hermes_bus::failure::Failure;
+use hermes_bus::screen::{Palette, harmless_line, say};
 use hermes_bus_client::{Bus, CallError, Listing};
-use hermes_bus_programs::arguments::bus::Place;
-use hermes_bus_programs::failure::Failure;
-use hermes_bus_programs::screen::{Palette, harmless_line, say};
 use serde_json::{Value, json};
 
 /// How long the bus may take to answer a ping.

@@ -9,11 +9,11 @@ mod send;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hermes_bus::arguments::bus::{Arguments, Command, Place};
+use hermes_bus::failure::{Failure, exit};
+use hermes_bus::screen::{is_closed_pipe, note, say};
+use hermes_bus::sender::find_bus;
 use hermes_bus_client::{Bus, Start};
-use hermes_bus_programs::arguments::bus::{Arguments, Command, Place};
-use hermes_bus_programs::failure::{Failure, exit};
-use hermes_bus_programs::screen::{is_closed_pipe, note, say};
-use hermes_bus_programs::sender::find_bus;
 
 fn main() -> ExitCode {
     let Arguments { command, place } = Arguments::parse();

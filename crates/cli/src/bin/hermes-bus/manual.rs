@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Command;
-use hermes_bus_programs::arguments::programs;
-use hermes_bus_programs::failure::Failure;
-use hermes_bus_programs::screen::say;
+use hermes_bus::arguments::programs;
+use hermes_bus::failure::Failure;
+use hermes_bus::screen::say;
 
 pub(crate) fn completions(shell: clap_complete::Shell, program: &str) -> anyhow::Result<ExitCode> {
     let mut definition = find(program)?;

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use hermes_bus_client::{Bus, ConnectError, Conflict, Message, Status};
-use hermes_bus_programs::arguments::bus::{Compose, Place, Request, Send};
-use hermes_bus_programs::failure::{Failure, receipt_json};
-use hermes_bus_programs::screen::{harmless, harmless_line, say};
-use hermes_bus_programs::sender::sender_name;
+use hermes_bus::arguments::bus::{Compose, Place, Request, Send};
+use hermes_bus::failure::{Failure, receipt_json};
+use hermes_bus::screen::{harmless, harmless_line, say};
+use hermes_bus::sender::sender_name;
+use hermes_bus_client::{Bus, Conflict, ConnectError, Message, Status};
 
 /// Who sends where nobody says otherwise.
 const FALLBACK: &str = "hermes-bus";
