@@ -26,5 +26,6 @@ pub fn programs() -> Vec<clap::Command> {
         busd::Arguments::command(),
         server::Arguments::command(),
         notify_hermes::Arguments::command(),
+        notify_agent::command(),
     ]
 }
