@@ -1,0 +1,608 @@
+//! Stories of one client and a bus that the test plays, on a paused clock: nothing here waits for
+//! real time, and every wait that could last for ever has an end.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use hermes_bus_client::memory::{self, BusSide, ServerSession};
+use hermes_bus_client::{
+    Bus, CallError, Client, Conflict, ConnectError, Event, Events, Inbox, Outgoing, QueueLimits,
+    RequestError, SendError, Status, WhenFull, WhyLost,
+};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+/// Longer than anything here may take on the paused clock.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A client that has just registered, and the bus's side of it.
+struct Scene {
+    client: Client,
+    inbox: Inbox,
+    events: Events,
+    session: ServerSession,
+    bus_side: BusSide,
+}
+
+async fn scene(name: &'static str) -> Scene {
+    scene_with(name, QueueLimits::default()).await
+}
+
+async fn scene_with(name: &'static str, queue: QueueLimits) -> Scene {
+    let (transport, mut bus_side) = memory::bus();
+    let builder = Bus::on(transport).client(name).queue(queue);
+    let connecting = tokio::spawn(builder.connect());
+    let mut session = bus_side.accept().await;
+    assert_eq!(session.welcome("session-1").await, name);
+    let (client, inbox) = connecting.await.unwrap().unwrap();
+    let events = client.events();
+    Scene { client, inbox, events, session, bus_side }
+}
+
+impl Scene {
+    async fn event(&mut self) -> Event {
+        timeout(LONG, self.events.next()).await.expect("an event comes").expect("not the last")
+    }
+
+    /// The bus closes the connection.
+    async fn hang_up(&mut self) {
+        self.session = dead().await;
+    }
+
+    /// The client's next session, after attempts that it may have given up meanwhile.
+    async fn welcome_back(&mut self) -> ServerSession {
+        while self.client.session_id().is_none() {
+            self.session = self.bus_side.accept().await;
+            self.session.welcome("session-2").await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        std::mem::replace(&mut self.session, dead().await)
+    }
+
+    /// Nobody tries to connect any more.
+    async fn nobody_comes(&mut self) {
+        let coming = timeout(LONG, self.bus_side.accept()).await;
+        assert!(coming.is_err(), "the client came back");
+    }
+}
+
+/// The bus says that these names are taken, by these sessions.
+async fn list(session: &mut ServerSession, endpoints: &str) {
+    let request = json(session).await;
+    assert_eq!(request["type"], "list_endpoints");
+    let answer = format!(r#"{{"type": "endpoints_list", "endpoints": {endpoints}}}"#);
+    session.send(&answer).await;
+}
+
+async fn json(session: &mut ServerSession) -> Value {
+    let frame = timeout(LONG, session.receive()).await.expect("a frame comes");
+    serde_json::from_str(&frame.expect("not the end")).unwrap()
+}
+
+fn numbered(number: usize) -> String {
+    format!(
+        r#"{{"type": "message", "from": "x", "id": "{number}", "body": {{"text": "{number}"}}}}"#
+    )
+}
+
+async fn texts(inbox: &mut Inbox, count: usize) -> Vec<String> {
+    let mut texts = Vec::new();
+    for _ in 0..count {
+        let message = timeout(LONG, inbox.next()).await.expect("a message comes");
+        texts.push(message.expect("not the end").text().unwrap());
+    }
+    texts
+}
+
+// ---- coming back --------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn a_client_comes_back_after_a_restart_and_says_so() {
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let mut session = scene.bus_side.accept().await;
+    assert_eq!(session.welcome("session-2").await, "me");
+    session.send(&numbered(1)).await;
+    assert_eq!(texts(&mut scene.inbox, 1).await, ["1"]);
+    assert_eq!(scene.client.session_id().as_deref(), Some("session-2"));
+    let why = WhyLost::ConnectionClosed;
+    assert_eq!(scene.event().await, Event::Disconnected { why });
+    let session_id = "session-2".to_owned();
+    assert_eq!(scene.event().await, Event::Reconnected { session_id });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_while_the_bus_is_away_is_sent_when_it_is_back_in_order() {
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    assert!(matches!(scene.event().await, Event::Disconnected { .. }));
+    let client = scene.client.clone();
+    let sending = tokio::spawn(async move {
+        let messages: Vec<_> = (0..3).map(|n| Outgoing::text("you", &n.to_string())).collect();
+        let (first, second, third) = tokio::join!(
+            client.send(&messages[0]),
+            client.send(&messages[1]),
+            client.send(&messages[2])
+        );
+        (first.is_ok(), second.is_ok(), third.is_ok())
+    });
+    let mut session = scene.bus_side.accept().await;
+    session.welcome("session-2").await;
+    for number in 0..3 {
+        assert_eq!(json(&mut session).await["body"]["text"], number.to_string());
+    }
+    assert_eq!(sending.await.unwrap(), (true, true, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_cut_off_goes_whole_to_the_next_session() {
+    let mut scene = scene("me").await;
+    let client = scene.client.clone();
+    let large = Outgoing::text("you", &"x".repeat(1_000_000));
+    let sending = tokio::spawn(async move { client.send(&large).await });
+    // The pipe holds less than the message: the client is in the middle of it.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(!sending.is_finished());
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let mut session = scene.bus_side.accept().await;
+    session.welcome("session-2").await;
+    assert_eq!(json(&mut session).await["body"]["text"].as_str().unwrap().len(), 1_000_000);
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_given_up_is_not_sent_later() {
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    // The bus is back, but does not answer.
+    let silent = scene.bus_side.accept().await;
+    let given_up = scene.client.send(&Outgoing::text("you", "too late")).await;
+    assert!(matches!(given_up, Err(SendError::NotTaken(_))), "{given_up:?}");
+    let cancelled = Outgoing::text("you", "cancelled");
+    let sending = timeout(Duration::from_millis(1), scene.client.send(&cancelled)).await;
+    assert!(sending.is_err());
+    drop(silent);
+    let mut session = scene.welcome_back().await;
+    scene.client.send(&Outgoing::text("you", "in time")).await.unwrap();
+    assert_eq!(json(&mut session).await["body"]["text"], "in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_given_up_do_not_use_up_the_budget() {
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let silent = scene.bus_side.accept().await;
+    let large = Outgoing::text("you", &"x".repeat(9_000_000));
+    for _ in 0..5 {
+        let given_up = scene.client.send(&large).await;
+        assert!(matches!(given_up, Err(SendError::NotTaken(_))), "{given_up:?}");
+    }
+    drop(silent);
+    let mut session = scene.welcome_back().await;
+    let client = scene.client.clone();
+    let sending = tokio::spawn(async move { client.send(&large).await });
+    assert_eq!(json(&mut session).await["body"]["text"].as_str().unwrap().len(), 9_000_000);
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_become_rarer_and_never_stop() {
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        drop(scene.bus_side.accept().await);
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(14), "20 attempts in {took:?}");
+    assert!(took < Duration::from_secs(40), "20 attempts in {took:?}");
+    scene.bus_side.accept().await.welcome("session-2").await;
+    let mut failed = 0;
+    while let Event::Disconnected { .. } | Event::RetryFailed { .. } = scene.event().await {
+        failed += 1;
+    }
+    assert_eq!(failed, 1 + 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_falls_silent_is_left() {
+    let mut scene = scene("me").await;
+    let began = Instant::now();
+    assert_eq!(json(&mut scene.session).await["type"], "ping");
+    scene.session.send(r#"{"type": "pong"}"#).await;
+    assert_eq!(json(&mut scene.session).await["type"], "ping");
+    let Event::Disconnected { why: WhyLost::Silent(_) } = scene.event().await else {
+        panic!("the silence was not noticed")
+    };
+    assert!(began.elapsed() < Duration::from_secs(100), "after {:?}", began.elapsed());
+    scene.bus_side.restart();
+    scene.bus_side.accept().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_ends_the_session_and_not_the_client() {
+    for garbage in
+        [&b"HTTP/1.1 400 Bad Request"[..], b"\0\0\0\0", b"\0\0\0\x05hello", b"\xff\xff\xff\xff"]
+    {
+        let mut scene = scene("me").await;
+        scene.bus_side.restart();
+        scene.session.send_bytes(garbage).await;
+        let event = scene.event().await;
+        assert!(matches!(event, Event::Disconnected { why: WhyLost::Unexpected(_) }), "{event:?}");
+        scene.bus_side.accept().await.welcome("session-2").await;
+    }
+}
+
+// ---- names that others take -----------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn told_that_it_was_replaced_a_client_does_not_come_back() {
+    let mut scene = scene("me").await;
+    scene.session.send(r#"{"type": "bye", "reason": "replaced"}"#).await;
+    scene.hang_up().await;
+    assert_eq!(scene.event().await, Event::Closed { why: WhyLost::Replaced });
+    assert!(scene.inbox.next().await.is_none());
+    let late = scene.client.send(&Outgoing::text("you", "x")).await;
+    assert!(matches!(late, Err(SendError::Closed)), "{late:?}");
+    scene.nobody_comes().await;
+}
+
+/// A session that nobody is at the other end of.
+async fn dead() -> ServerSession {
+    let (transport, mut bus_side) = memory::bus();
+    drop(hermes_bus_client::transport::Transport::connect(&transport).await);
+    bus_side.accept().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_says_nothing_is_asked_who_has_the_name_now() {
+    let mut scene = scene("me").await;
+    scene.hang_up().await;
+    let mut look = scene.bus_side.accept().await;
+    list(&mut look, r#"{"me": "session-of-another"}"#).await;
+    assert!(look.receive().await.is_none(), "the name was taken back");
+    let Event::Disconnected { .. } = scene.event().await else { panic!() };
+    assert_eq!(scene.event().await, Event::Closed { why: WhyLost::Replaced });
+    scene.nobody_comes().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_free_or_still_its_own_is_taken_again() {
+    for endpoints in ["{}", r#"{"me": "session-1"}"#, r#"{"you": "session-9"}"#] {
+        let mut scene = scene("me").await;
+        scene.hang_up().await;
+        let mut session = scene.bus_side.accept().await;
+        list(&mut session, endpoints).await;
+        assert_eq!(session.welcome("session-2").await, "me");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_polite_client_does_not_take_a_name_from_another() {
+    let (transport, mut bus_side) = memory::bus();
+    let builder = Bus::on(transport).client("me").conflict(Conflict::Refuse);
+    let connecting = tokio::spawn(builder.connect());
+    let mut session = bus_side.accept().await;
+    list(&mut session, r#"{"me": "session-of-another"}"#).await;
+    assert!(session.receive().await.is_none());
+    let refused = connecting.await.unwrap();
+    assert!(matches!(refused, Err(ConnectError::NameTaken { .. })), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_refused_for_good_ends_the_client() {
+    const REFUSAL: &str = r#"{"type": "error", "code": "unauthorized", "detail": "no token"}"#;
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let mut session = scene.bus_side.accept().await;
+    assert_eq!(json(&mut session).await["type"], "register");
+    session.send(REFUSAL).await;
+    let Event::Disconnected { .. } = scene.event().await else { panic!() };
+    let (code, detail) = ("unauthorized".to_owned(), "no token".to_owned());
+    assert_eq!(scene.event().await, Event::Closed { why: WhyLost::Refused { code, detail } });
+    scene.nobody_comes().await;
+}
+
+// ---- what arrives -----------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_overtakes_the_registration_is_not_lost() {
+    let (transport, mut bus_side) = memory::bus();
+    let connecting = tokio::spawn(async move { Bus::on(transport).connect("me").await });
+    let mut session = bus_side.accept().await;
+    assert_eq!(json(&mut session).await["type"], "register");
+    session.send(&numbered(1)).await;
+    session.send(r#"{"type": "registered", "endpoint": "me", "session_id": "s"}"#).await;
+    session.send(&numbered(2)).await;
+    let (_client, mut inbox) = connecting.await.unwrap().unwrap();
+    assert_eq!(texts(&mut inbox, 2).await, ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_stops_the_reading_and_loses_nothing() {
+    let limits = QueueLimits { messages: 3, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    let mut session = scene.session;
+    // Far more than the pipe between the two holds.
+    let feeding = tokio::spawn(async move {
+        for number in 0..5_000 {
+            session.send(&numbered(number)).await;
+        }
+        session
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!feeding.is_finished(), "the client read on");
+    assert!(scene.inbox.len() <= 3);
+    let all: Vec<_> = (0..5_000).map(|number: usize| number.to_string()).collect();
+    assert_eq!(texts(&mut scene.inbox, 5_000).await, all);
+    feeding.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_with_a_full_queue_stays_alive_and_still_sends() {
+    let limits = QueueLimits { messages: 1, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    scene.session.send(&numbered(0)).await;
+    scene.session.send(&numbered(1)).await;
+    // Nothing is read for minutes, not even the answers to pings: that is no silence of the bus.
+    for _ in 0..6 {
+        assert_eq!(json(&mut scene.session).await["type"], "ping");
+        scene.session.send(r#"{"type": "pong"}"#).await;
+    }
+    scene.client.send(&Outgoing::text("you", "still here")).await.unwrap();
+    assert_eq!(json(&mut scene.session).await["body"]["text"], "still here");
+    assert_eq!(scene.events.try_next(), None);
+    assert_eq!(texts(&mut scene.inbox, 2).await, ["0", "1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_drops_says_how_many() {
+    let limits =
+        QueueLimits { messages: 2, when_full: WhenFull::DropOldest, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    for number in 0..10 {
+        scene.session.send(&numbered(number)).await;
+    }
+    let mut dropped = 0;
+    while dropped < 8 {
+        match scene.event().await {
+            Event::Dropped { messages } => dropped += messages,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(texts(&mut scene.inbox, 2).await, ["8", "9"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_bus_is_an_event() {
+    let mut scene = scene("me").await;
+    let error = r#"{"type": "error", "code": "over_limit", "detail": "full", "id": "7"}"#;
+    scene.session.send(error).await;
+    let event = scene.event().await;
+    let (code, detail, id) = ("over_limit".to_owned(), "full".to_owned(), Some("7".to_owned()));
+    assert_eq!(event, Event::Refused { code, detail, id });
+}
+
+// ---- requests ---------------------------------------------------------------------------------------------
+
+/// Takes a request on its connection, and says that it was handed over.
+async fn take_request(bus_side: &mut BusSide) -> String {
+    let mut connection = bus_side.accept().await;
+    let request = json(&mut connection).await;
+    assert_eq!((&request["type"], &request["from"]), (&"message".into(), &"me".into()));
+    let id = request["id"].as_str().unwrap().to_owned();
+    let receipt = format!(r#"{{"type": "receipt", "id": "{id}", "status": "delivered"}}"#);
+    connection.send(&receipt).await;
+    id
+}
+
+fn reply(id: &str) -> String {
+    format!(r#"{{"type": "message", "from": "you", "reply_to": "{id}", "body": {{"text": "42"}}}}"#)
+}
+
+fn ask(client: &Client) -> tokio::task::JoinHandle<Result<String, RequestError>> {
+    let client = client.clone();
+    tokio::spawn(async move {
+        let question = Outgoing::text("you", "what?");
+        let reply = client.request(&question, Duration::from_secs(20)).await?;
+        Ok(reply.text().unwrap())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_finds_its_request_and_other_messages_the_inbox() {
+    let mut scene = scene("me").await;
+    let asking = ask(&scene.client);
+    let id = take_request(&mut scene.bus_side).await;
+    scene.session.send(&numbered(1)).await;
+    scene.session.send(&reply("another id")).await;
+    scene.session.send(&reply(&id)).await;
+    assert_eq!(asking.await.unwrap().unwrap(), "42");
+    assert_eq!(texts(&mut scene.inbox, 2).await, ["1", "42"]);
+    // A second reply to the same request is an ordinary message.
+    scene.session.send(&reply(&id)).await;
+    assert_eq!(texts(&mut scene.inbox, 1).await, ["42"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_never_comes_ends_the_request_and_leaves_nothing_behind() {
+    let mut scene = scene("me").await;
+    let asking = ask(&scene.client);
+    let id = take_request(&mut scene.bus_side).await;
+    let unanswered = asking.await.unwrap();
+    assert!(matches!(unanswered, Err(RequestError::NoReply(_))), "{unanswered:?}");
+    scene.session.send(&reply(&id)).await;
+    assert_eq!(texts(&mut scene.inbox, 1).await, ["42"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_to_nobody_fails_at_once() {
+    let mut scene = scene("me").await;
+    let began = Instant::now();
+    let asking = ask(&scene.client);
+    let mut connection = scene.bus_side.accept().await;
+    json(&mut connection).await;
+    let error = r#"{"type": "error", "code": "endpoint_not_found", "detail": "not there"}"#;
+    connection.send(error).await;
+    let refused = asking.await.unwrap();
+    assert!(matches!(refused, Err(RequestError::Send(CallError::Refused { .. }))), "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_is_found_behind_a_full_queue() {
+    let limits = QueueLimits { messages: 1, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    for number in 0..20 {
+        scene.session.send(&numbered(number)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asking = ask(&scene.client);
+    let id = take_request(&mut scene.bus_side).await;
+    scene.session.send(&reply(&id)).await;
+    assert_eq!(asking.await.unwrap().unwrap(), "42");
+    let all: Vec<_> = (0..20).map(|number: usize| number.to_string()).collect();
+    assert_eq!(texts(&mut scene.inbox, 20).await, all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_outlives_a_restart_of_the_bus() {
+    let mut scene = scene("me").await;
+    let asking = ask(&scene.client);
+    let id = take_request(&mut scene.bus_side).await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let mut session = scene.bus_side.accept().await;
+    session.welcome("session-2").await;
+    session.send(&reply(&id)).await;
+    assert_eq!(asking.await.unwrap().unwrap(), "42");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_client_answers_its_requests_with_that() {
+    let mut scene = scene("me").await;
+    let asking = ask(&scene.client);
+    take_request(&mut scene.bus_side).await;
+    scene.client.close().await;
+    assert!(matches!(asking.await.unwrap(), Err(RequestError::Closed)));
+    assert!(matches!(ask(&scene.client).await.unwrap(), Err(RequestError::Closed)));
+}
+
+// ---- the end ------------------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_the_end_is_still_written() {
+    let mut scene = scene("me").await;
+    let client = scene.client.clone();
+    let large = Outgoing::text("you", &"x".repeat(500_000));
+    let sending = tokio::spawn(async move { client.send(&large).await });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let client = scene.client.clone();
+    let closing = tokio::spawn(async move { client.close().await });
+    assert_eq!(json(&mut scene.session).await["body"]["text"].as_str().unwrap().len(), 500_000);
+    assert!(scene.session.receive().await.is_none());
+    sending.await.unwrap().unwrap();
+    closing.await.unwrap();
+    assert_eq!(scene.client.closed(), Some(WhyLost::ByOwner));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_does_not_read_does_not_keep_a_client_from_closing() {
+    let scene = scene("me").await;
+    let client = scene.client.clone();
+    let large = Outgoing::text("you", &"x".repeat(500_000));
+    let sending = tokio::spawn(async move { client.send(&large).await });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    timeout(LONG, scene.client.close()).await.expect("it ends");
+    assert!(sending.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_handles_end_the_session_one_half_alone_does_not() {
+    let Scene { client, inbox, mut session, .. } = scene("me").await;
+    drop(inbox);
+    client.send(&Outgoing::text("you", "only sending")).await.unwrap();
+    assert_eq!(json(&mut session).await["body"]["text"], "only sending");
+    drop(client);
+    assert!(timeout(LONG, session.receive()).await.expect("it ends").is_none());
+
+    let Scene { client, mut inbox, mut session, .. } = scene("me").await;
+    drop(client);
+    session.send(&numbered(1)).await;
+    assert_eq!(texts(&mut inbox, 1).await, ["1"]);
+    drop(inbox);
+    assert!(timeout(LONG, session.receive()).await.expect("it ends").is_none());
+}
+
+// ---- one-shot calls -----------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_a_one_shot_message_is_the_buss_own() {
+    let (transport, mut bus_side) = memory::bus();
+    let bus = Bus::on(transport);
+    let sending = tokio::spawn(async move { bus.send(&Outgoing::text("you", "hi").id("7")).await });
+    let mut connection = bus_side.accept().await;
+    assert_eq!(json(&mut connection).await["id"], "7");
+    connection.send(r#"{"type": "receipt", "id": "7", "status": "delivered"}"#).await;
+    let receipt = sending.await.unwrap().unwrap();
+    assert_eq!((receipt.id.as_str(), receipt.status), ("7", Status::Delivered));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_bus_proves_by_its_pong_that_it_routed_the_message() {
+    let (transport, mut bus_side) = memory::bus();
+    let bus = Bus::on(transport);
+    let sending = tokio::spawn(async move { bus.send(&Outgoing::text("you", "hi")).await });
+    let mut connection = bus_side.accept().await;
+    json(&mut connection).await;
+    list(&mut bus_side.accept().await, "{}").await;
+    assert_eq!(json(&mut connection).await["type"], "ping");
+    connection.send(r#"{"type": "pong"}"#).await;
+    assert_eq!(sending.await.unwrap().unwrap().status, Status::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_takes_its_time_is_waited_for_and_never_disturbed() {
+    let (transport, mut bus_side) = memory::bus();
+    let bus = Bus::on(transport);
+    let sending = tokio::spawn(async move { bus.send(&Outgoing::text("you", "hi")).await });
+    let mut connection = bus_side.accept().await;
+    json(&mut connection).await;
+    let mut look = bus_side.accept().await;
+    json(&mut look).await;
+    let server = r#"{"server": "hermes-bus/9", "uptime_s": 1, "counters": {}}"#;
+    let listing = format!(r#"{{"type": "endpoint_list", "endpoints": {{}}, "server": {server}}}"#);
+    look.send(&listing).await;
+    let disturbed = timeout(Duration::from_millis(700), connection.receive()).await;
+    assert!(disturbed.is_err(), "a second frame makes the bus keep the receipt");
+    connection.send(r#"{"type": "error", "code": "endpoint_not_found", "detail": "gone"}"#).await;
+    assert!(matches!(sending.await.unwrap(), Err(CallError::Refused { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_never_taken_for_success() {
+    let (transport, mut bus_side) = memory::bus();
+    let bus = Bus::on(transport);
+    let sending = tokio::spawn(async move { bus.send(&Outgoing::text("you", "hi")).await });
+    let mut connection = bus_side.accept().await;
+    json(&mut connection).await;
+    let _look = bus_side.accept().await;
+    let outcome = timeout(LONG, sending).await.expect("it ends").unwrap();
+    assert!(matches!(outcome, Err(CallError::NoAnswer(_))), "{outcome:?}");
+
+    let (transport, mut bus_side) = memory::bus();
+    let bus = Bus::on(transport);
+    let sending = tokio::spawn(async move { bus.send(&Outgoing::text("you", "hi")).await });
+    let mut connection = bus_side.accept().await;
+    json(&mut connection).await;
+    drop(connection);
+    assert!(matches!(sending.await.unwrap(), Err(CallError::Closed)));
+}
