@@ -23,7 +23,7 @@ use crate::message::Message;
 use crate::outbox::{Arrivals, Writing};
 
 /// A session that lasted this long was a good one: the next attempt to connect comes soon.
-const LASTED: Duration = Duration::from_millis(100);
+const LASTED: Duration = Duration::from_millis(20);
 /// How long is waited for more of what a bus said before it closed.
 const DRAIN: Duration = Duration::from_millis(100);
 
