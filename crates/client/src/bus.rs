@@ -138,6 +138,29 @@ impl Bus {
     ///
     /// A released Python bus gives no receipts. There the answer to a `ping` that follows the
     /// message proves that it was routed, and the status is [`Status::Accepted`].
+    ///
+    /// ```
+    /// # use hermes_bus_client::{memory, Bus, CallError, Outgoing, Status};
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # runtime.block_on(async {
+    /// # let (transport, mut bus_side) = memory::bus();
+    /// # tokio::spawn(async move {
+    /// #     let mut connection = bus_side.accept().await;
+    /// #     connection.receive().await;
+    /// #     connection.send(r#"{"type": "receipt", "id": "1", "status": "delivered"}"#).await;
+    /// # });
+    /// # let bus = Bus::on(transport);
+    /// let done = Outgoing::text("lead-agent", "parser ported").set("type", &"task_done")?;
+    /// match bus.send(&done.from("worker-alpha")).await {
+    ///     Ok(receipt) if receipt.status == Status::Delivered => println!("handed over"),
+    ///     Ok(_) => println!("the bus has it"),
+    ///     Err(CallError::Refused { code, detail }) => println!("{code}: {detail}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn send(&self, message: &Outgoing) -> Result<Receipt, CallError> {
         let id = message.id.clone().unwrap_or_else(new_id);
         let frame = message.encode(Some(&id))?;

@@ -187,7 +187,9 @@ impl Client {
 
     /// What happens to the session from now on.
     pub fn events(&self) -> Events {
-        Events::new(self.shared.events.subscribe())
+        let receiver = self.shared.events.subscribe();
+        // The phase changes before the last event is told.
+        Events::new(receiver, self.closed().is_some())
     }
 
     /// Sends a message, and returns when all of it is in the socket of a registered session: from
@@ -206,6 +208,34 @@ impl Client {
     ///
     /// The request travels on a connection of its own, so that the bus says at once if it cannot be
     /// delivered; it may overtake what [`Client::send`] has sent.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use hermes_bus_client::{memory, Bus, Outgoing, RequestError};
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # runtime.block_on(async {
+    /// # let (transport, mut bus_side) = memory::bus();
+    /// # tokio::spawn(async move {
+    /// #     let mut session = bus_side.accept().await;
+    /// #     session.welcome("session-1").await;
+    /// #     let mut connection = bus_side.accept().await;
+    /// #     connection.receive().await;
+    /// #     connection.send(r#"{"type": "receipt", "id": "q-1", "status": "delivered"}"#).await;
+    /// #     session.send(r#"{"type": "message", "reply_to": "q-1", "body": {"text": "42"}}"#).await;
+    /// #     session.receive().await;
+    /// # });
+    /// # let bus = Bus::on(transport);
+    /// let (client, _inbox) = bus.connect("curious").await?;
+    /// let question = Outgoing::text("oracle", "what is the answer?").id("q-1");
+    /// match client.request(&question, Duration::from_secs(30)).await {
+    ///     Ok(reply) => assert_eq!(reply.text().as_deref(), Some("42")),
+    ///     Err(RequestError::NoReply(patience)) => println!("nothing came within {patience:?}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn request(
         &self,
         message: &Outgoing,

@@ -90,35 +90,46 @@ impl std::fmt::Display for WhyLost {
     }
 }
 
-/// The [`Event`]s of a client, one after the other. Ends when the client is closed. Holds the last 64; a reader that falls
+/// The [`Event`]s of a client, one after the other. Holds the last 64; a reader that falls
 /// further behind sees [`Event::Missed`].
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
+    is_over: bool,
 }
 
 pub(crate) const EVENTS_HELD: usize = 64;
 
 impl Events {
-    pub(crate) fn new(receiver: broadcast::Receiver<Event>) -> Self {
-        Events { receiver }
+    /// `is_over`: the client is closed already.
+    pub(crate) fn new(receiver: broadcast::Receiver<Event>, is_over: bool) -> Self {
+        Events { receiver, is_over }
     }
 
-    /// The next event. `None` when the client is closed and all has been read.
+    /// The next event. `None` after the last one, [`Event::Closed`].
     pub async fn next(&mut self) -> Option<Event> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
-            Err(RecvError::Closed) => None,
+        if self.is_over {
+            return self.try_next();
         }
+        let event = match self.receiver.recv().await {
+            Ok(event) => event,
+            Err(RecvError::Lagged(missed)) => Event::Missed(missed),
+            Err(RecvError::Closed) => return None,
+        };
+        Some(self.note(event))
     }
 
     /// An event that is there already.
     pub fn try_next(&mut self) -> Option<Event> {
         match self.receiver.try_recv() {
-            Ok(event) => Some(event),
+            Ok(event) => Some(self.note(event)),
             Err(TryRecvError::Lagged(missed)) => Some(Event::Missed(missed)),
             Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         }
+    }
+
+    fn note(&mut self, event: Event) -> Event {
+        self.is_over |= matches!(event, Event::Closed { .. });
+        event
     }
 }

@@ -189,7 +189,11 @@ impl Driver {
                 return Err(WhyLost::ByOwner);
             }
             self.writing.sort_out(&mut self.arrivals);
-            let error = match register(&self.shared, Some(previous), Need::Again).await {
+            let attempt = tokio::select! {
+                attempt = register(&self.shared, Some(previous), Need::Again) => attempt,
+                () = self.shared.close.notified() => return Err(WhyLost::ByOwner),
+            };
+            let error = match attempt {
                 Ok(registered) => return Ok(registered),
                 Err(RegisterError::Taken(_)) => return Err(WhyLost::Replaced),
                 Err(RegisterError::Connect(ConnectError::Refused { code, detail }))

@@ -526,6 +526,21 @@ async fn a_bus_that_does_not_read_does_not_keep_a_client_from_closing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_is_coming_back_can_be_closed_at_once() {
+    let mut scene = scene("me").await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let _silent = scene.bus_side.accept().await;
+    let began = Instant::now();
+    timeout(LONG, scene.client.close()).await.expect("it ends");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    let why = WhyLost::ByOwner;
+    while scene.event().await != (Event::Closed { why: why.clone() }) {}
+    assert_eq!(timeout(LONG, scene.events.next()).await.expect("the end is told"), None);
+    assert_eq!(timeout(LONG, scene.client.events().next()).await.expect("the same"), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropped_handles_end_the_session_one_half_alone_does_not() {
     let Scene { client, inbox, mut session, .. } = scene("me").await;
     drop(inbox);
