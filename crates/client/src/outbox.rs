@@ -209,15 +209,6 @@ impl Writing {
         }
     }
 
-    /// Moves all that has arrived here and drops what its senders have given up on, which makes
-    /// room for others. For the time without a connection.
-    pub(crate) fn sort_out(&mut self, arrivals: &mut Arrivals) {
-        while let Ok(item) = arrivals.queue.try_recv() {
-            self.items.push_back(item);
-        }
-        self.items.retain(|item| item.state() != Some(WITHDRAWN));
-    }
-
     /// Marks what the next write takes as being written; what is withdrawn is dropped.
     pub(crate) fn begin(&mut self) {
         let mut index = 0;

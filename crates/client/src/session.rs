@@ -188,7 +188,6 @@ impl Driver {
             if self.is_closing {
                 return Err(WhyLost::ByOwner);
             }
-            self.writing.sort_out(&mut self.arrivals);
             let attempt = tokio::select! {
                 attempt = register(&self.shared, Some(previous), Need::Again) => attempt,
                 () = self.shared.close.notified() => return Err(WhyLost::ByOwner),
