@@ -189,6 +189,8 @@ fn a_text_of_ours_does_not_stand_in_its_own_way() {
         "I will now ask: do you wa\nnt? Are you sure?",
         "I will now ask: do you want? Are you sure?",
     );
+    free("user@host:~$ shall I over\nwrite it? [y/N]", "shall I overwrite it? [y/N]");
+    free("│ > shall I overwrite it? │\n│ [y/N] │", "shall I overwrite it? [y/N]");
     free("the menu says\n❯ 1. Yes\n  2. No", "the menu says\n❯ 1. Yes\n  2. No");
 }
 
