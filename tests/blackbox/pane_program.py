@@ -6,12 +6,15 @@ box     a full-screen program: its input line is a box in which text is wrapped;
 deaf    box, but the first Enter is lost.
 late    box, but a menu appears as soon as text has come.
 menu    box with an approval menu from the start; every byte is recorded.
+slow    box, but it takes its time over a paste, and takes all that has come meanwhile for a part of it.
 collapse  box, but shows a placeholder instead of a pasted text.
 """
 import json
 import os
+import select
 import sys
 import textwrap
+import time
 import tty
 
 START, END = b"\x1b[200~", b"\x1b[201~"
@@ -58,6 +61,10 @@ class Box:
                 self.pasting, self.pending = True, self.pending[6:]
             elif self.pending.startswith(END):
                 self.pasting, self.pending = False, self.pending[6:]
+                if self.kind == "slow":
+                    time.sleep(0.6)
+                    while select.select([0], [], [], 0)[0]:
+                        self.text += os.read(0, 65536)
             else:
                 byte, self.pending = self.pending[:1], self.pending[1:]
                 if byte == b"\r" and not self.pasting:

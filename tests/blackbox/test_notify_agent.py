@@ -199,6 +199,13 @@ def test_an_enter_that_is_lost_is_pressed_again_and_the_text_is_not_repeated(wor
     assert lead.submissions(1) == [{"text": "wake up", "enters": 2}]
 
 
+def test_enter_waits_until_the_text_shows(world, tmux):
+    """A program that is slow over a paste would take an early Enter for a part of it."""
+    lead = tmux.program("slow")
+    assert_ok(notify(world, "lead", "take your time"))
+    assert lead.submissions(1) == [{"text": "take your time", "enters": 1}]
+
+
 def test_a_menu_that_appears_after_the_text_is_not_answered(world, tmux):
     lead = tmux.program("late")
     done = notify(world, "lead", "please go on with the task")

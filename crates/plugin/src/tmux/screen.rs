@@ -159,7 +159,7 @@ fn asks(line: &str) -> Option<Obstacle> {
     let lower = line.to_lowercase();
     let lower = lower.trim_end();
     // `select` of a shell shows its options and then this.
-    if lower == "#?" || ends_in_yes_no(lower) {
+    if lower == "#?" || ends_in_choices(lower) {
         return Some(Obstacle::Question(line.to_owned()));
     }
     // A draft, or a command that was typed.
@@ -176,18 +176,21 @@ fn asks(line: &str) -> Option<Obstacle> {
     is_question.then(|| Obstacle::Question(line.to_owned()))
 }
 
-/// `[y/N]`, `(yes/no)`, `(yes/no/[fingerprint])?` and the like, with hardly anything after it.
-fn ends_in_yes_no(lower: &str) -> bool {
+/// `[y/N]`, `(yes/no)`, `(yes/no/[fingerprint])?`, `[o/s/a/D]:` and the like, with hardly anything
+/// after it.
+fn ends_in_choices(lower: &str) -> bool {
     let openings = lower.char_indices().filter(|(_, c)| matches!(c, '[' | '('));
     let mut inside = openings.map(|(at, bracket)| (&lower[at + 1..], bracket));
     inside.any(|(text, bracket)| {
         let Some(close) = text.rfind(if bracket == '[' { ']' } else { ')' }) else { return false };
-        let mut answers = text[..close].split(['/', '|', ',']).map(str::trim);
-        let is_yes = matches!(answers.next(), Some("y" | "yes"));
-        let is_no = matches!(answers.next(), Some("n" | "no"));
+        let answers: Vec<&str> = text[..close].split(['/', '|', ',']).map(str::trim).collect();
+        let is_yes_no = matches!(answers[..], ["y" | "yes", "n" | "no", ..]);
+        let is_letter = |answer: &&str| answer.len() == 1 && !answer.as_bytes()[0].is_ascii_digit();
+        let is_letters = bracket == '[' && answers.len() > 2 && answers.iter().all(is_letter);
         let reply = text[close + 1..].trim();
         let is_reply = |c: char| c.is_alphanumeric() || matches!(c, ':' | '?' | '>' | ' ');
-        is_yes && is_no && reply.chars().count() <= REPLY_CHARACTERS && reply.chars().all(is_reply)
+        let is_at_end = reply.chars().count() <= REPLY_CHARACTERS && reply.chars().all(is_reply);
+        is_at_end && (is_yes_no || is_letters)
     })
 }
 

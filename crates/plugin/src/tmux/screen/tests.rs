@@ -65,6 +65,9 @@ fn approval_menus_of_agents() {
 #[test]
 fn other_menus() {
     assert_menu("? Overwrite the file?\n❯ Yes\n  No\n");
+    assert_menu(
+        "│ DANGEROUS: rm -rf x │\n│ ❯ Allow once        │\n│   Allow this session │\n│   Deny │\n",
+    );
     assert_menu("◆  Continue?\n│  ● Yes / ○ No\n└\n");
     assert_menu("◆  Continue?\n│  ● Yes\n│  ○ No\n└\n");
     assert_menu("Which one?\n\n  1. [ ] Red\n❯ 2. [✔] Green\n  3. [ ] Blue\n");
@@ -94,6 +97,8 @@ fn questions_and_secrets_at_the_end() {
         "Do you want to proceed?",
         "  Would you like to update now?  ",
         "Replace a.txt? [y, n]: ",
+        "Stage this hunk [y,n,q,a,d,e,p,?]? ",
+        "      Choice [o/s/a/D]: ",
         "│ Go on? (y/n) │",
     ] {
         let screen = format!("$ ./deploy\nlooking around\n{question}\n\n\n");
@@ -126,6 +131,7 @@ fn ordinary_prompts() {
         "› ",
         "❯ write a test",
         "> fix it",
+        "step [1/2/3]",
         "$ ",
         "user@host:~/x$ ",
         "root@host:/# ",
