@@ -29,8 +29,12 @@ pub struct NotifyAgent {
     /// ~/.hermes/bus-rules.yaml]
     #[arg(long, value_name = "path")]
     pub config: Option<PathBuf>,
-    /// Put "⚕ [NAME]: " before the message, where NAME is the sender's display name
-    #[arg(long, value_name = "sender")]
+    /// The sender whose display name is put before the message.
+    #[arg(
+        long,
+        value_name = "sender",
+        help = "Put \"⚕ [NAME]: \" before the message, where NAME is the sender's display name"
+    )]
     pub from: Option<String>,
     /// The session; all words are the message then
     #[arg(long, value_name = "session")]
