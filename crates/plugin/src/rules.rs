@@ -28,10 +28,10 @@ impl Rules {
     /// `$HERMES_HOME/bus-rules.yaml`, else `~/.hermes/bus-rules.yaml`; none without a home. A
     /// variable that is set to nothing counts as unset.
     pub fn default_path() -> Option<PathBuf> {
-        let directory = |name| env::var_os(name).filter(|value| !value.is_empty());
-        let hermes_home = directory("HERMES_HOME").map(PathBuf::from);
-        let directory = hermes_home.or_else(|| Some(env::home_dir()?.join(".hermes")))?;
-        Some(directory.join("bus-rules.yaml")).filter(|path| path.parent() != Some(Path::new("")))
+        let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+        let hermes_home = env::var_os("HERMES_HOME").map(PathBuf::from).filter(is_set);
+        let in_home = || env::home_dir().filter(is_set).map(|home| home.join(".hermes"));
+        Some(hermes_home.or_else(in_home)?.join("bus-rules.yaml"))
     }
 
     /// Reads a file.
@@ -41,7 +41,7 @@ impl Rules {
         let read =
             |text: &mut Vec<u8>| File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(text);
         match read(&mut text) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if is_missing(&error) => {
                 return Err(RulesError::Missing { path: path_shown() });
             }
             Err(error) => return Err(RulesError::Read { path: path_shown(), error }),
@@ -118,6 +118,10 @@ impl Rules {
     pub fn odd_entries(&self) -> &[String] {
         &self.odd_entries
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 // ---- errors -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser};
     override_usage = "notify-agent [--config <path>] [--from <sender>] [--to <session>] [--simple] \
                       [--interrupt] [--dry-run] <session> <message>",
     after_help = "A session is named by its whole name; 'name:window.pane' and the ids of tmux (%3, @2, \
-                  $1) work too.\n-h, --help and --version are recognised only as the only word.\n\n\
+                  $1) work too.\nHelp and version are recognised only as the only word.\n\n\
                   Exit status: 0 if the message was typed and submitted (or, with --dry-run, would be), \
                   else 1."
 )]
@@ -29,8 +29,12 @@ pub struct NotifyAgent {
     /// ~/.hermes/bus-rules.yaml]
     #[arg(long, value_name = "path")]
     pub config: Option<PathBuf>,
-    /// Put "⚕ [NAME]: " before the message, where NAME is the sender's display name
-    #[arg(long, value_name = "sender")]
+    /// The sender whose display name is put before the message.
+    #[arg(
+        long,
+        value_name = "sender",
+        help = "Put \"⚕ [NAME]: \" before the message, where NAME is the sender's display name"
+    )]
     pub from: Option<String>,
     /// The session; all words are the message then
     #[arg(long, value_name = "session")]
@@ -45,7 +49,7 @@ pub struct NotifyAgent {
     #[arg(long)]
     pub dry_run: bool,
     /// The session (unless --to is given), then the message
-    #[arg(value_name = "session> <message", trailing_var_arg = true)]
+    #[arg(value_name = "words", trailing_var_arg = true)]
     words: Vec<String>,
 }
 
@@ -143,7 +147,7 @@ pub fn read(words: Vec<OsString>) -> Result<Asked, UsageError> {
 fn normalise(words: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
     let mut normal = vec![OsString::from("notify-agent")];
     if let [only] = &words[..]
-        && matches!(only.to_str(), Some("-h" | "--help" | "--version"))
+        && matches!(only.to_str(), Some("-h" | "--help" | "-V" | "--version"))
     {
         normal.push(only.clone());
         return Ok(normal);
@@ -274,7 +278,7 @@ mod tests {
 
     #[test]
     fn help_and_version_only_alone() {
-        for word in ["-h", "--help", "--version"] {
+        for word in ["-h", "--help", "-V", "--version"] {
             let Ok(Asked::Print(text)) = words(&[word]) else { panic!("{word}") };
             assert!(text.contains("notify-agent"), "{text}");
             assert_eq!(order(&[word, "x"]).session, word);

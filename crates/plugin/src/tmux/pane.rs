@@ -103,7 +103,7 @@ impl Pane {
         match look(&target.for_tmux) {
             Ok(pane) if target.is_met_by(&pane) => Ok(pane.pane),
             Ok(_) => Err(target.missing("tmux offers another one instead")),
-            Err(TmuxError::Failed { said, .. }) if said.contains("can't find") => {
+            Err(TmuxError::Failed { said, .. }) if program::is_missing(&said) => {
                 Err(target.missing(&said))
             }
             Err(error) => Err(error.into()),
@@ -116,7 +116,7 @@ impl Pane {
             Ok(found) if found.pane.id == self.id => Ok(Some(found.pane)),
             // The last pane takes its server with it.
             Ok(_) | Err(TmuxError::NoServer { .. }) => Ok(None),
-            Err(TmuxError::Failed { said, .. }) if said.contains("can't find") => Ok(None),
+            Err(TmuxError::Failed { said, .. }) if program::is_missing(&said) => Ok(None),
             Err(error) => Err(error),
         }
     }

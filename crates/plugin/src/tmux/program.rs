@@ -78,11 +78,17 @@ pub(super) fn must(arguments: &[&str], input: Option<&[u8]>) -> Result<String, T
 pub(super) fn failure(arguments: &[&str], output: &Output) -> TmuxError {
     let said = output.stderr.trim();
     let no_server = ["no server running", "error connecting", "server exited", "lost server"];
-    if no_server.iter().any(|start| said.starts_with(start)) {
+    if no_server.iter().any(|start| said.trim_start_matches('[').starts_with(start)) {
         return TmuxError::NoServer { said: said.to_owned() };
     }
     let said = if said.is_empty() { "it did not say why" } else { said };
     TmuxError::Failed { command: name_of(arguments), said: said.to_owned() }
+}
+
+/// Whether tmux says that the target of a command does not exist. A server that has lost its last
+/// session, and is about to end, has no "current" one to fall back to.
+pub(super) fn is_missing(said: &str) -> bool {
+    said.contains("can't find") || said.contains("no current")
 }
 
 /// The command's name, without options: `-u`.

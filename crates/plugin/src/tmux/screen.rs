@@ -54,23 +54,29 @@ impl fmt::Display for Obstacle {
 /// be on the screen: lines that are part of it are left out, lest a text that quotes a menu or asks a
 /// question stands in its own way.
 pub(super) fn find(screen: &str, cursor_row: usize, own: Option<&str>) -> Option<Obstacle> {
+    // From the bottom up, each with the one above it.
+    let all = screen.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let mut lines = all.collect::<Vec<_>>();
+    lines.reverse();
+    lines.truncate(REGION_LINES);
     let own = own.map(Own::new);
-    let is_own = |line: &str| own.as_ref().is_some_and(|own| own.has(line));
-    // From the bottom up.
-    let all = screen.lines().enumerate().collect::<Vec<_>>();
-    let lines = all.into_iter().rev().filter(|(_, line)| !line.trim().is_empty());
-    let lines = lines.take(REGION_LINES).collect::<Vec<_>>();
-    let last = lines.iter().find(|(_, line)| !is_border(line));
-    if let Some(&(row, line)) = last
+    let is_own = |index: usize| {
+        let above = lines.get(index + 1).map_or("", |(_, line)| unframed(line));
+        own.as_ref().is_some_and(|own| own.has(unframed(lines[index].1), above))
+    };
+    let last = lines.iter().position(|(_, line)| !is_border(line));
+    if let Some(index) = last
+        && let (row, line) = lines[index]
         && cursor_row <= row
-        && !is_own(unframed(line))
         && let Some(obstacle) = asks(unframed(line))
+        && !is_own(index)
     {
         return Some(obstacle);
     }
-    let region = lines.iter().map(|(_, line)| unframed(line)).filter(|line| !line.is_empty());
-    let region: Vec<&str> =
-        region.take_while(|line| !is_input(line)).filter(|line| !is_own(line)).collect();
+    let region = lines.iter().enumerate().map(|(index, (_, line))| (index, unframed(line)));
+    let region = region.take_while(|(_, line)| !is_input(line));
+    let region = region.filter(|(index, line)| !line.is_empty() && !is_own(*index));
+    let region: Vec<&str> = region.map(|(_, line)| line).collect();
     menu(&region)
 }
 
@@ -153,7 +159,7 @@ fn asks(line: &str) -> Option<Obstacle> {
     let lower = line.to_lowercase();
     let lower = lower.trim_end();
     // `select` of a shell shows its options and then this.
-    if lower == "#?" || ends_in_yes_no(lower) {
+    if lower == "#?" || ends_in_choices(lower) {
         return Some(Obstacle::Question(line.to_owned()));
     }
     // A draft, or a command that was typed.
@@ -170,18 +176,21 @@ fn asks(line: &str) -> Option<Obstacle> {
     is_question.then(|| Obstacle::Question(line.to_owned()))
 }
 
-/// `[y/N]`, `(yes/no)`, `(yes/no/[fingerprint])?` and the like, with hardly anything after it.
-fn ends_in_yes_no(lower: &str) -> bool {
+/// `[y/N]`, `(yes/no)`, `(yes/no/[fingerprint])?`, `[o/s/a/D]:` and the like, with hardly anything
+/// after it.
+fn ends_in_choices(lower: &str) -> bool {
     let openings = lower.char_indices().filter(|(_, c)| matches!(c, '[' | '('));
     let mut inside = openings.map(|(at, bracket)| (&lower[at + 1..], bracket));
     inside.any(|(text, bracket)| {
         let Some(close) = text.rfind(if bracket == '[' { ']' } else { ')' }) else { return false };
-        let mut answers = text[..close].split(['/', '|', ',']).map(str::trim);
-        let is_yes = matches!(answers.next(), Some("y" | "yes"));
-        let is_no = matches!(answers.next(), Some("n" | "no"));
+        let answers: Vec<&str> = text[..close].split(['/', '|', ',']).map(str::trim).collect();
+        let is_yes_no = matches!(answers[..], ["y" | "yes", "n" | "no", ..]);
+        let is_letter = |answer: &&str| answer.len() == 1 && !answer.as_bytes()[0].is_ascii_digit();
+        let is_letters = bracket == '[' && answers.len() > 2 && answers.iter().all(is_letter);
         let reply = text[close + 1..].trim();
         let is_reply = |c: char| c.is_alphanumeric() || matches!(c, ':' | '?' | '>' | ' ');
-        is_yes && is_no && reply.chars().count() <= REPLY_CHARACTERS && reply.chars().all(is_reply)
+        let is_at_end = reply.chars().count() <= REPLY_CHARACTERS && reply.chars().all(is_reply);
+        is_at_end && (is_yes_no || is_letters)
     })
 }
 
@@ -233,14 +242,20 @@ impl Own {
     }
 
     /// A line is ours if it is a whole line of the text; or if it is long enough to be no accident,
-    /// and is a part of the text, or ends in its last line behind whatever prompt that was put.
-    fn has(&self, line: &str) -> bool {
-        let line = squash(line.trim_start_matches(['❯', '›', '»', '>']));
-        let is_long = line.len() >= OWN_BYTES_MIN;
-        let last = self.lines.last().filter(|last| last.len() >= OWN_BYTES_MIN);
-        self.lines.contains(&line)
-            || (is_long && self.all.contains(&line))
-            || last.is_some_and(|last| line.ends_with(last))
+    /// alone or as the continuation of the line above it, and is a part of the text or ends in its
+    /// last line, behind whatever prompt that was put.
+    fn has(&self, line: &str, above: &str) -> bool {
+        let bare = |line: &str| squash(line.trim_start_matches(['❯', '›', '»', '>']));
+        let line = bare(line);
+        let wrapped = bare(above) + &line;
+        let is_last = |part: &String| {
+            let last = self.lines.last().filter(|last| last.len() >= OWN_BYTES_MIN);
+            last.is_some_and(|last| part.ends_with(last))
+        };
+        let is_part = |part: &String| {
+            part.len() >= OWN_BYTES_MIN && (self.all.contains(part) || is_last(part))
+        };
+        self.lines.contains(&line) || is_part(&line) || (!line.is_empty() && is_part(&wrapped))
     }
 }
 

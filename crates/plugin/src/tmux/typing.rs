@@ -26,8 +26,8 @@ const ENTER_PATIENCE: Duration = Duration::from_millis(500);
 /// Presses of Enter for one text, if the screen does not change.
 const ENTERS_MAX: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often putting in is tried when tmux's own check refuses what ours allowed.
-const PASTES_MAX: u32 = 3;
+/// How often tmux's own check may refuse what ours allowed, until it is given up.
+const REFUSALS_MAX: u32 = 3;
 
 /// True for panes that nothing may be typed into; tmux evaluates it in the step that types.
 const FORBIDDEN: &str = "#{||:#{||:#{pane_dead},#{pane_in_mode}},#{||:#{pane_input_off},\
@@ -112,8 +112,8 @@ pub enum TypingError {
     },
     /// The text is in the pane, but Enter was not pressed.
     #[error(
-        "the text is in pane {pane} (session '{session}') but was not submitted, because {refusal}; \
-         then press Enter there, or delete the text"
+        "the text is in pane {pane} (session '{session}') but was not submitted: {refusal}; then \
+         press Enter there, or delete the text"
     )]
     NotSubmitted {
         /// The pane's id.
@@ -122,6 +122,14 @@ pub enum TypingError {
         session: String,
         /// Why.
         refusal: Refusal,
+    },
+    /// The pane was closed between the text and Enter.
+    #[error("pane {pane} (session '{session}') was closed before the text could be submitted")]
+    Lost {
+        /// The pane's id.
+        pane: String,
+        /// Its session.
+        session: String,
     },
     /// tmux failed while the text was being put in or submitted.
     #[error(
@@ -210,14 +218,12 @@ pub fn type_into(target: &str, text: &Text, interrupt: Interrupt) -> Result<Repo
         interrupt_program(&found)?;
     }
     let before = put_in(&found, text)?;
-    submit(&before, text).map_err(|error| match error {
-        Unsubmitted::Refused(refusal) => TypingError::NotSubmitted {
-            pane: before.id.clone(),
-            session: before.session.clone(),
-            refusal,
-        },
-        Unsubmitted::Tmux(error) => {
-            TypingError::Broken { pane: before.id.clone(), session: before.session.clone(), error }
+    submit(&before, text).map_err(|error| {
+        let (pane, session) = (before.id.clone(), before.session.clone());
+        match error {
+            Unsubmitted::Refused(Refusal::Gone) => TypingError::Lost { pane, session },
+            Unsubmitted::Refused(refusal) => TypingError::NotSubmitted { pane, session, refusal },
+            Unsubmitted::Tmux(error) => TypingError::Broken { pane, session, error },
         }
     })
 }
@@ -282,7 +288,7 @@ fn interrupt_program(pane: &Pane) -> Result<(), TypingError> {
 
 /// Checks the pane and puts the text in. Returns the pane as it was before.
 fn put_in(pane: &Pane, text: &Text) -> Result<Pane, TypingError> {
-    for _ in 0..PASTES_MAX {
+    for _ in 0..REFUSALS_MAX {
         let now = pane.again()?.ok_or_else(|| refused(pane, Refusal::Gone))?;
         if let Some(refusal) = refusal(&now, None) {
             return Err(refused(&now, refusal));
@@ -291,7 +297,7 @@ fn put_in(pane: &Pane, text: &Text) -> Result<Pane, TypingError> {
             Ok(true) => return Ok(now),
             // Something changed since the look: look again for what it is.
             Ok(false) => {}
-            Err(TmuxError::Failed { said, .. }) if said.contains("can't find pane") => {
+            Err(TmuxError::Failed { said, .. }) if program::is_missing(&said) => {
                 return Err(refused(&now, Refusal::Gone));
             }
             Err(error @ TmuxError::TimedOut { .. }) => {
@@ -362,30 +368,34 @@ fn submit(before: &Pane, text: &Text) -> Result<Report, Unsubmitted> {
         enters: 0,
         changed: false,
     };
-    while report.enters < presses_max && !report.changed {
-        let now = before.again()?.ok_or(Unsubmitted::Refused(Refusal::Gone))?;
-        if let Some(refusal) = refusal(&now, own) {
-            // After a press that seemed to do nothing, this is what it did.
-            if report.enters > 0 {
-                report.changed = true;
-                break;
-            }
-            return Err(Unsubmitted::Refused(refusal));
+    // As many looks more as tmux may refuse what ours allowed.
+    for _ in 0..presses_max + REFUSALS_MAX {
+        let obstacle = match before.again()? {
+            Some(now) => refusal(&now, own).map_or(Ok(now), Err),
+            None => Err(Refusal::Gone),
+        };
+        let now = match obstacle {
+            Ok(now) => now,
+            Err(refusal) if report.enters == 0 => return Err(Unsubmitted::Refused(refusal)),
+            // A press that seemed to do nothing has done this.
+            Err(_) => return Ok(Report { changed: true, ..report }),
+        };
+        if press_enter(&now)? {
+            report.enters += 1;
+            report.changed = wait_for_change(&now)?;
         }
-        if !press_enter(&now)? {
-            continue;
+        if report.changed || report.enters == presses_max {
+            return Ok(report);
         }
-        report.enters += 1;
-        report.changed = wait_for_change(&now)?;
     }
-    Ok(report)
+    Err(Unsubmitted::Refused(Refusal::Mode(String::new())))
 }
 
 /// False if tmux refused; the next look tells why.
 fn press_enter(pane: &Pane) -> Result<bool, Unsubmitted> {
     let command = format!("send-keys -t '{}' Enter", pane.id);
     match unless_forbidden(pane, "", &command) {
-        Err(TmuxError::Failed { said, .. }) if said.contains("can't find pane") => {
+        Err(TmuxError::Failed { said, .. }) if program::is_missing(&said) => {
             Err(Unsubmitted::Refused(Refusal::Gone))
         }
         outcome => Ok(outcome?),

@@ -65,6 +65,9 @@ fn approval_menus_of_agents() {
 #[test]
 fn other_menus() {
     assert_menu("? Overwrite the file?\n❯ Yes\n  No\n");
+    assert_menu(
+        "│ DANGEROUS: rm -rf x │\n│ ❯ Allow once        │\n│   Allow this session │\n│   Deny │\n",
+    );
     assert_menu("◆  Continue?\n│  ● Yes / ○ No\n└\n");
     assert_menu("◆  Continue?\n│  ● Yes\n│  ○ No\n└\n");
     assert_menu("Which one?\n\n  1. [ ] Red\n❯ 2. [✔] Green\n  3. [ ] Blue\n");
@@ -94,6 +97,8 @@ fn questions_and_secrets_at_the_end() {
         "Do you want to proceed?",
         "  Would you like to update now?  ",
         "Replace a.txt? [y, n]: ",
+        "Stage this hunk [y,n,q,a,d,e,p,?]? ",
+        "      Choice [o/s/a/D]: ",
         "│ Go on? (y/n) │",
     ] {
         let screen = format!("$ ./deploy\nlooking around\n{question}\n\n\n");
@@ -126,6 +131,7 @@ fn ordinary_prompts() {
         "› ",
         "❯ write a test",
         "> fix it",
+        "step [1/2/3]",
         "$ ",
         "user@host:~/x$ ",
         "root@host:/# ",
@@ -189,6 +195,8 @@ fn a_text_of_ours_does_not_stand_in_its_own_way() {
         "I will now ask: do you wa\nnt? Are you sure?",
         "I will now ask: do you want? Are you sure?",
     );
+    free("user@host:~$ shall I over\nwrite it? [y/N]", "shall I overwrite it? [y/N]");
+    free("│ > shall I overwrite it? │\n│ [y/N] │", "shall I overwrite it? [y/N]");
     free("the menu says\n❯ 1. Yes\n  2. No", "the menu says\n❯ 1. Yes\n  2. No");
 }
 
