@@ -142,10 +142,6 @@ impl Drop for Withdrawal {
 }
 
 impl Item {
-    fn state(&self) -> Option<u8> {
-        self.ticket.as_ref().map(|ticket| ticket.state.load(Ordering::Acquire))
-    }
-
     /// Marks it as being written. `false`: its sender has given up.
     fn take(&self) -> bool {
         let Some(ticket) = &self.ticket else { return true };
