@@ -6,7 +6,7 @@ import pytest
 
 from world import BIN, World
 
-PROGRAMS = ("hermes-bus-server", "hermes-busd")
+PROGRAMS = ("hermes-bus-server", "hermes-busd", "hermes-bus", "notify-hermes", "notify-agent")
 
 
 def give_up(*_):

@@ -36,7 +36,7 @@ pub fn sender_name(
     config: Option<&Path>,
     fallback: &str,
 ) -> Result<String, Failure> {
-    let rules = load_rules(config)?;
+    let rules = load_rules(config, |error| !error.is_ignored_by_original())?;
     if let Some(given) = given.filter(|given| !given.is_empty()) {
         return Ok(rules.display_name(given).to_owned());
     }
@@ -46,22 +46,35 @@ pub fn sender_name(
     Ok(session.map_or_else(|| fallback.to_owned(), |it| rules.display_name(&it).to_owned()))
 }
 
-/// The rules of the file given, else of the usual one. What released senders passed over in silence
-/// is passed over, with a warning.
-pub fn load_rules(config: Option<&Path>) -> Result<Rules, Failure> {
+/// The rules of the file given, else of the usual one. Trouble with them is a warning, unless it is
+/// fatal to the program that asks.
+pub fn load_rules(
+    config: Option<&Path>,
+    is_fatal: impl Fn(&RulesError) -> bool,
+) -> Result<Rules, Failure> {
     let config = config.filter(|path| !path.as_os_str().is_empty());
     let Some(path) = config.map(Path::to_owned).or_else(Rules::default_path) else {
         return Ok(Rules::default());
     };
-    match Rules::load(&path) {
-        Ok(rules) => Ok(rules),
-        Err(RulesError::Missing { .. }) if config.is_none() => Ok(Rules::default()),
-        Err(error) if error.is_ignored_by_original() => {
-            note(&format!("WARNING: {error}; sender names are used as they are"));
-            Ok(Rules::default())
+    let rules = match Rules::load(&path) {
+        Ok(rules) => rules,
+        Err(RulesError::Missing { .. }) if config.is_none() => Rules::default(),
+        Err(error) if is_fatal(&error) => {
+            return Err(Failure::new("invalid_rules", error.to_string()));
         }
-        Err(error) => Err(Failure::new("invalid_rules", error.to_string())),
+        Err(error) => {
+            note(&format!("WARNING: {error}: going on without rules"));
+            Rules::default()
+        }
+    };
+    if !rules.odd_entries().is_empty() {
+        let odd = rules.odd_entries().join(", ");
+        let shown = path.display();
+        note(&format!(
+            "WARNING: {shown}: these entries of 'role_map' are no mappings and are left out: {odd}"
+        ));
     }
+    Ok(rules)
 }
 
 /// What a message's body is made of.

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use hermes_bus::arguments::notify_agent::{self, Asked, Order, UsageError};
-use hermes_bus_plugin::rules::{Part, Rules, RulesError};
+use hermes_bus::screen::{harmless_line, note};
+use hermes_bus::sender::load_rules;
+use hermes_bus_plugin::rules::{Part, RulesError};
 use hermes_bus_plugin::tmux::{self, Interrupt, Plan, Report, Seen, Text, TypingError};
 
 fn main() -> ExitCode {
@@ -40,20 +42,19 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn fail(text: &str) -> ExitCode {
-    tell(text);
+    note(text);
     ExitCode::FAILURE
-}
-
-/// Says something on the standard error. Where nobody can be told, nothing can be done.
-fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Returns what to print.
 fn notify(order: &Order) -> anyhow::Result<String> {
-    let rules = rules(order)?;
     let message = match &order.sender {
-        Some(sender) => format!("⚕ [{}]: {}", rules.display_name(sender), order.message),
+        Some(sender) => {
+            // Released programs went on without rules in all cases but this.
+            let is_fatal = |error: &RulesError| error.odd_part() == Some(Part::RoleMap);
+            let rules = load_rules(order.config.as_deref(), is_fatal)?;
+            format!("⚕ [{}]: {}", rules.display_name(sender), order.message)
+        }
         None => order.message.clone(),
     };
     let text = Text::new(&message)?;
@@ -79,49 +80,17 @@ fn advised(error: TypingError, interrupt: Interrupt) -> anyhow::Error {
 fn warn_of(report: &Report) {
     let Report { pane, session, command, .. } = report;
     if report.seen == Seen::Nothing {
-        tell(&format!(
+        note(&format!(
             "WARNING: the text was typed into pane {pane} (session '{session}') and Enter was pressed, \
              but '{command}' did not show the text"
         ));
     } else if !report.changed {
-        tell(&format!(
+        note(&format!(
             "WARNING: Enter was pressed {} times in pane {pane} (session '{session}'), but nothing \
              changed there: see whether '{command}' has taken the text",
             report.enters
         ));
     }
-}
-
-// ---- rules ------------------------------------------------------------------------------------------
-
-/// The rules, as far as there are any. Trouble with them keeps no message from being delivered,
-/// unless it is about the very names that are needed.
-fn rules(order: &Order) -> anyhow::Result<Rules> {
-    let Some(path) = order.config.clone().or_else(Rules::default_path) else {
-        return Ok(Rules::default());
-    };
-    let rules = match Rules::load(&path) {
-        Ok(rules) => rules,
-        Err(error) => {
-            let is_needed = order.sender.is_some();
-            if is_needed && error.odd_part() == Some(Part::RoleMap) {
-                return Err(error.into());
-            }
-            let is_expected = order.config.is_none() && matches!(error, RulesError::Missing { .. });
-            if !is_expected {
-                tell(&format!("WARNING: {error}: going on without rules"));
-            }
-            Rules::default()
-        }
-    };
-    if order.sender.is_some() && !rules.odd_entries().is_empty() {
-        let odd = rules.odd_entries().join(", ");
-        tell(&format!(
-            "WARNING: {}: these entries of 'role_map' are no mappings and are left out: {odd}",
-            path.display()
-        ));
-    }
-    Ok(rules)
 }
 
 // ---- dry run ----------------------------------------------------------------------------------------
@@ -137,15 +106,6 @@ fn shown(plan: &Plan, text: &Text, interrupt: Interrupt) -> String {
         "would type into pane {pane} (session '{session}', running '{command}'): {keys}\n\
          text of {} bytes: {}\n",
         text.len(),
-        visible(text)
+        harmless_line(text)
     )
-}
-
-/// A text on one line, with its control characters shown.
-fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
 }

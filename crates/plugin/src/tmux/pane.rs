@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use hermes_bus_client::nearest;
+
 use super::program::{self, TmuxError};
 
 /// Most session names that an error lists.
@@ -226,7 +228,7 @@ impl Target {
     fn missing(&self, said: &str) -> TargetError {
         if let Expected::Session(name) = &self.expected {
             let arguments = ["list-sessions", "-F", "#{session_name}"];
-            let others = match program::must(&arguments, None) {
+            let others: Vec<String> = match program::must(&arguments, None) {
                 Ok(said) => said.lines().map(str::to_owned).collect(),
                 // A server without sessions is about to end.
                 Err(TmuxError::Failed { .. }) => Vec::new(),
@@ -234,7 +236,7 @@ impl Target {
             };
             if !others.contains(name) {
                 return TargetError::NoSession {
-                    others: nearest_first(name, others),
+                    others: nearest_first(name, &others),
                     name: name.clone(),
                 };
             }
@@ -243,32 +245,15 @@ impl Target {
     }
 }
 
-/// Sorts names by how much they are like the one that was meant.
-fn nearest_first(meant: &str, mut names: Vec<String>) -> Vec<String> {
-    let meant = meant.to_lowercase();
-    names.sort_by_cached_key(|name| {
-        let lower = name.to_lowercase();
-        let is_part = lower.contains(&meant) || meant.contains(&lower);
-        let distance = edits(&meant, &lower);
-        (if is_part { distance.min(1) } else { distance }, name.clone())
-    });
-    names
-}
-
-/// How many characters have to be put in, left out or replaced.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, from) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, &to) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+/// Names that may have been meant come before the others.
+fn nearest_first(meant: &str, names: &[String]) -> Vec<String> {
+    let mut sorted: Vec<&str> = nearest(meant, names.iter().map(String::as_str));
+    for name in names {
+        if !sorted.contains(&name.as_str()) {
+            sorted.push(name);
         }
     }
-    row[to.len()]
+    sorted.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -312,9 +297,9 @@ mod tests {
     #[test]
     fn the_nearest_names_come_first() {
         let names = |list: &str| list.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let sorted = nearest_first("lead", names("zebra worker lead-agent Lead laed"));
-        assert_eq!(sorted, names("Lead lead-agent laed zebra worker"));
-        assert_eq!(nearest_first("my.agent", names("other my_agent")), names("my_agent other"));
+        let sorted = nearest_first("lead", &names("worker zebra lead-agent Lead laed"));
+        assert_eq!(sorted, names("Lead laed lead-agent worker zebra"));
+        assert_eq!(nearest_first("my.agent", &names("other my_agent")), names("my_agent other"));
         let many: Vec<String> = (0..12).map(|number| format!("s{number}")).collect();
         assert!(listed(&many).ends_with("'s9' and 2 more"));
     }
