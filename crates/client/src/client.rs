@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::bus::{Bus, Need};
-use crate::error::{ConnectError, RequestError, SendError};
+use crate::error::{CallError, ConnectError, RequestError, SendError};
 use crate::event::{EVENTS_HELD, Event, Events, WhyLost};
 use crate::inbox::{Inbox, Queue, QueueLimits};
 use crate::message::{Message, Outgoing, new_id};
@@ -258,11 +258,15 @@ impl Client {
         let _pending = Pending { shared: &self.shared, id };
         // A reply may stand behind messages for which the inbox has no room.
         self.shared.inbox.look_again();
-        let asking = async {
-            self.shared.bus.send(&message).await?;
-            waiting.await.map_err(|_| RequestError::Closed)
-        };
-        timeout(patience, asking).await.unwrap_or(Err(RequestError::NoReply(patience)))
+        let deadline = Instant::now() + patience;
+        match timeout_at(deadline, self.shared.bus.send(&message)).await {
+            Ok(receipt) => drop(receipt?),
+            Err(_) => return Err(CallError::NoAnswer(patience).into()),
+        }
+        match timeout_at(deadline, waiting).await {
+            Ok(reply) => reply.map_err(|_| RequestError::Closed),
+            Err(_) => Err(RequestError::NoReply(patience)),
+        }
     }
 
     /// Ends the session, after what was sent before is in the socket, and returns when it has ended.
