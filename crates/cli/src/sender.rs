@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use hermes_bus_client::{Bus, Outgoing, Start, bus_directory, socket_in};
-use hermes_bus_plugin::rules::{Rules, RulesError};
+use hermes_bus_plugin::rules::{Part, Rules, RulesError};
 use hermes_bus_plugin::tmux;
 
 use crate::failure::{Failure, exit};
@@ -36,31 +36,41 @@ pub fn sender_name(
     config: Option<&Path>,
     fallback: &str,
 ) -> Result<String, Failure> {
-    let rules = load_rules(config)?;
-    if let Some(given) = given.filter(|given| !given.is_empty()) {
-        return Ok(rules.display_name(given).to_owned());
-    }
-    // Outside of tmux, tmux would name a session that has nothing to do with this process.
-    let pane = std::env::var("TMUX_PANE").ok().filter(|pane| !pane.is_empty());
-    let session = pane.and_then(|pane| tmux::session_name(&pane));
-    Ok(session.map_or_else(|| fallback.to_owned(), |it| rules.display_name(&it).to_owned()))
+    let session = || {
+        // Outside of tmux, tmux would name a session that has nothing to do with this process.
+        let pane = std::env::var("TMUX_PANE").ok().filter(|pane| !pane.is_empty());
+        pane.and_then(|pane| tmux::session_name(&pane))
+    };
+    let given = given.filter(|given| !given.is_empty()).map(str::to_owned);
+    let name = given.or_else(session);
+    let rules = match read_rules(config) {
+        // Roles of a wrong shape do no harm where none is looked for, as with released senders.
+        Err(error) if name.is_none() && error.odd_part() == Some(Part::RoleMap) => Rules::default(),
+        outcome => or_pass_over(outcome)?,
+    };
+    Ok(name.map_or_else(|| fallback.to_owned(), |name| rules.display_name(&name).to_owned()))
 }
 
-/// The rules of the file given, else of the usual one. What released senders passed over in silence
-/// is passed over, with a warning.
-pub fn load_rules(config: Option<&Path>) -> Result<Rules, Failure> {
+/// The rules of the file given, else of the usual one.
+fn read_rules(config: Option<&Path>) -> Result<Rules, RulesError> {
     let config = config.filter(|path| !path.as_os_str().is_empty());
     let Some(path) = config.map(Path::to_owned).or_else(Rules::default_path) else {
         return Ok(Rules::default());
     };
     match Rules::load(&path) {
-        Ok(rules) => Ok(rules),
         Err(RulesError::Missing { .. }) if config.is_none() => Ok(Rules::default()),
+        outcome => outcome,
+    }
+}
+
+/// What released senders passed over in silence is passed over, with a warning.
+fn or_pass_over(outcome: Result<Rules, RulesError>) -> Result<Rules, Failure> {
+    match outcome {
         Err(error) if error.is_ignored_by_original() => {
             note(&format!("WARNING: {error}; sender names are used as they are"));
             Ok(Rules::default())
         }
-        Err(error) => Err(Failure::new("invalid_rules", error.to_string())),
+        outcome => outcome.map_err(|error| Failure::new("invalid_rules", error.to_string())),
     }
 }
 

@@ -6,7 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Parser, ValueHint};
 
 /// Send a message to an endpoint of the hermes bus
 #[derive(Debug, Parser)]
@@ -31,7 +32,7 @@ pub struct Arguments {
     #[arg(long, value_name = "JSON")]
     pub body: Option<String>,
     /// Socket of the bus [default: $HERMES_BUS_ROOT/hermes-bus.sock, else ~/.hermes/hermes-bus.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path(), value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
     /// The sender's name, or its key in role_map
     #[arg(long, value_name = "NAME")]
@@ -43,11 +44,16 @@ pub struct Arguments {
     #[arg(long, value_name = "CHANNEL")]
     pub channel: Option<String>,
     /// The rules file [default: $HERMES_HOME/bus-rules.yaml, else ~/.hermes/bus-rules.yaml]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path(), value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Print the outcome as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// A path that may be empty.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// Options that take a value.
@@ -200,6 +206,13 @@ mod tests {
         assert_eq!(parse("--to|a|--body|-1").unwrap().body.as_deref(), Some("-1"));
         assert_eq!(parse("--to=|m").unwrap().to, "");
         assert_eq!(parse("--to=a=b|m").unwrap().to, "a=b");
+    }
+
+    #[test]
+    fn every_option_may_be_empty() {
+        let empty = "--to=|--body=|--socket=|--from=|--type=|--channel=|--config=|m";
+        let parsed = parse(empty).unwrap();
+        assert_eq!((parsed.socket, parsed.kind), (Some(PathBuf::new()), Some(String::new())));
     }
 
     #[test]

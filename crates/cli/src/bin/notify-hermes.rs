@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use hermes_bus::arguments::notify_hermes::{Arguments, normalize};
 use hermes_bus::failure::{Failure, exit, receipt_json};
 use hermes_bus::screen::{note, say};
@@ -18,8 +18,15 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         // No wrong usage, as far as released scripts know.
         Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
-            note("ERROR: an argument is not UTF-8; only --socket and --config may be anything else");
+            note(
+                "ERROR: an argument is not UTF-8; only --socket and --config may be anything else",
+            );
             return ExitCode::from(exit::FAILED);
+        }
+        // Some say how it is used already.
+        Err(error) if error.use_stderr() && !error.to_string().contains("Usage:") => {
+            note(&format!("{}\n{error}", Arguments::command().render_usage()));
+            return ExitCode::from(exit::USAGE);
         }
         Err(error) => error.exit(),
     };
