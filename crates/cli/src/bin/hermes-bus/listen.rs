@@ -61,7 +61,7 @@ struct Ear<'a> {
 impl Ear<'_> {
     async fn listen(&mut self, client: &Client, mut inbox: Inbox) -> anyhow::Result<ExitCode> {
         let mut events = client.events();
-        let until = Instant::now() + self.arguments.timeout.unwrap_or(FOR_EVER);
+        let until = Instant::now() + self.arguments.timeout.unwrap_or(FOR_EVER).min(FOR_EVER);
         loop {
             tokio::select! {
                 message = inbox.next() => match message {

@@ -20,8 +20,11 @@ pub(crate) fn completions(shell: clap_complete::Shell, program: &str) -> anyhow:
 }
 
 pub(crate) fn page(program: &str) -> anyhow::Result<ExitCode> {
+    // As it is prepared where all pages are written.
+    let mut definition = find(program)?.disable_help_subcommand(true);
+    definition.build();
     let mut page = Vec::new();
-    clap_mangen::Man::new(find(program)?).render(&mut page)?;
+    clap_mangen::Man::new(definition).render(&mut page)?;
     io::stdout().lock().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
 }
