@@ -765,12 +765,15 @@ def test_completions(world, program, shell, check):
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_bash_completes_subcommands(world):
-    """The script does its work."""
-    (world.directory / "script").write_text(done_well(bus(world, "completions", "bash")))
-    ask = "source ./script; set -- $(complete -p hermes-bus); while [ $1 != -F ]; do shift; done; COMP_WORDS=(hermes-bus %s); COMP_CWORD=%d; $2 hermes-bus '%s' x; echo ${COMPREPLY[*]}"
-    assert world.run(["bash", "-c", ask % ("lis", 1, "lis")]).stdout.split() == ["listen", "list"]
-    assert "--exec" in world.run(["bash", "-c", ask % ("listen --e", 2, "--e")]).stdout
+@pytest.mark.parametrize("typed,expected", [("hermes-bus lis", ["listen", "list"]), ("hermes-bus listen --e", ["--exec"]), ("hermes-bus completions ba", ["bash"]), ("hermes-busd sta", ["start", "status"]), ("hermes-busd status --j", ["--json"]),
+                                            ("notify-hermes --ty", ["--type"]), ("hermes-bus-server --he", ["--help"])])
+def test_bash_completes(world, typed, expected):
+    """The script does its work: for options of subcommands, too."""
+    words = typed.split()
+    (world.directory / "script").write_text(done_well(bus(world, "completions", "bash", words[0])))
+    ask = "source ./script; set -- $(complete -p %s); while [ $1 != -F ]; do shift; done; COMP_WORDS=(%s); COMP_CWORD=%d; $2 %s '%s' '%s'; printf '%%s\\n' ${COMPREPLY[*]}"
+    done = world.run(["bash", "-c", ask % (words[0], typed, len(words) - 1, words[0], words[-1], words[-2])])
+    assert done.stdout.split() == expected
 
 
 def test_manual_pages(world):

@@ -290,6 +290,16 @@ def test_tmux_is_asked_only_within_tmux(stage):
 
 # ---- old and new together ------------------------------------------------------------------------------
 
+def quickest_s(act):
+    """The shortest of three times: a busy machine may slow down one."""
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        act()
+        times.append(time.monotonic() - began)
+    return min(times)
+
+
 def original_server(world, version):
     return world.serve(program=os.path.join(os.path.dirname(ORIGINALS[version]), "hermes-bus-server"))
 
@@ -299,13 +309,13 @@ def test_on_the_original_bus(world, version):
     """It gives no receipts: what proves the way is the answer to a ping, and neither success nor failure needs the whole second that the original's sender waits."""
     original_server(world, version)
     lead = world.connect("lead")
-    began = time.monotonic()
-    done = world.run(OURS + ["--to", "lead", "--type", "ack", "hello"])
-    took_s = time.monotonic() - began
-    assert (done.returncode, done.stdout, done.stderr) == (0, "OK: notified lead\n", "")
-    got = lead.expect("message")
-    assert (got["from"], got["body"]) == ("notify-hermes", {"text": "hello", "type": "ack"})
-    assert took_s < 0.9
+
+    def send():
+        done = world.run(OURS + ["--to", "lead", "--type", "ack", "hello"])
+        assert (done.returncode, done.stdout, done.stderr) == (0, "OK: notified lead\n", "")
+        got = lead.expect("message")
+        assert (got["from"], got["body"]) == ("notify-hermes", {"text": "hello", "type": "ack"})
+    assert quickest_s(send) < 0.9
     absent = world.run(OURS + ["--to", "leed", "x"])
     assert (absent.returncode, absent.stdout) == (1, "") and "'leed'" in absent.stderr and "'lead'" in absent.stderr
     everybody = world.run(OURS + ["--to", "", "all"])
@@ -320,10 +330,12 @@ def test_the_original_in_front_of_ours(server, version):
     """Success without its second of waiting, failure, and a start of our bus are what scripts see of the original sender now."""
     lead = server.connect("lead")
     sender = [ORIGINALS[version], "-m", "hermes_notify.notify_hermes", "--to"]
-    began = time.monotonic()
-    done = server.world.run(sender + ["lead", "hello"])
-    assert (done.returncode, done.stdout) == (0, "OK: notified lead\n") and time.monotonic() - began < 0.9
-    assert lead.expect("message")["body"] == {"text": "hello"}
+
+    def send():
+        done = server.world.run(sender + ["lead", "hello"])
+        assert (done.returncode, done.stdout) == (0, "OK: notified lead\n")
+        assert lead.expect("message")["body"] == {"text": "hello"}
+    assert quickest_s(send) < 0.9
     assert server.world.run(sender + ["nobody", "hello"]).returncode == 1
 
 
