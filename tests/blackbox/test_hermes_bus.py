@@ -388,6 +388,22 @@ def test_a_slow_reader_of_a_listener_gets_everything(server):
     assert [json.loads(line)["body"]["n"] for line in out.splitlines()] == list(range(400))
 
 
+def test_a_listener_that_cannot_print_still_lives(server):
+    """Nobody reads what it prints: its session goes on all the same, and takes from the bus what there is."""
+    process = subprocess.Popen([PROGRAM, "listen", "lead"], env=server.world._environment(None), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server.world._children.append(process)
+    assert b"listening as" in process.stderr.readline()
+    sender = server.connect("sender")
+    for n in range(200):
+        sender.message("lead", {"text": "x" * 10_000})
+    sender.fence()
+
+    def all_taken():
+        lead = json.loads(bus(server.world, "list", "--json").stdout)["endpoints"][0]
+        return (lead["received"]["messages"], lead["pending"]["messages"]) == (200, 0)
+    wait_until(all_taken, "the session to take all messages")
+
+
 # ---- listen --exec -------------------------------------------------------------------------------------
 
 def test_exec(server):
