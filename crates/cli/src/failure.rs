@@ -1,8 +1,11 @@
 //! What came of it: why a program did not do what it was asked, in words, as a code for scripts, and
 //! as an exit code.
 
+use std::path::Path;
+
 use hermes_bus_client::{
-    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, nearest,
+    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, bus_directory,
+    nearest, socket_in,
 };
 use serde_json::{Value, json};
 
@@ -12,6 +15,8 @@ use crate::screen::harmless_line;
 pub mod exit {
     /// Not done.
     pub const FAILED: u8 = 1;
+    /// Wrong usage.
+    pub const USAGE: u8 = 2;
     /// Time ran out.
     pub const TIMED_OUT: u8 = 3;
     /// Standard input cannot be read.
@@ -91,20 +96,21 @@ impl Failure {
     /// No connection, or no session.
     pub fn connecting(error: &ConnectError, start: &Start) -> Self {
         let (code, advice) = match error {
-            ConnectError::NoBus { .. } if *start == Start::Never => {
-                ("no_bus", ". Start it with 'hermes-busd start'")
+            ConnectError::NoBus { address } if *start == Start::Never => {
+                ("no_bus", how_to_start(Path::new(address)))
             }
-            ConnectError::NoBus { .. } => ("no_bus", ""),
-            ConnectError::Start { .. } => ("start_failed", ""),
-            ConnectError::Io { .. } => ("cannot_connect", ""),
+            ConnectError::NoBus { .. } => ("no_bus", String::new()),
+            ConnectError::Start { .. } => ("start_failed", String::new()),
+            ConnectError::Io { .. } => ("cannot_connect", String::new()),
             ConnectError::NoAnswer { .. } => (
                 "no_answer",
-                ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus",
+                ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus"
+                    .to_owned(),
             ),
-            ConnectError::Refused { code, .. } => (code.as_str(), ""),
-            ConnectError::NameTaken { .. } => ("name_taken", ""),
-            ConnectError::Closed { .. } => ("closed", ""),
-            ConnectError::NotABus { .. } => ("not_a_bus", ""),
+            ConnectError::Refused { code, .. } => (code.as_str(), String::new()),
+            ConnectError::NameTaken { .. } => ("name_taken", String::new()),
+            ConnectError::Closed { .. } => ("closed", String::new()),
+            ConnectError::NotABus { .. } => ("not_a_bus", String::new()),
         };
         Failure::new(code, format!("{}{advice}", harmless_line(&error.to_string())))
     }
@@ -172,4 +178,16 @@ impl Failure {
         let text = format!("{}{advice}", harmless_line(detail));
         Failure { suggestions: near, ..Failure::new("endpoint_not_found", text) }
     }
+}
+
+/// The command that starts a bus which listens there; nothing where none would.
+fn how_to_start(socket: &Path) -> String {
+    let Some(directory) = socket.parent().filter(|directory| socket_in(directory) == socket) else {
+        return String::new();
+    };
+    if bus_directory(None).is_ok_and(|usual| usual == directory) {
+        return ". Start it with 'hermes-busd start'".to_owned();
+    }
+    let directory = harmless_line(&directory.display().to_string());
+    format!(". Start it with 'hermes-busd start --root {directory}'")
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 /// When to use colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set
+    /// On a terminal that knows colours, unless NO_COLOR is set
     #[default]
     Auto,
     /// Always
@@ -26,10 +26,11 @@ impl Palette {
     /// The colours for standard output.
     pub fn new(color: Color) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
         let is_on = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => !no_color && io::stdout().is_terminal(),
+            Color::Auto => !no_color && !is_dumb && io::stdout().is_terminal(),
         };
         Palette { is_on }
     }

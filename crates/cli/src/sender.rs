@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use hermes_bus_client::{Bus, Outgoing, Start, bus_directory, socket_in};
-use hermes_bus_plugin::rules::{Rules, RulesError};
+use hermes_bus_client::{Bus, Outgoing, bus_directory, socket_in};
+use hermes_bus_plugin::rules::{Part, Rules, RulesError};
 use hermes_bus_plugin::tmux;
 
 use crate::failure::{Failure, exit};
@@ -24,11 +24,6 @@ pub fn find_bus(socket: Option<&Path>, root: Option<&Path>) -> Result<Bus, Failu
     }
 }
 
-/// The same, but never started: for those who only look.
-pub fn find_running_bus(socket: Option<&Path>, root: Option<&Path>) -> Result<Bus, Failure> {
-    Ok(find_bus(socket, root)?.start(Start::Never))
-}
-
 /// The sender's name as receivers see it: the name given or the tmux session this runs in, looked up
 /// in the roles of `bus-rules.yaml`, else `fallback`.
 pub fn sender_name(
@@ -36,14 +31,19 @@ pub fn sender_name(
     config: Option<&Path>,
     fallback: &str,
 ) -> Result<String, Failure> {
-    let rules = load_rules(config, |error| !error.is_ignored_by_original())?;
-    if let Some(given) = given.filter(|given| !given.is_empty()) {
-        return Ok(rules.display_name(given).to_owned());
-    }
-    // Outside of tmux, tmux would name a session that has nothing to do with this process.
-    let pane = std::env::var("TMUX_PANE").ok().filter(|pane| !pane.is_empty());
-    let session = pane.and_then(|pane| tmux::session_name(&pane));
-    Ok(session.map_or_else(|| fallback.to_owned(), |it| rules.display_name(&it).to_owned()))
+    let session = || {
+        // Outside of tmux, tmux would name a session that has nothing to do with this process.
+        let pane = std::env::var("TMUX_PANE").ok().filter(|pane| !pane.is_empty());
+        pane.and_then(|pane| tmux::session_name(&pane))
+    };
+    let given = given.filter(|given| !given.is_empty()).map(str::to_owned);
+    let name = given.or_else(session);
+    let rules = load_rules(config, |error| {
+        // Roles of a wrong shape do no harm where none is looked for, as with released senders.
+        let is_needed = name.is_some() || error.odd_part() != Some(Part::RoleMap);
+        is_needed && !error.is_ignored_by_original()
+    })?;
+    Ok(name.map_or_else(|| fallback.to_owned(), |name| rules.display_name(&name).to_owned()))
 }
 
 /// The rules of the file given, else of the usual one. Trouble with them is a warning, unless it is

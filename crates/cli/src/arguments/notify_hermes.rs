@@ -3,9 +3,11 @@
 //! repeated one counts, and a message with a space in it may begin with a dash.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Parser, ValueHint};
 
 /// Send a message to an endpoint of the hermes bus
 #[derive(Debug, Parser)]
@@ -21,32 +23,37 @@ use clap::Parser;
 )]
 pub struct Arguments {
     /// The endpoint; empty means all of them
-    #[arg(long, value_name = "TO", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TO")]
     pub to: String,
     /// The message's text; '-' reads it from standard input
-    #[arg(value_name = "MESSAGE", allow_hyphen_values = true)]
+    #[arg(value_name = "MESSAGE")]
     pub message: Option<String>,
     /// The message's whole body as JSON; the text is then ignored
-    #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
+    #[arg(long, value_name = "JSON")]
     pub body: Option<String>,
     /// Socket of the bus [default: $HERMES_BUS_ROOT/hermes-bus.sock, else ~/.hermes/hermes-bus.sock]
-    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    #[arg(long, value_name = "PATH", value_parser = path(), value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
     /// The sender's name, or its key in role_map
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
     /// The body's type, for the rules of the receiver
-    #[arg(long = "type", value_name = "TYPE", allow_hyphen_values = true)]
+    #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     /// The body's channel, for replies: platform:chat_id
-    #[arg(long, value_name = "CHANNEL", allow_hyphen_values = true)]
+    #[arg(long, value_name = "CHANNEL")]
     pub channel: Option<String>,
     /// The rules file [default: $HERMES_HOME/bus-rules.yaml, else ~/.hermes/bus-rules.yaml]
-    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    #[arg(long, value_name = "PATH", value_parser = path(), value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Print the outcome as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// A path that may be empty.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// Options that take a value.
@@ -55,11 +62,12 @@ const VALUED: [&str; 7] =
 /// Options that stand alone.
 const FLAGS: [&str; 2] = ["--json", "--help"];
 
-/// Puts arguments into an order that leaves nothing to guess: `--option=value`, then `--`, then the
-/// message. What is wrong stays wrong, and is refused by the definition.
+/// Puts arguments into an order that leaves nothing to guess: `--option=value`, what is not known,
+/// then `--`, then the message. What is wrong stays wrong, and is refused by the definition, which
+/// therefore must not take anything with a dash for a value.
 pub fn normalize(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut typed = typed.into_iter().peekable();
-    let (mut options, mut positionals) = (Vec::new(), Vec::new());
+    let (mut options, mut unknown, mut positionals) = (Vec::new(), Vec::new(), Vec::new());
     options.extend(typed.next());
     while let Some(argument) = typed.next() {
         if argument == "--" {
@@ -69,17 +77,22 @@ pub fn normalize(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         match Typed::of(&argument) {
             Typed::Value => positionals.push(argument),
             Typed::Option(name) => match typed.next_if(|next| takes_as_value(next)) {
-                Some(value) => options.push([OsStr::new(name), &value].join(OsStr::new("="))),
+                Some(value) => options.push(with_value(name, &value)),
                 None => options.push(argument),
             },
-            Typed::OptionWithValue(name, value) => options.push(format!("{name}={value}").into()),
+            Typed::OptionWithValue(name, value) => options.push(with_value(name, value)),
             Typed::Flag(name) => options.push(name.into()),
-            Typed::Unknown => options.push(argument),
+            Typed::Unknown => unknown.push(argument),
         }
     }
+    options.append(&mut unknown);
     options.push("--".into());
     options.extend(positionals);
     options
+}
+
+fn with_value(name: &str, value: &OsStr) -> OsString {
+    [OsStr::new(name), value].join(OsStr::new("="))
 }
 
 /// What an argument looks like.
@@ -88,7 +101,7 @@ enum Typed<'a> {
     /// An option whose value follows.
     Option(&'static str),
     /// `--option=value`
-    OptionWithValue(&'static str, &'a str),
+    OptionWithValue(&'static str, &'a OsStr),
     /// An option without a value.
     Flag(&'static str),
     /// Begins with a dash, but is nothing known.
@@ -99,13 +112,19 @@ enum Typed<'a> {
 
 impl<'a> Typed<'a> {
     fn of(argument: &'a OsStr) -> Self {
-        let Some(text) = argument.to_str() else { return Typed::Value };
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (text, None),
+        let bytes = argument.as_bytes();
+        let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]))),
+            None => (bytes, None),
         };
-        if name == "-h" {
+        // No option has a name that is not UTF-8.
+        let name = str::from_utf8(name).unwrap_or_default();
+        if name == "-h" && value.is_none() {
             return Typed::Flag("--help");
+        }
+        // `-hx` and `-h=x` are refused as `--help=x` is.
+        if let Some(value) = bytes.strip_prefix(b"-h") {
+            return Typed::OptionWithValue("--help", OsStr::from_bytes(value));
         }
         if let Some(flag) = shortened(name, &FLAGS).filter(|_| value.is_none()) {
             return Typed::Flag(flag);
@@ -116,10 +135,11 @@ impl<'a> Typed<'a> {
                 None => Typed::Option(option),
             };
         }
-        let is_text = !text.starts_with('-')
-            || text == "-"
-            || text.contains(' ')
-            || is_negative_number(&text[1..]);
+        let digits = name.strip_prefix('-').filter(|_| value.is_none());
+        let is_text = !bytes.starts_with(b"-")
+            || bytes == b"-"
+            || bytes.contains(&b' ')
+            || digits.is_some_and(is_negative_number);
         if is_text { Typed::Value } else { Typed::Unknown }
     }
 }
@@ -189,6 +209,13 @@ mod tests {
     }
 
     #[test]
+    fn every_option_may_be_empty() {
+        let empty = "--to=|--body=|--socket=|--from=|--type=|--channel=|--config=|m";
+        let parsed = parse(empty).unwrap();
+        assert_eq!((parsed.socket, parsed.kind), (Some(PathBuf::new()), Some(String::new())));
+    }
+
+    #[test]
     fn what_argparse_refuses_is_refused() {
         for words in [
             "",
@@ -201,9 +228,33 @@ mod tests {
             "--t|a|m",
             "--to|a|--c|x|m",
             "--to|a|--json=1|m",
+            "--to|a|--bogus",
+            "--to|a|--=x",
+            "--to|a|-5.",
+            "--to|a|-5=x",
+            "--to|a|-hx",
+            "--to|a|-h=x",
+            "--to|a|--type|--channel|c",
+            "text|--to",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
+    }
+
+    #[test]
+    fn help_is_given_in_spite_of_what_is_unknown() {
+        for words in ["-h", "--he", "--bogus|-h", "--to|a|--json|--help"] {
+            assert_eq!(parse(words).unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
+        }
+    }
+
+    #[test]
+    fn paths_need_not_be_utf_8() {
+        let words = [&b"notify-hermes"[..], b"--to=a", b"--sock=\xff", b"--config", b"\xff", b"m"];
+        let words = words.map(|word| OsStr::from_bytes(word).to_owned());
+        let parsed = Arguments::try_parse_from(normalize(words)).unwrap();
+        assert_eq!(parsed.socket.unwrap().as_os_str().as_bytes(), b"\xff");
+        assert_eq!(parsed.config.unwrap().as_os_str().as_bytes(), b"\xff");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use hermes_bus::arguments::notify_hermes::{Arguments, normalize};
-use hermes_bus::failure::{Failure, receipt_json};
+use hermes_bus::failure::{Failure, exit, receipt_json};
 use hermes_bus::screen::{note, say};
 use hermes_bus::sender::{Content, find_bus, sender_name};
 use hermes_bus_client::{Outgoing, Receipt};
@@ -13,7 +14,22 @@ use hermes_bus_client::{Outgoing, Receipt};
 const FALLBACK: &str = "notify-hermes";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse_from(normalize(std::env::args_os()));
+    let arguments = match Arguments::try_parse_from(normalize(std::env::args_os())) {
+        Ok(arguments) => arguments,
+        // No wrong usage, as far as released scripts know.
+        Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
+            note(
+                "ERROR: an argument is not UTF-8; only --socket and --config may be anything else",
+            );
+            return ExitCode::from(exit::FAILED);
+        }
+        // Some say how it is used already.
+        Err(error) if error.use_stderr() && !error.to_string().contains("Usage:") => {
+            note(&format!("{}\n{error}", Arguments::command().render_usage()));
+            return ExitCode::from(exit::USAGE);
+        }
+        Err(error) => error.exit(),
+    };
     let outcome = match send(&arguments) {
         Ok(receipt) => report(&arguments, &receipt),
         Err(failure) => {

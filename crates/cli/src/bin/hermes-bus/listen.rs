@@ -24,7 +24,7 @@ pub(crate) async fn listen(
     bus: &Bus,
 ) -> anyhow::Result<ExitCode> {
     let own = || format!("listen-{}", std::process::id());
-    let name = arguments.name.clone().unwrap_or_else(own);
+    let name = arguments.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(own);
     let conflict = if arguments.replace { Conflict::Replace } else { Conflict::Refuse };
     let (client, inbox) =
         bus.client(&name).conflict(conflict).connect().await.map_err(|error| {
@@ -61,7 +61,7 @@ struct Ear<'a> {
 impl Ear<'_> {
     async fn listen(&mut self, client: &Client, mut inbox: Inbox) -> anyhow::Result<ExitCode> {
         let mut events = client.events();
-        let until = Instant::now() + self.arguments.timeout.unwrap_or(FOR_EVER);
+        let until = Instant::now() + self.arguments.timeout.unwrap_or(FOR_EVER).min(FOR_EVER);
         loop {
             tokio::select! {
                 message = inbox.next() => match message {

@@ -39,7 +39,10 @@ fn with_a_bus(command: Command, place: &Place) -> anyhow::Result<ExitCode> {
     if place.no_start || only_looks {
         bus = bus.start(Start::Never);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The session lives on a thread of its own, so that it does not miss its heartbeats while nobody
+    // reads what is printed.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(run(command, place, &bus))
 }
 

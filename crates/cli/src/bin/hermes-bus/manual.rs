@@ -15,13 +15,26 @@ pub(crate) fn completions(shell: clap_complete::Shell, program: &str) -> anyhow:
     let mut definition = find(program)?;
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut definition, program, &mut script);
+    if shell == clap_complete::Shell::Bash {
+        script = name_cases_alike(&String::from_utf8_lossy(&script), program).into_bytes();
+    }
     io::stdout().lock().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The generator calls the subcommands of a program with a dash in its name one thing where it finds
+/// out which is meant, and another where it says what they take.
+fn name_cases_alike(script: &str, program: &str) -> String {
+    let other = format!("{}__subcmd__", program.replace('-', "__subcmd__"));
+    script.replace(&other, &format!("{}__subcmd__", program.replace('-', "__")))
+}
+
 pub(crate) fn page(program: &str) -> anyhow::Result<ExitCode> {
+    // As it is prepared where all pages are written.
+    let mut definition = find(program)?.disable_help_subcommand(true);
+    definition.build();
     let mut page = Vec::new();
-    clap_mangen::Man::new(find(program)?).render(&mut page)?;
+    clap_mangen::Man::new(definition).render(&mut page)?;
     io::stdout().lock().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ pub(crate) async fn send(arguments: &Send, place: &Place, bus: &Bus) -> anyhow::
     let to = &arguments.compose.to;
     let mut message = compose(&arguments.compose)?;
     message = message.from(sender_name(arguments.from.as_deref(), None, FALLBACK)?);
-    if let Some(id) = &arguments.reply_to {
+    if let Some(id) = arguments.reply_to.as_ref().filter(|id| !id.is_empty()) {
         message = message.reply_to(id);
     }
     let receipt = match bus.send(&message).await {
@@ -72,7 +72,7 @@ pub(crate) async fn request(
 
 fn compose(compose: &Compose) -> Result<hermes_bus_client::Outgoing, Failure> {
     let message = compose.content().compose(&compose.to)?;
-    Ok(match &compose.id {
+    Ok(match compose.id.as_ref().filter(|id| !id.is_empty()) {
         Some(id) => message.id(id),
         None => message,
     })
