@@ -115,11 +115,25 @@ impl Failure {
         Failure::new(code, format!("{}{advice}", harmless_line(&error.to_string())))
     }
 
-    /// A call that has no result. Looks who is there where the endpoint is not.
-    pub async fn calling(error: &CallError, bus: &Bus, to: &str) -> Self {
-        let on = |text: String| format!("{text} (on {})", bus.address());
+    /// A question that has no answer.
+    pub fn asking(error: &CallError, bus: &Bus) -> Self {
+        let code = match error {
+            CallError::Connect(error) => return Failure::connecting(error, bus.start_policy()),
+            CallError::Refused { code, .. } => code,
+            CallError::Message(refused) => refused.code().as_str(),
+            CallError::NoAnswer(_) => "no_answer",
+            CallError::Closed => "closed",
+            CallError::Unexpected(_) => "unexpected",
+            CallError::Io(_) => "io",
+        };
+        let what = harmless_line(&error.to_string());
+        Failure::new(code, format!("{what} (on {})", bus.address()))
+    }
+
+    /// A message that was not taken, or may not have been. Looks who is there where the endpoint is
+    /// not.
+    pub async fn sending(error: &CallError, bus: &Bus, to: &str) -> Self {
         match error {
-            CallError::Connect(error) => Failure::connecting(error, bus.start_policy()),
             CallError::Refused { code, detail } if code == "endpoint_not_found" => {
                 let listing = bus.clone().start(Start::Never).list().await.ok();
                 Failure::unknown_endpoint(detail, to, listing.as_ref())
@@ -128,26 +142,26 @@ impl Failure {
                 code,
                 format!("the bus refused the message: {}", harmless_line(detail)),
             ),
-            CallError::TooLarge(_) => Failure::new("frame_too_large", error.to_string()),
-            CallError::NoAnswer(_) => Failure::new(
-                "no_answer",
-                on(format!("{error}; the message may have arrived or not")),
-            ),
-            CallError::Closed => {
-                Failure::new("closed", on(format!("{error}; the message may have arrived or not")))
+            CallError::Message(refused) => Failure::new(refused.code().as_str(), error.to_string()),
+            CallError::Connect(_) => Failure::asking(error, bus),
+            CallError::NoAnswer(_)
+            | CallError::Closed
+            | CallError::Unexpected(_)
+            | CallError::Io(_) => {
+                let failure = Failure::asking(error, bus);
+                let text = format!("{}; the message may have arrived or not", failure.text);
+                Failure { text, ..failure }
             }
-            CallError::Unexpected(_) => Failure::new("unexpected", on(error.to_string())),
-            CallError::Io(_) => Failure::new("io", on(error.to_string())),
         }
     }
 
     /// A request without a reply.
     pub async fn requesting(error: &RequestError, bus: &Bus, to: &str) -> Self {
         match error {
-            RequestError::Send(error) => Failure::calling(error, bus, to).await,
+            RequestError::Send(error) => Failure::sending(error, bus, to).await,
             RequestError::NoReply(_) => Failure::new(
                 "no_reply",
-                format!("'{}' has the request, but {error}", harmless_line(to)),
+                format!("the bus has the request for '{}', but {error}", harmless_line(to)),
             )
             .exits_with(exit::TIMED_OUT),
             RequestError::Closed => Failure::new("closed", error.to_string()),

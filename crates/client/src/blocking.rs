@@ -30,14 +30,14 @@ use crate::{Events, Inbox, Listing, Receipt};
 #[derive(Debug)]
 pub struct Bus {
     bus: crate::Bus,
-    runtime: Runtime,
+    runtime: OwnRuntime,
 }
 
 impl Bus {
     /// Fails only if the system has no descriptors left.
     pub fn new(bus: crate::Bus) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(Bus { bus, runtime })
+        Ok(Bus { bus, runtime: OwnRuntime(Some(runtime)) })
     }
 
     /// See [`crate::Bus::open`].
@@ -71,7 +71,7 @@ impl Bus {
 #[derive(Debug)]
 pub struct Connection<'b> {
     connection: crate::Connection,
-    runtime: &'b Runtime,
+    runtime: &'b OwnRuntime,
 }
 
 impl Connection<'_> {
@@ -93,7 +93,7 @@ pub struct Client {
     inbox: Inbox,
     events: Events,
     /// Last, so that the session is asked to end before its thread is.
-    runtime: BackgroundRuntime,
+    runtime: OwnRuntime,
 }
 
 impl Client {
@@ -106,7 +106,7 @@ impl Client {
         })?;
         let (client, inbox) = runtime.block_on(builder.connect())?;
         let events = client.events();
-        Ok(Client { client, inbox, events, runtime: BackgroundRuntime(Some(runtime)) })
+        Ok(Client { client, inbox, events, runtime: OwnRuntime(Some(runtime)) })
     }
 
     /// The client for async code, with its name and state.
@@ -158,15 +158,15 @@ impl Iterator for Client {
 
 /// A runtime that may be dropped anywhere, also within another one.
 #[derive(Debug)]
-struct BackgroundRuntime(Option<Runtime>);
+struct OwnRuntime(Option<Runtime>);
 
-impl BackgroundRuntime {
+impl OwnRuntime {
     fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.0.as_ref().expect("only taken when dropped").block_on(future)
     }
 }
 
-impl Drop for BackgroundRuntime {
+impl Drop for OwnRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

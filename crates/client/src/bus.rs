@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::address::{bus_directory, socket_in};
 use crate::client::{Client, ClientBuilder};
 use crate::connection::{Connection, refusal};
+use crate::deadline;
 use crate::error::{CallError, ConnectError};
 use crate::inbox::Inbox;
 use crate::message::{Outgoing, new_id};
@@ -165,7 +166,7 @@ impl Bus {
         let id = message.id.clone().unwrap_or_else(new_id);
         let frame = message.encode(Some(&id))?;
         let mut connection = self.open().await?;
-        let deadline = Instant::now() + self.patience;
+        let deadline = deadline(self.patience);
         let answer = timeout_at(deadline, self.send_on(&mut connection, &frame)).await;
         let answer = answer.unwrap_or(Err(CallError::NoAnswer(self.patience)))?;
         Ok(Receipt { id, status: answer.status, endpoints: answer.endpoints })
@@ -183,7 +184,7 @@ impl Bus {
         }
         match timeout(PROMPT, answer(connection)).await {
             Ok(answer) => answer,
-            Err(_) if self.gives_receipts().await? => answer(connection).await,
+            Err(_) if self.gives_receipts().await => answer(connection).await,
             Err(_) => {
                 let mut ping = Vec::new();
                 control::ping(&mut ping);
@@ -195,9 +196,11 @@ impl Bus {
 
     /// Whether the bus is one that answers a message to a sender without a name. Asked on another
     /// connection: on the sender's own, a second frame would make the bus believe that it reads its
-    /// answers by their order, and keep the receipt.
-    async fn gives_receipts(&self) -> Result<bool, CallError> {
-        Ok(self.open().await?.list(self.patience).await?.server.is_some())
+    /// answers by their order, and keep the receipt. A bus that does not say is waited for.
+    async fn gives_receipts(&self) -> bool {
+        let Ok(mut connection) = self.link().await else { return true };
+        let listing = connection.list(self.patience).await;
+        listing.map_or(true, |listing| listing.server.is_some())
     }
 
     /// Makes a connection, and where there is no bus and it is allowed, a bus.
@@ -217,7 +220,7 @@ impl Bus {
         start::start(directory)
             .await
             .map_err(|source| ConnectError::Start { address: self.address(), source })?;
-        let deadline = Instant::now() + self.patience;
+        let deadline = deadline(self.patience);
         loop {
             match self.link().await {
                 Err(error) if is_absent(&error) && Instant::now() < deadline => {

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::bus::{Bus, Need};
+use crate::deadline;
 use crate::error::{CallError, ConnectError, RequestError, SendError};
 use crate::event::{EVENTS_HELD, Event, Events, WhyLost};
 use crate::inbox::{Inbox, Queue, QueueLimits};
@@ -28,6 +29,8 @@ pub enum Conflict {
 
 /// How often a session gives a sign of life. The bus closes sessions after 90 s of silence.
 const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_EVERY_MIN: Duration = Duration::from_millis(1);
+const PING_EVERY_MAX: Duration = Duration::from_secs(80);
 
 /// A client that is not connected yet.
 #[derive(Clone, Debug)]
@@ -63,9 +66,10 @@ impl ClientBuilder {
     }
 
     /// How often the session gives a sign of life, and after how much silence of the bus it is given
-    /// up. 30 s if not set; the bus closes sessions after 90 s of silence.
+    /// up. 30 s if not set, 1 ms at least, 80 s at most; the bus closes sessions after 90 s of
+    /// silence.
     pub fn ping_every(mut self, interval: Duration) -> Self {
-        self.ping_every = interval;
+        self.ping_every = interval.clamp(PING_EVERY_MIN, PING_EVERY_MAX);
         self
     }
 
@@ -198,7 +202,9 @@ impl Client {
     /// not sent and will not be.
     ///
     /// A registered sender is not told what became of a message (of an unknown endpoint, for
-    /// example); [`Bus::send`] is.
+    /// example), and loses what the bus had not read when it crashed; [`Bus::send`] waits for the
+    /// bus's answer. What the bus does refuse is told by [`Event::Refused`], with the message's id,
+    /// if it was given one.
     pub async fn send(&self, message: &Outgoing) -> Result<(), SendError> {
         self.outbox.send(message.encode(None)?, self.shared.bus.patience_limit()).await
     }
@@ -258,10 +264,16 @@ impl Client {
         let _pending = Pending { shared: &self.shared, id };
         // A reply may stand behind messages for which the inbox has no room.
         self.shared.inbox.look_again();
-        let deadline = Instant::now() + patience;
-        match timeout_at(deadline, self.shared.bus.send(&message)).await {
-            Ok(receipt) => drop(receipt?),
-            Err(_) => return Err(CallError::NoAnswer(patience).into()),
+        let deadline = deadline(patience);
+        let mut waiting = std::pin::pin!(waiting);
+        // Who replies has the message, whatever the bus says of it.
+        tokio::select! {
+            biased;
+            reply = &mut waiting => return reply.map_err(|_| RequestError::Closed),
+            sent = timeout_at(deadline, self.shared.bus.send(&message)) => match sent {
+                Ok(receipt) => _ = receipt?,
+                Err(_) => return Err(CallError::NoAnswer(patience).into()),
+            },
         }
         match timeout_at(deadline, waiting).await {
             Ok(reply) => reply.map_err(|_| RequestError::Closed),

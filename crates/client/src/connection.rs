@@ -17,8 +17,8 @@ use crate::transport::Stream;
 /// Room that is made for what is read at a time.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// Smaller frames are copied out of the read buffer, so that a message that is kept does not keep
-/// the buffer.
-const SHARED_BYTES_MIN: usize = 16 * 1024;
+/// the buffer, which may be as large as the largest frame.
+const SHARED_BYTES_MIN: usize = 1024 * 1024;
 
 /// A connection to the bus, without a name.
 pub struct Connection {
@@ -122,6 +122,10 @@ pub(crate) fn take_frame(input: &mut BytesMut) -> Result<Option<Object>, FrameEr
         Decoded::Incomplete { .. } => return Ok(None),
     };
     let frame = input.split_to(frame_bytes);
+    if input.is_empty() {
+        // Room that a large frame needed is not kept for small ones.
+        *input = BytesMut::new();
+    }
     let payload = &frame[frame_bytes - payload_bytes..];
     let payload = if payload_bytes < SHARED_BYTES_MIN {
         Bytes::copy_from_slice(payload)

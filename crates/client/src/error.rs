@@ -86,9 +86,9 @@ pub enum CallError {
         /// What the bus said about it.
         detail: String,
     },
-    /// The message is over the limit.
+    /// The message is no frame that the bus would take: it is over the limit, or nested too deep.
     #[error(transparent)]
-    TooLarge(#[from] FrameError),
+    Message(#[from] FrameError),
     /// The bus took the connection but did not answer in time. A message may have arrived or not.
     #[error("the bus did not answer within {0:?}")]
     NoAnswer(Duration),
@@ -106,9 +106,9 @@ pub enum CallError {
 /// Why [`crate::Client::send`] did not hand over a message. It has not been sent, and will not be.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// The message is over the limit.
+    /// The message is no frame that the bus would take: it is over the limit, or nested too deep.
     #[error(transparent)]
-    TooLarge(#[from] FrameError),
+    Message(#[from] FrameError),
     /// There was no connection to the bus for this long, or the bus did not read from it.
     #[error("the bus did not take the message within {0:?}")]
     NotTaken(Duration),

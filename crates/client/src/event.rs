@@ -26,7 +26,8 @@ pub enum Event {
         /// Why this one failed.
         error: String,
     },
-    /// Messages were dropped because the receive queue was full; see [`crate::WhenFull`].
+    /// Messages were dropped because the receive queue was full (see [`crate::WhenFull`]), or
+    /// because the [`crate::Inbox`] has been dropped.
     Dropped {
         /// How many, since the last such event.
         messages: u64,
@@ -72,6 +73,8 @@ pub enum WhyLost {
     },
     /// Its owner closed the client.
     ByOwner,
+    /// The runtime that the client lived on was shut down.
+    RuntimeEnded,
 }
 
 impl std::fmt::Display for WhyLost {
@@ -86,6 +89,7 @@ impl std::fmt::Display for WhyLost {
                 write!(f, "the bus refused the name: {detail} ({code})")
             }
             WhyLost::ByOwner => write!(f, "closed"),
+            WhyLost::RuntimeEnded => write!(f, "the runtime was shut down"),
         }
     }
 }

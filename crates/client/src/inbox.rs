@@ -14,7 +14,8 @@ use crate::message::Message;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
     /// The client stops reading from the bus until there is room. Nothing is lost here; the bus
-    /// queues on (16 MiB), and drops, counted, only what goes beyond that.
+    /// queues on (16 MiB), and drops, counted, only what goes beyond that. What the socket still
+    /// holds when a session ends goes into the queue all the same.
     #[default]
     Wait,
     /// The oldest message makes room. Told by [`crate::Event::Dropped`].
@@ -193,9 +194,13 @@ impl Queue {
 
     fn pop(&self) -> Option<Message> {
         let mut state = self.state();
-        let was_full = self.is_full(&state, Strictness::All);
+        // The session may be waiting for either.
+        let full = |state: &State| {
+            [Strictness::All, Strictness::BytesOnly].map(|limit| self.is_full(state, limit))
+        };
+        let before = full(&state);
         let message = state.take_oldest();
-        if was_full && !self.is_full(&state, Strictness::All) {
+        if full(&state) != before {
             self.changed.notify_one();
         }
         message

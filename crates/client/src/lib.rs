@@ -57,6 +57,12 @@ mod session;
 mod start;
 pub mod transport;
 
+/// The end of a wait. A patience that no clock can hold is for ever.
+pub(crate) fn deadline(patience: std::time::Duration) -> tokio::time::Instant {
+    const FOR_EVER: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 3600);
+    tokio::time::Instant::now() + patience.min(FOR_EVER)
+}
+
 pub use address::{bus_directory, socket_in};
 pub use bus::{Bus, Receipt};
 pub use client::{Client, ClientBuilder, Conflict};

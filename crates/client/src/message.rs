@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use hermes_bus_proto::control::{self, MessageFields};
+use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::object::check_value;
-use hermes_bus_proto::{FrameError, Object};
+use hermes_bus_proto::{Envelope, FrameError, Object};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -196,6 +197,8 @@ impl Outgoing {
             body: &self.body_json,
         };
         control::message(&mut frame, &fields)?;
+        // What the bus would refuse would cost the whole connection.
+        Envelope::scan(&frame[HEADER_BYTES..])?;
         Ok(frame)
     }
 }
@@ -254,6 +257,10 @@ mod tests {
         assert!(matches!(list.set("type", &"ack"), Err(BodyError::NotAnObject("an array"))));
         let large = Outgoing::text("x", &"y".repeat(10 * 1024 * 1024));
         assert!(matches!(large.encode(None), Err(FrameError::TooLarge { .. })));
+        // A level of nesting is the frame's own.
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(Outgoing::json("x", nested(949)).unwrap().encode(None).is_ok());
+        assert!(Outgoing::json("x", nested(950)).unwrap().encode(None).is_err());
     }
 
     #[test]

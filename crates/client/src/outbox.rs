@@ -1,18 +1,22 @@
 //! Messages on their way out: a queue with a byte limit, and an honest answer for each sender.
 //!
-//! A sender learns that its message was taken when all of it is in the socket. Until then it can
-//! be withdrawn: by giving up, or by dropping the call. What was not wholly in the socket when a
-//! connection ended, the bus has not seen; it goes to the next connection.
+//! A sender learns that its message was taken when all of it is in the socket. Until its first byte
+//! is, it can be withdrawn: by giving up, or by dropping the call. What was not wholly in the socket
+//! when a connection ended, the bus has not seen; it goes to the next connection.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::io::AsyncWrite;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
+use crate::deadline;
 use crate::error::SendError;
 
 /// What all waiting messages of one client may take, in bytes. A frame of the largest size fits.
@@ -84,7 +88,7 @@ pub(crate) fn outbox() -> (Outbox, Arrivals) {
 impl Outbox {
     /// Queues a frame and waits until it is in the socket.
     pub(crate) async fn send(&self, frame: Vec<u8>, patience: Duration) -> Result<(), SendError> {
-        let deadline = Instant::now() + patience;
+        let deadline = deadline(patience);
         let cost = u32::try_from((frame.len() + OVERHEAD_BYTES).min(BUDGET_BYTES))
             .expect("the budget fits");
         let acquiring = Arc::clone(&self.budget).acquire_many_owned(cost);
@@ -101,7 +105,8 @@ impl Outbox {
         let outcome = match timeout_at(deadline, &mut outcome).await {
             Ok(outcome) => outcome,
             Err(_) if withdrawal.give_up() => return Err(SendError::NotTaken(patience)),
-            // Part of it may be in the socket: what becomes of it is known soon.
+            // Part of it is in the socket: what becomes of it is known soon, because a session in
+            // which nothing can be written any more ends.
             Err(_) => outcome.await,
         };
         match outcome {
@@ -150,18 +155,12 @@ impl Item {
         swapped != Err(WITHDRAWN)
     }
 
-    /// Marks it as waiting again, unless its sender has given up.
-    fn put_back(self) -> Option<Self> {
-        let ticket = self.ticket.as_ref()?;
+    /// Marks it as waiting again. `false`: its sender has given up.
+    fn put_back(&self) -> bool {
+        let Some(ticket) = &self.ticket else { return true };
         let swapped =
             ticket.state.compare_exchange(TAKEN, QUEUED, Ordering::AcqRel, Ordering::Acquire);
-        if swapped != Err(TAKEN_ONCE) {
-            return Some(self);
-        }
-        if let Some(ticket) = self.ticket {
-            let _ = ticket.done.send(Outcome::GivenUp);
-        }
-        None
+        swapped != Err(TAKEN_ONCE)
     }
 }
 
@@ -171,8 +170,8 @@ impl Arrivals {
         self.queue.recv().await
     }
 
-    /// Nothing will be sent any more: all senders hear of it.
-    pub(crate) fn end(mut self) {
+    /// Nothing will be sent any more: all senders hear of it, once the queue is dropped.
+    pub(crate) fn close(&mut self) {
         self.budget.close();
         self.queue.close();
     }
@@ -205,8 +204,31 @@ impl Writing {
         }
     }
 
-    /// Marks what the next write takes as being written; what is withdrawn is dropped.
-    pub(crate) fn begin(&mut self) {
+    /// Writes as much as the socket takes now. Ready when something was written, or when nothing is
+    /// left to be written. Only for the time of a call, and for the one message that the socket has
+    /// a part of, is a message marked as being written.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        self.begin();
+        if self.items.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(writer).poll_write_vectored(cx, &self.slices());
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.written(*bytes);
+        }
+        self.leave_off();
+        match ready!(polled)? {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Marks what the next write takes; what is withdrawn is dropped.
+    fn begin(&mut self) {
         let mut index = 0;
         while index < self.items.len().min(BATCH) {
             if self.items[index].take() {
@@ -217,15 +239,14 @@ impl Writing {
         }
     }
 
-    /// What has been begun.
-    pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
+    fn slices(&self) -> Vec<IoSlice<'_>> {
         let begun = self.items.iter().take(BATCH).enumerate();
         let skipped = |index| if index == 0 { self.first_written } else { 0 };
         begun.map(|(index, item)| IoSlice::new(&item.frame[skipped(index)..])).collect()
     }
 
     /// The socket took this many bytes.
-    pub(crate) fn written(&mut self, bytes: usize) {
+    fn written(&mut self, bytes: usize) {
         self.first_written += bytes;
         while let Some(first) = self.items.front() {
             if self.first_written < first.frame.len() {
@@ -238,10 +259,30 @@ impl Writing {
         }
     }
 
-    /// The connection ended: what is not wholly in its socket goes to the next one.
+    /// Takes the marks back from all of which nothing is in the socket.
+    fn leave_off(&mut self) {
+        let begun = usize::from(self.first_written > 0);
+        for index in (begun..self.items.len().min(BATCH)).rev() {
+            if !self.items[index].put_back() {
+                self.give_back(index);
+            }
+        }
+    }
+
+    /// Drops an item whose sender gave up while it was marked.
+    fn give_back(&mut self, index: usize) {
+        if let Some(Item { ticket: Some(ticket), .. }) = self.items.remove(index) {
+            let _ = ticket.done.send(Outcome::GivenUp);
+        }
+    }
+
+    /// The connection ended: what is not wholly in its socket goes to the next one, except for the
+    /// session's own frames.
     pub(crate) fn connection_ended(&mut self) {
         self.first_written = 0;
-        let items = std::mem::take(&mut self.items);
-        self.items = items.into_iter().filter_map(Item::put_back).collect();
+        self.items.retain(|item| item.ticket.is_some());
+        if self.items.front().is_some_and(|first| !first.put_back()) {
+            self.give_back(0);
+        }
     }
 }

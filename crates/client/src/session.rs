@@ -3,29 +3,40 @@
 //! One task does all of it. It never waits for only one direction: while the bus does not read, it
 //! reads on, and while the inbox has no room, it writes on.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use hermes_bus_proto::{FrameError, Object, control};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use crate::backoff::Backoff;
 use crate::bus::Need;
 use crate::client::{Conflict, Phase, Shared};
 use crate::connection::{Connection, READ_BYTES, broken, code_and_detail, refusal, take_frame};
+use crate::deadline;
 use crate::error::{CallError, ConnectError};
 use crate::event::{Event, WhyLost};
 use crate::inbox::{Pushed, Strictness};
 use crate::message::Message;
 use crate::outbox::{Arrivals, Writing};
+use crate::transport::Stream;
 
 /// A session that lasted this long was a good one: the next attempt to connect comes soon.
-const LASTED: Duration = Duration::from_millis(20);
+const LASTED: Duration = Duration::from_millis(100);
 /// How long is waited for more of what a bus said before it closed.
 const DRAIN: Duration = Duration::from_millis(100);
+/// And how long in all, of a bus that does not stop.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// How long a bus may read nothing of what is written to it. It holds a sender for 2 s at most for
+/// each receiver that does not keep up.
+const WRITE_PATIENCE: Duration = Duration::from_secs(15);
+/// How many times a name that is taken may be taken by a registration of this client's own, to which
+/// the answer came too late.
+const DOUBTFUL: u32 = 3;
 
 // ---- registering --------------------------------------------------------------------------------------
 
@@ -115,7 +126,7 @@ fn not_registered(shared: &Shared, error: CallError) -> RegisterError {
         CallError::Closed => ConnectError::Closed { address },
         CallError::Io(source) => ConnectError::Io { address, source },
         CallError::Unexpected(reason) => ConnectError::NotABus { address, reason },
-        CallError::TooLarge(error) => ConnectError::NotABus { address, reason: error.to_string() },
+        CallError::Message(error) => ConnectError::NotABus { address, reason: error.to_string() },
     })
 }
 
@@ -139,15 +150,21 @@ impl Driver {
     }
 
     pub(crate) async fn run(mut self, first: Registered) {
+        let why = self.live(first).await;
+        self.end(why);
+    }
+
+    /// From session to session, until there is a reason to end.
+    async fn live(&mut self, first: Registered) -> WhyLost {
         let mut registered = first;
         let mut backoff = Backoff::default();
-        let why = loop {
+        loop {
             let began = Instant::now();
             let Registered { connection, session_id } = registered;
             let peer_pid = connection.peer_pid();
             let why = self.serve(connection).await;
             if matches!(why, WhyLost::ByOwner | WhyLost::Replaced) {
-                break why;
+                return why;
             }
             self.shared.phase.send_replace(Phase::Away);
             self.shared.tell(Event::Disconnected { why });
@@ -157,23 +174,20 @@ impl Driver {
             }
             match self.come_back(&Previous { session_id, peer_pid }, &mut backoff).await {
                 Ok(again) => registered = again,
-                Err(why) => break why,
+                Err(why) => return why,
             }
             let session_id = registered.session_id.clone();
             self.shared.phase.send_replace(Phase::Connected(session_id.clone()));
             self.shared.tell(Event::Reconnected { session_id });
-        };
-        self.end(why);
+        }
     }
 
-    fn end(self, why: WhyLost) {
-        let Driver { shared, arrivals, writing, .. } = self;
-        shared.phase.send_replace(Phase::Closed(why.clone()));
-        arrivals.end();
-        drop(writing);
-        shared.end_requests();
-        shared.inbox.end();
-        shared.tell(Event::Closed { why });
+    fn end(&mut self, why: WhyLost) {
+        self.shared.phase.send_replace(Phase::Closed(why.clone()));
+        self.arrivals.close();
+        self.shared.end_requests();
+        self.shared.inbox.end();
+        self.shared.tell(Event::Closed { why });
     }
 
     /// Tries to register again until it succeeds or there is a reason not to.
@@ -182,6 +196,7 @@ impl Driver {
         previous: &Previous,
         backoff: &mut Backoff,
     ) -> Result<Registered, WhyLost> {
+        let mut doubtful = 0;
         loop {
             let delay = backoff.next();
             self.pause(delay).await;
@@ -194,15 +209,24 @@ impl Driver {
             };
             let error = match attempt {
                 Ok(registered) => return Ok(registered),
+                Err(RegisterError::Taken(error)) if doubtful > 0 => {
+                    doubtful -= 1;
+                    error
+                }
                 Err(RegisterError::Taken(_)) => return Err(WhyLost::Replaced),
                 Err(RegisterError::Connect(ConnectError::Refused { code, detail }))
                     if is_for_good(&code) =>
                 {
                     return Err(WhyLost::Refused { code, detail });
                 }
-                Err(RegisterError::Connect(error)) => error.to_string(),
+                Err(RegisterError::Connect(error)) => {
+                    if matches!(error, ConnectError::NoAnswer { .. }) {
+                        doubtful = DOUBTFUL;
+                    }
+                    error
+                }
             };
-            let attempts = backoff.attempts();
+            let (attempts, error) = (backoff.attempts(), error.to_string());
             self.shared.tell(Event::RetryFailed { attempts, error });
         }
     }
@@ -232,25 +256,36 @@ impl Driver {
 
     // ---- one session --------------------------------------------------------------------------------
 
-    /// Carries messages until the session ends.
+    /// Carries messages until the session ends. All that has arrived by then is handed over.
     async fn serve(&mut self, connection: Connection) -> WhyLost {
         let (stream, mut input) = connection.into_parts();
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let patience = self.shared.bus.patience_limit();
         let mut incoming = Incoming { shared: Arc::clone(&self.shared), bye: None };
+        let why = self.carry(&mut reader, &mut writer, &mut input, &mut incoming).await;
+        incoming.drain(&mut reader, &mut input).await;
+        incoming.bye.take().unwrap_or(why)
+    }
+
+    async fn carry(
+        &mut self,
+        reader: &mut ReadHalf<Box<dyn Stream>>,
+        writer: &mut WriteHalf<Box<dyn Stream>>,
+        input: &mut BytesMut,
+        incoming: &mut Incoming,
+    ) -> WhyLost {
+        let patience = self.shared.bus.patience_limit();
         let mut health = Health::new(self.shared.ping_every);
         // What is queued when the end is asked for is still written, for a while.
         let mut give_up_at = None;
         loop {
-            let takes_more = match incoming.hand_over(&mut input) {
+            let takes_more = match incoming.hand_over(input, Room::Limited) {
                 Ok(takes_more) => takes_more,
                 Err(error) => return WhyLost::Unexpected(error.to_string()),
             };
             self.look_for_owners();
             self.writing.gather(&mut self.arrivals);
-            self.writing.begin();
             if self.is_closing {
-                let give_up_at = *give_up_at.get_or_insert_with(|| Instant::now() + patience);
+                let give_up_at = *give_up_at.get_or_insert_with(|| deadline(patience));
                 if self.writing.is_empty() || Instant::now() >= give_up_at {
                     let _ = writer.shutdown().await;
                     return WhyLost::ByOwner;
@@ -261,38 +296,67 @@ impl Driver {
             } else {
                 health.is_not_reading();
             }
-            let slices = self.writing.slices();
+            let Driver { shared, arrivals, writing, senders_are_gone, is_closing } = self;
+            let is_writing = !writing.is_empty();
+            health.is_writing(is_writing);
+            let wants_more = !*senders_are_gone && !writing.is_full();
             tokio::select! {
-                written = writer.write_vectored(&slices), if !slices.is_empty() => match written {
-                    Ok(0) => return incoming.end(None),
-                    Ok(bytes) => self.writing.written(bytes),
-                    // What the bus said before it closed is still there to be read.
-                    Err(error) => return incoming.drain(&mut reader, &mut input, error).await,
-                },
-                read = reader.read_buf(&mut input), if takes_more => match read {
-                    Ok(0) => return incoming.end(None),
-                    Ok(_) => health.heard(),
-                    Err(error) => return incoming.end(Some(error)),
-                },
-                item = self.arrivals.next(), if !self.senders_are_gone && !self.writing.is_full() => {
-                    match item {
-                        Some(item) => self.writing.push(item),
-                        None => self.senders_are_gone = true,
+                written = poll_fn(|cx| writing.poll_write(cx, writer)), if is_writing => {
+                    match written {
+                        Ok(()) => health.wrote(),
+                        Err(error) => return ended(error),
                     }
                 }
-                () = self.shared.inbox.changed() => {}
-                () = self.shared.close.notified(), if !self.is_closing => self.is_closing = true,
-                () = until(give_up_at) => {}
-                () = health.tick() => match health.examine() {
-                    Ok(()) => {
-                        let mut frame = Vec::new();
-                        control::ping(&mut frame);
-                        self.writing.push_frame(frame);
-                    }
-                    Err(silence) => return WhyLost::Silent(silence),
+                read = reader.read_buf(input), if takes_more => match read {
+                    Ok(0) => return WhyLost::ConnectionClosed,
+                    Ok(_) => health.heard(),
+                    Err(error) => return ended(error),
                 },
+                item = arrivals.next(), if wants_more => match item {
+                    Some(item) => writing.push(item),
+                    None => *senders_are_gone = true,
+                },
+                () = shared.inbox.changed() => {}
+                () = shared.close.notified(), if !*is_closing => *is_closing = true,
+                () = until(give_up_at) => {}
+                () = until(health.write_deadline()) => return WhyLost::Silent(WRITE_PATIENCE),
+                () = health.tick() => {
+                    // After a long pause of the whole process, the answer may stand in the socket.
+                    if takes_more
+                        && let Ok(Ok(1..)) = timeout(Duration::ZERO, reader.read_buf(input)).await
+                    {
+                        health.heard();
+                    }
+                    match health.examine() {
+                        Ok(()) => writing.push_frame(ping()),
+                        Err(silence) => return WhyLost::Silent(silence),
+                    }
+                }
             }
         }
+    }
+}
+
+/// A client whose runtime ends under it says so to everybody who waits.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if !matches!(*self.shared.phase.borrow(), Phase::Closed(_)) {
+            self.end(WhyLost::RuntimeEnded);
+        }
+    }
+}
+
+fn ping() -> Vec<u8> {
+    let mut frame = Vec::new();
+    control::ping(&mut frame);
+    frame
+}
+
+/// The connection broke.
+fn ended(error: io::Error) -> WhyLost {
+    match broken(error) {
+        CallError::Closed => WhyLost::ConnectionClosed,
+        error => WhyLost::Unexpected(error.to_string()),
     }
 }
 
@@ -319,12 +383,12 @@ struct Incoming {
 
 impl Incoming {
     /// Hands over whole frames for as long as the inbox has room. Says whether it has room for more.
-    fn hand_over(&mut self, input: &mut BytesMut) -> Result<bool, FrameError> {
+    fn hand_over(&mut self, input: &mut BytesMut, room: Room) -> Result<bool, FrameError> {
         let mut dropped = 0;
         let takes_more = loop {
             let strictness =
                 if self.shared.has_requests() { Strictness::BytesOnly } else { Strictness::All };
-            if !self.shared.inbox.takes_more(strictness) {
+            if room == Room::Limited && !self.shared.inbox.takes_more(strictness) {
                 break false;
             }
             match take_frame(input) {
@@ -346,7 +410,7 @@ impl Incoming {
                 let Some(message) = self.shared.answer_request(Message::new(frame)) else {
                     return 0;
                 };
-                return u64::from(self.shared.inbox.push(message) == Pushed::Dropped);
+                return u64::from(self.shared.inbox.push(message) != Pushed::Queued);
             }
             Some("error") => {
                 let (code, detail) = code_and_detail(&frame);
@@ -364,30 +428,25 @@ impl Incoming {
         0
     }
 
-    /// The connection is at its end.
-    fn end(&mut self, error: Option<io::Error>) -> WhyLost {
-        let why = self.bye.take();
-        why.unwrap_or_else(|| match error.map(broken) {
-            None | Some(CallError::Closed) => WhyLost::ConnectionClosed,
-            Some(error) => WhyLost::Unexpected(error.to_string()),
-        })
-    }
-
-    /// Reads what is left on a connection that cannot be written to any more.
-    async fn drain(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        input: &mut BytesMut,
-        error: io::Error,
-    ) -> WhyLost {
-        while let Ok(true) = self.hand_over(input) {
+    /// Hands over what has arrived by the end of a session, however full the inbox is: the socket
+    /// holds little, and nobody will send it again.
+    async fn drain(&mut self, reader: &mut (impl AsyncRead + Unpin), input: &mut BytesMut) {
+        let until = deadline(DRAIN_MAX);
+        while self.hand_over(input, Room::Unlimited).is_ok() && Instant::now() < until {
+            input.reserve(READ_BYTES);
             match timeout(DRAIN, reader.read_buf(input)).await {
                 Ok(Ok(1..)) => {}
-                _ => break,
+                _ => return,
             }
         }
-        self.end(Some(error))
     }
+}
+
+/// Whether the inbox's limits count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Limited,
+    Unlimited,
 }
 
 // ---- health -------------------------------------------------------------------------------------------
@@ -398,13 +457,15 @@ struct Health {
     interval: Duration,
     /// Something came, or nothing could be read, since the last tick.
     is_well: bool,
+    /// Since when something has waited to be written and nothing was.
+    writing_since: Option<Instant>,
 }
 
 impl Health {
     fn new(interval: Duration) -> Self {
         let mut ticker = interval_at(Instant::now() + interval, interval);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Health { ticker, interval, is_well: true }
+        Health { ticker, interval, is_well: true, writing_since: None }
     }
 
     async fn tick(&mut self) {
@@ -418,6 +479,19 @@ impl Health {
     /// The inbox is full: what the bus says now is not heard.
     fn is_not_reading(&mut self) {
         self.is_well = true;
+    }
+
+    /// Whether something waits to be written.
+    fn is_writing(&mut self, is_writing: bool) {
+        self.writing_since = is_writing.then(|| self.writing_since.unwrap_or_else(Instant::now));
+    }
+
+    fn wrote(&mut self) {
+        self.writing_since = None;
+    }
+
+    fn write_deadline(&self) -> Option<Instant> {
+        Some(self.writing_since? + WRITE_PATIENCE)
     }
 
     /// At a tick: fails if nothing came since the last one, where a ping was sent.

@@ -2,8 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::address::bus_directory;
 
@@ -52,45 +56,48 @@ pub enum StartError {
 const MANAGER: &str = "hermes-busd";
 /// More than a manager allows a daemon to take until it answers.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// How long the last words of a manager are waited for.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Starts the daemon of a directory, and returns when it runs. Several at once give one daemon.
+/// Starts the daemon of a directory, and returns when it runs. Several at once give one daemon. A
+/// manager that does not end in time, or that nobody waits for any more, is ended by force.
 pub(crate) async fn start(directory: &Path) -> Result<(), StartError> {
-    let directory = directory.to_owned();
-    let starting = tokio::task::spawn_blocking(move || run_manager(&directory));
-    match tokio::time::timeout(PATIENCE, starting).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(StartError::NoProgram),
-        Err(_) => Err(StartError::Slow(PATIENCE)),
-    }
-}
-
-fn run_manager(directory: &Path) -> Result<(), StartError> {
     let program = find_manager().ok_or(StartError::NoProgram)?;
     let mut command = Command::new(&program);
-    command.arg("start").stdin(Stdio::null());
+    command.arg("start").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.kill_on_drop(true);
     // Also understood by managers that have no option for it.
     if bus_directory(None).ok().as_deref() != Some(directory) {
         command.env("HERMES_BUS_ROOT", directory);
     }
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(source) => return Err(StartError::Run { program, source }),
-    };
-    if output.status.success() {
+    let run = |source| StartError::Run { program: program.clone(), source };
+    let mut manager = command.spawn().map_err(run)?;
+    let ended = timeout(PATIENCE, manager.wait()).await;
+    let status = ended.map_err(|_| StartError::Slow(PATIENCE))?.map_err(run)?;
+    if status.success() {
         return Ok(());
     }
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    let output_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let status = output.status.to_string();
-    Err(StartError::Failed { program, status, output: output_line })
+    let mut said = Vec::new();
+    take_output(&mut said, manager.stdout.as_mut()).await;
+    take_output(&mut said, manager.stderr.as_mut()).await;
+    let said = String::from_utf8_lossy(&said);
+    let output = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(StartError::Failed { program, status: status.to_string(), output })
 }
 
-/// The manager that was installed together with this program, else the first one on `PATH`.
+/// What a manager that has ended has printed. Its children may still hold the pipe open.
+async fn take_output(said: &mut Vec<u8>, pipe: Option<&mut (impl AsyncRead + Unpin)>) {
+    let Some(pipe) = pipe else { return };
+    while let Ok(Ok(1..)) = timeout(OUTPUT_PATIENCE, pipe.read_buf(said)).await {}
+}
+
+/// The manager that was installed together with this program, else the first one on `PATH`. Relative
+/// directories on it are passed over: what lies about somewhere is not to be run.
 fn find_manager() -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name(MANAGER));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|directory| directory.join(MANAGER));
+    let directories = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
+    let on_path = directories.map(|directory| directory.join(MANAGER));
     beside.into_iter().chain(on_path).find(|program| is_executable(program))
 }
 

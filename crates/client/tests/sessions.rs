@@ -628,3 +628,176 @@ async fn silence_is_never_taken_for_success() {
     drop(connection);
     assert!(matches!(sending.await.unwrap(), Err(CallError::Closed)));
 }
+
+// ---- bad days, found by an attacker -----------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_over_before_the_end_is_kept_however_full_the_queue_is() {
+    let limits = QueueLimits { messages: 2, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    for number in 0..100 {
+        scene.session.send(&numbered(number)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.inbox.len(), 2);
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    // The full queue keeps the client from reading the end; a write finds it.
+    let client = scene.client.clone();
+    let sending = tokio::spawn(async move { client.send(&Outgoing::text("you", "x")).await });
+    let mut session = scene.bus_side.accept().await;
+    session.welcome("session-2").await;
+    let all: Vec<_> = (0..100).map(|number: usize| number.to_string()).collect();
+    assert_eq!(texts(&mut scene.inbox, 100).await, all);
+    assert_eq!(json(&mut session).await["body"]["text"], "x");
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bye_behind_a_full_queue_is_heard() {
+    let limits = QueueLimits { messages: 1, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    for number in 0..3 {
+        scene.session.send(&numbered(number)).await;
+    }
+    scene.session.send(r#"{"type": "bye", "reason": "replaced"}"#).await;
+    scene.bus_side.restart();
+    scene.hang_up().await;
+    let late = scene.client.send(&Outgoing::text("you", "x")).await;
+    assert!(matches!(late, Err(SendError::Closed)), "{late:?}");
+    assert_eq!(scene.client.closed(), Some(WhyLost::Replaced));
+    assert_eq!(texts(&mut scene.inbox, 3).await, ["0", "1", "2"]);
+    assert!(scene.inbox.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_overtakes_the_receipt_is_a_reply() {
+    let mut scene = scene("me").await;
+    let asking = ask(&scene.client);
+    let mut connection = scene.bus_side.accept().await;
+    let id = json(&mut connection).await["id"].as_str().unwrap().to_owned();
+    scene.session.send(&reply(&id)).await;
+    assert_eq!(asking.await.unwrap().unwrap(), "42");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_bus_never_answered_for_is_not_said_to_have_got_through() {
+    let mut scene = scene("me").await;
+    let asking = ask(&scene.client);
+    let mut connection = scene.bus_side.accept().await;
+    json(&mut connection).await;
+    let outcome = asking.await.unwrap();
+    assert!(matches!(outcome, Err(RequestError::Send(CallError::NoAnswer(_)))), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_slept_looks_into_the_socket_before_it_believes_in_silence() {
+    let mut scene = scene("me").await;
+    for _ in 0..50 {
+        // Nothing of the client runs between the answer and two intervals later.
+        assert_eq!(json(&mut scene.session).await["type"], "ping");
+        scene.session.send(r#"{"type": "pong"}"#).await;
+        tokio::time::advance(Duration::from_secs(61)).await;
+    }
+    assert_eq!(scene.events.try_next(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_reads_nothing_costs_a_sender_its_patience_and_little_more() {
+    // With a full inbox as well: then the silence of the bus says nothing.
+    for flood in [0, 10] {
+        let limits = QueueLimits { messages: 1, ..QueueLimits::default() };
+        let mut scene = scene_with("me", limits).await;
+        for number in 0..flood {
+            scene.session.send(&numbered(number)).await;
+        }
+        let client = scene.client.clone();
+        let large = Outgoing::text("you", &"x".repeat(500_000));
+        let began = Instant::now();
+        let sending = tokio::spawn(async move { client.send(&large).await });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let small = scene.client.send(&Outgoing::text("you", "small")).await;
+        assert!(matches!(small, Err(SendError::NotTaken(_))), "{small:?}");
+        assert!(began.elapsed() < Duration::from_secs(6), "after {:?}", began.elapsed());
+        // The large one is partly in the socket: the session is given up for it.
+        let large = timeout(LONG, sending).await.expect("it ends").unwrap();
+        assert!(matches!(large, Err(SendError::NotTaken(_))), "{large:?}");
+        assert!(began.elapsed() < Duration::from_secs(30), "after {:?}", began.elapsed());
+        let Event::Disconnected { why: WhyLost::Silent(_) } = scene.event().await else { panic!() };
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_by_bytes_alone_ends_as_well() {
+    let limits = QueueLimits { messages: 2, bytes: 1_000, ..QueueLimits::default() };
+    let mut scene = scene_with("me", limits).await;
+    let asking = ask(&scene.client);
+    let id = take_request(&mut scene.bus_side).await;
+    for number in 0..100 {
+        scene.session.send(&numbered(number)).await;
+    }
+    scene.session.send(&reply(&id)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(scene.inbox.len() > 2 && scene.inbox.len() < 50, "{}", scene.inbox.len());
+    let began = Instant::now();
+    // Room by bytes, but never by count.
+    for _ in 0..100 {
+        while scene.inbox.len() > 3 && scene.inbox.try_next().is_some() {}
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(asking.await.unwrap().unwrap(), "42");
+    assert!(began.elapsed() < Duration::from_secs(1), "after {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_answered_too_late_is_not_taken_for_somebody_elses() {
+    let mut scene = scene("me").await;
+    scene.hang_up().await;
+    // The bus takes the name, and answers when nobody waits for it any more.
+    let mut late = scene.bus_side.accept().await;
+    list(&mut late, "{}").await;
+    assert_eq!(json(&mut late).await["type"], "register");
+    assert!(timeout(LONG, late.receive()).await.expect("it gives up").is_none());
+    let mut again = scene.bus_side.accept().await;
+    list(&mut again, r#"{"me": "session-2"}"#).await;
+    let mut session = scene.bus_side.accept().await;
+    list(&mut session, "{}").await;
+    session.welcome("session-3").await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(scene.client.session_id().as_deref(), Some("session-3"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_no_clock_can_hold_are_for_ever_or_as_short_as_possible() {
+    let (transport, mut bus_side) = memory::bus();
+    let bus = Bus::on(transport).patience(Duration::MAX);
+    let connecting = tokio::spawn(bus.client("me").ping_every(Duration::ZERO).connect());
+    let mut session = bus_side.accept().await;
+    session.welcome("session-1").await;
+    let (client, _inbox) = connecting.await.unwrap().unwrap();
+    client.send(&Outgoing::text("you", "hi")).await.unwrap();
+    while json(&mut session).await["type"] == "ping" {
+        session.send(r#"{"type": "pong"}"#).await;
+    }
+    let asking = tokio::spawn(async move {
+        client.request(&Outgoing::text("you", "?").id("q"), Duration::MAX).await.unwrap().text()
+    });
+    drop(bus_side.accept().await);
+    assert!(asking.await.is_err(), "a bus that closes is no reply");
+}
+
+#[test]
+fn a_client_whose_runtime_ends_says_so() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut scene = runtime.block_on(scene("me"));
+    let asking = runtime.block_on(async { ask(&scene.client) });
+    runtime.shutdown_background();
+    drop(asking);
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    other.block_on(async {
+        timeout(LONG, scene.client.close()).await.expect("it has ended");
+        assert!(scene.inbox.next().await.is_none());
+        assert_eq!(scene.client.closed(), Some(WhyLost::RuntimeEnded));
+        assert!(matches!(scene.event().await, Event::Closed { why: WhyLost::RuntimeEnded }));
+    });
+}

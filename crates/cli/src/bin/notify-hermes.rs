@@ -64,7 +64,7 @@ fn send(arguments: &Arguments) -> Result<Receipt, Failure> {
         let message: Outgoing = message.from(sender);
         match bus.send(&message).await {
             Ok(receipt) => Ok(receipt),
-            Err(error) => Err(Failure::calling(&error, &bus, &arguments.to).await),
+            Err(error) => Err(Failure::sending(&error, &bus, &arguments.to).await),
         }
     })
 }

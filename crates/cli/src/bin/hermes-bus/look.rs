@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) async fn list(place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
     let listing = match bus.list().await {
         Ok(listing) => listing,
-        Err(error) => return Err(Failure::calling(&error, bus, "").await.into()),
+        Err(error) => return Err(Failure::asking(&error, bus).into()),
     };
     if place.json {
         say(&listing_json(&listing).to_string())?;
@@ -89,12 +89,12 @@ pub(crate) async fn ping(count: u32, place: &Place, bus: &Bus) -> anyhow::Result
     let connected = bus.open().await.map_err(CallError::from);
     let mut connection = match connected {
         Ok(connection) => connection,
-        Err(error) => return Err(Failure::calling(&error, bus, "").await.into()),
+        Err(error) => return Err(Failure::asking(&error, bus).into()),
     };
     for number in 1..=count {
         let took = match connection.ping(PATIENCE).await {
             Ok(took) => took,
-            Err(error) => return Err(Failure::calling(&error, bus, "").await.into()),
+            Err(error) => return Err(Failure::asking(&error, bus).into()),
         };
         let ms = took.as_secs_f64() * 1e3;
         if place.json {
@@ -114,7 +114,7 @@ pub(crate) async fn version(place: &Place, bus: &Bus) -> anyhow::Result<ExitCode
     let running = match bus.list().await {
         Ok(listing) => Some(listing.server.map(|server| server.server)),
         Err(CallError::Connect(_)) => None,
-        Err(error) => return Err(Failure::calling(&error, bus, "").await.into()),
+        Err(error) => return Err(Failure::asking(&error, bus).into()),
     };
     if place.json {
         let object = json!({

@@ -1,12 +1,13 @@
 //! `hermes-bus send` and `hermes-bus request`.
 
+use std::io;
 use std::process::ExitCode;
 
 use hermes_bus::arguments::bus::{Compose, Place, Request, Send};
 use hermes_bus::failure::{Failure, receipt_json};
-use hermes_bus::screen::{harmless, harmless_line, say};
+use hermes_bus::screen::{harmless, harmless_line, note, say};
 use hermes_bus::sender::sender_name;
-use hermes_bus_client::{Bus, Conflict, ConnectError, Message, Status};
+use hermes_bus_client::{Bus, Conflict, ConnectError, Message, Receipt, Status};
 
 /// Who sends where nobody says otherwise.
 const FALLBACK: &str = "hermes-bus";
@@ -20,12 +21,23 @@ pub(crate) async fn send(arguments: &Send, place: &Place, bus: &Bus) -> anyhow::
     }
     let receipt = match bus.send(&message).await {
         Ok(receipt) => receipt,
-        Err(error) => return Err(Failure::calling(&error, bus, to).await.into()),
+        Err(error) => return Err(Failure::sending(&error, bus, to).await.into()),
     };
-    if place.json {
-        say(&receipt_json(to, &receipt).to_string())?;
-        return Ok(ExitCode::SUCCESS);
+    let told = if place.json {
+        say(&receipt_json(to, &receipt).to_string())
+    } else {
+        say(&receipt_line(to, &receipt))
+    };
+    // What was sent stays sent: a script that took a full disk for a failure would send it again.
+    if let Err(error) = told
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        note(&format!("hermes-bus: the message was taken, but that cannot be printed: {error}"));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn receipt_line(to: &str, receipt: &Receipt) -> String {
     let whom = match receipt.endpoints {
         Some(1) => "1 endpoint".to_owned(),
         Some(endpoints) => format!("{endpoints} endpoints"),
@@ -36,8 +48,7 @@ pub(crate) async fn send(arguments: &Send, place: &Place, bus: &Bus) -> anyhow::
         Status::Delivered => "handed over to",
         Status::Accepted => "accepted for",
     };
-    say(&format!("{how_far} {whom} (id {})", harmless_line(&receipt.id)))?;
-    Ok(ExitCode::SUCCESS)
+    format!("{how_far} {whom} (id {})", harmless_line(&receipt.id))
 }
 
 pub(crate) async fn request(
@@ -49,7 +60,7 @@ pub(crate) async fn request(
     let own = || format!("request-{}", std::process::id());
     let name = arguments.from.clone().filter(|name| !name.is_empty()).unwrap_or_else(own);
     let connecting = bus.client(name).conflict(Conflict::Refuse).connect().await;
-    let (client, inbox) = connecting.map_err(|error| {
+    let (client, mut inbox) = connecting.map_err(|error| {
         let advice = match error {
             ConnectError::NameTaken { .. } => ". Give another one with --from",
             _ => "",
@@ -57,10 +68,17 @@ pub(crate) async fn request(
         let failure = Failure::connecting(&error, bus.start_policy());
         Failure { text: format!("{}{advice}", failure.text), ..failure }
     })?;
-    // Nothing but the reply is of interest.
-    drop(inbox);
     let replied = client.request(&message, arguments.timeout).await;
     client.close().await;
+    // A name that is known to others may get more than the reply.
+    let mut others = 0;
+    while inbox.try_next().is_some() {
+        others += 1;
+    }
+    if others > 0 {
+        let name = harmless_line(client.name());
+        note(&format!("hermes-bus: {others} more came for '{name}' meanwhile and were not read"));
+    }
     match replied {
         Ok(reply) => {
             say(&reply_line(&reply, place))?;
