@@ -182,7 +182,7 @@ impl Writing {
         self.items.push_back(item);
     }
 
-    /// A frame of the session's own, behind all others. It is not tried again.
+    /// A frame of the session's own, behind all others.
     pub(crate) fn push_frame(&mut self, frame: Vec<u8>) {
         self.items.push_back(Item { frame, ticket: None, _permit: None });
     }
@@ -276,11 +276,9 @@ impl Writing {
         }
     }
 
-    /// The connection ended: what is not wholly in its socket goes to the next one, except for the
-    /// session's own frames.
+    /// The connection ended: what is not wholly in its socket goes to the next one.
     pub(crate) fn connection_ended(&mut self) {
         self.first_written = 0;
-        self.items.retain(|item| item.ticket.is_some());
         if self.items.front().is_some_and(|first| !first.put_back()) {
             self.give_back(0);
         }

@@ -691,18 +691,6 @@ async fn a_request_that_the_bus_never_answered_for_is_not_said_to_have_got_throu
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_slept_looks_into_the_socket_before_it_believes_in_silence() {
-    let mut scene = scene("me").await;
-    for _ in 0..50 {
-        // Nothing of the client runs between the answer and two intervals later.
-        assert_eq!(json(&mut scene.session).await["type"], "ping");
-        scene.session.send(r#"{"type": "pong"}"#).await;
-        tokio::time::advance(Duration::from_secs(61)).await;
-    }
-    assert_eq!(scene.events.try_next(), None);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_bus_that_reads_nothing_costs_a_sender_its_patience_and_little_more() {
     // With a full inbox as well: then the silence of the bus says nothing.
     for flood in [0, 10] {
