@@ -415,6 +415,40 @@ def test_a_manager_that_lies(world):
     assert time.monotonic() - began < 10
 
 
+def test_a_manager_whose_child_keeps_its_output_open(world):
+    """Its end counts, not that of the pipe."""
+    program = alone(world)
+    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
+    with open(manager, "w") as script:
+        script.write("#!/bin/sh\nsleep 60 &\necho the disk is full\nexit 3\n")
+    os.chmod(manager, 0o755)
+    began = time.monotonic()
+    assert "the disk is full" in failed(world.run(program + ["--to", "a", "x"], within_s=55))
+    assert time.monotonic() - began < 20
+
+
+def test_a_manager_that_hangs(world):
+    """It is ended by force, and the program ends with a reason."""
+    program = alone(world)
+    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
+    with open(manager, "w") as script:
+        script.write("#!/bin/sh\nexec sleep 600\n")
+    os.chmod(manager, 0o755)
+    assert "did not end within" in failed(world.run(program + ["--to", "a", "x"], within_s=60))
+    assert world.processes() == []
+
+
+def test_a_manager_that_lies_about_in_the_directory_is_not_run(world):
+    """Relative directories on PATH are passed over."""
+    program = alone(world)
+    trap = world.directory / "hermes-busd"
+    trap.write_text("#!/bin/sh\ntouch '%s/trapped'\n" % world.directory)
+    trap.chmod(0o755)
+    for path in ("", ".", "/nowhere:", ":/nowhere"):
+        assert "hermes-busd was not found" in failed(world.run(program + ["--to", "a", "x"], env={"PATH": path}))
+    assert not (world.directory / "trapped").exists()
+
+
 def test_a_root_that_cannot_be_used(world):
     """A file stands where the directory should be."""
     path = world.directory / "file"
