@@ -48,6 +48,7 @@ mod client;
 mod connection;
 mod error;
 mod event;
+mod health;
 mod inbox;
 pub mod memory;
 mod message;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use hermes_bus_proto::{FrameError, Object, control};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::Backoff;
 use crate::bus::Need;
@@ -20,6 +20,7 @@ use crate::connection::{Connection, READ_BYTES, broken, code_and_detail, refusal
 use crate::deadline;
 use crate::error::{CallError, ConnectError};
 use crate::event::{Event, WhyLost};
+use crate::health::{Health, WRITE_PATIENCE};
 use crate::inbox::{Pushed, Strictness};
 use crate::message::Message;
 use crate::outbox::{Arrivals, Writing};
@@ -31,9 +32,6 @@ const LASTED: Duration = Duration::from_millis(100);
 const DRAIN: Duration = Duration::from_millis(100);
 /// And how long in all, of a bus that does not stop.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
-/// How long a bus may read nothing of what is written to it. It holds a sender for 2 s at most for
-/// each receiver that does not keep up.
-const WRITE_PATIENCE: Duration = Duration::from_secs(15);
 /// How many times a name that is taken may be taken by a registration of this client's own, to which
 /// the answer came too late.
 const DOUBTFUL: u32 = 3;
@@ -447,55 +445,4 @@ impl Incoming {
 enum Room {
     Limited,
     Unlimited,
-}
-
-// ---- health -------------------------------------------------------------------------------------------
-
-/// Signs of life, both ways.
-struct Health {
-    ticker: Interval,
-    interval: Duration,
-    /// Something came, or nothing could be read, since the last tick.
-    is_well: bool,
-    /// Since when something has waited to be written and nothing was.
-    writing_since: Option<Instant>,
-}
-
-impl Health {
-    fn new(interval: Duration) -> Self {
-        let mut ticker = interval_at(Instant::now() + interval, interval);
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Health { ticker, interval, is_well: true, writing_since: None }
-    }
-
-    async fn tick(&mut self) {
-        self.ticker.tick().await;
-    }
-
-    fn heard(&mut self) {
-        self.is_well = true;
-    }
-
-    /// The inbox is full: what the bus says now is not heard.
-    fn is_not_reading(&mut self) {
-        self.is_well = true;
-    }
-
-    /// Whether something waits to be written.
-    fn is_writing(&mut self, is_writing: bool) {
-        self.writing_since = is_writing.then(|| self.writing_since.unwrap_or_else(Instant::now));
-    }
-
-    fn wrote(&mut self) {
-        self.writing_since = None;
-    }
-
-    fn write_deadline(&self) -> Option<Instant> {
-        Some(self.writing_since? + WRITE_PATIENCE)
-    }
-
-    /// At a tick: fails if nothing came since the last one, where a ping was sent.
-    fn examine(&mut self) -> Result<(), Duration> {
-        if std::mem::replace(&mut self.is_well, false) { Ok(()) } else { Err(self.interval) }
-    }
 }
