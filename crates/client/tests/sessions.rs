@@ -778,7 +778,9 @@ async fn times_that_no_clock_can_hold_are_for_ever_or_as_short_as_possible() {
 fn a_client_whose_runtime_ends_says_so() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut scene = runtime.block_on(scene("me"));
-    let asking = runtime.block_on(async { ask(&scene.client) });
+    let within = runtime.enter();
+    let asking = ask(&scene.client);
+    drop(within);
     runtime.shutdown_background();
     drop(asking);
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
