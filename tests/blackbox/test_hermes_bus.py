@@ -517,6 +517,18 @@ def test_request(server):
     assert server.endpoints() == {}
 
 
+def test_listen_ends_with_its_reader(server):
+    """Not only at the next message, which would then be handed over to nobody."""
+    done = subprocess.Popen(["bash", "-c", "hermes-bus listen ear | head -1"], env=server.world._environment(None), stdout=subprocess.PIPE, text=True)
+    server.world._children.append(done)
+    wait_until(lambda: "ear" in server.endpoints(), "the listener")
+    with server.connect() as sender:
+        sender.message("ear", {"text": "only one"})
+        assert "only one" in done.communicate(timeout=10)[0]
+    assert done.returncode == 0
+    wait_until(lambda: "ear" not in server.endpoints(), "the listener to be gone")
+
+
 def test_request_waits_for_its_own_reply(server):
     """Other messages, replies to others among them, are not it; that they came is said."""
     def answer(asked):

@@ -102,11 +102,7 @@ impl Failure {
             ConnectError::NoBus { .. } => ("no_bus", String::new()),
             ConnectError::Start { .. } => ("start_failed", String::new()),
             ConnectError::Io { .. } => ("cannot_connect", String::new()),
-            ConnectError::NoAnswer { .. } => (
-                "no_answer",
-                ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus"
-                    .to_owned(),
-            ),
+            ConnectError::NoAnswer { .. } => ("no_answer", HUNG.to_owned()),
             ConnectError::Refused { code, .. } => (code.as_str(), String::new()),
             ConnectError::NameTaken { .. } => ("name_taken", String::new()),
             ConnectError::Closed { .. } => ("closed", String::new()),
@@ -121,7 +117,10 @@ impl Failure {
             CallError::Connect(error) => return Failure::connecting(error, bus.start_policy()),
             CallError::Refused { code, .. } => code,
             CallError::Message(refused) => refused.code().as_str(),
-            CallError::NoAnswer(_) => "no_answer",
+            CallError::NoAnswer(_) => {
+                let what = format!("{error} (on {}){HUNG}", bus.address());
+                return Failure::new("no_answer", what);
+            }
             CallError::Closed => "closed",
             CallError::Unexpected(_) => "unexpected",
             CallError::Io(_) => "io",
@@ -193,6 +192,9 @@ impl Failure {
         Failure { suggestions: near, ..Failure::new("endpoint_not_found", text) }
     }
 }
+
+/// What to do about a bus that does not answer.
+const HUNG: &str = ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus";
 
 /// The command that starts a bus which listens there; nothing where none would.
 fn how_to_start(socket: &Path) -> String {

@@ -71,7 +71,7 @@ pub fn load_rules(
         let odd = rules.odd_entries().join(", ");
         let shown = path.display();
         note(&format!(
-            "WARNING: {shown}: these entries of 'role_map' are no mappings and are left out: {odd}"
+            "WARNING: {shown}: these entries of 'role_map' are left out: {odd} (wanted: 'key: {{name: Name}}')"
         ));
     }
     Ok(rules)

@@ -170,7 +170,8 @@ impl Outgoing {
         self
     }
 
-    /// Sets a member of the body, in place of one that is there. Everything else keeps its bytes.
+    /// Sets a member of the body, in place of one that is there. All other values keep their
+    /// bytes.
     pub fn set(mut self, key: &str, value: &impl Serialize) -> Result<Self, BodyError> {
         let body = Object::scan(Bytes::copy_from_slice(self.body_json.as_bytes()));
         self.body_json = match body {

@@ -44,7 +44,7 @@ pub enum StartError {
         program: PathBuf,
         /// How it ended.
         status: String,
-        /// What it printed, on one line.
+        /// The last line that it printed.
         output: String,
     },
     /// It did not end in time.
@@ -80,8 +80,10 @@ pub(crate) async fn start(directory: &Path) -> Result<(), StartError> {
     let mut said = Vec::new();
     take_output(&mut said, manager.stdout.as_mut()).await;
     take_output(&mut said, manager.stderr.as_mut()).await;
+    // The last line says why; those before it may be of earlier days.
     let said = String::from_utf8_lossy(&said);
-    let output = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let output = last.trim().to_owned();
     Err(StartError::Failed { program, status: status.to_string(), output })
 }
 

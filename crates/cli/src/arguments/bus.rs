@@ -11,7 +11,7 @@ use crate::sender::Content;
 
 /// A message bus for the agents, scripts and people of one machine.
 #[derive(Debug, Parser)]
-#[command(name = "hermes-bus", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "hermes-bus", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -67,7 +67,8 @@ pub enum Command {
     Demo,
     /// Print a completion script for a shell
     ///
-    /// For bash, for example: hermes-bus completions bash > ~/.local/share/bash-completion/completions/hermes-bus
+    /// For bash, for example, with the directory in place:
+    /// hermes-bus completions bash > ~/.local/share/bash-completion/completions/hermes-bus
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -76,6 +77,8 @@ pub enum Command {
         program: String,
     },
     /// Print a manual page, or write all of them into a directory
+    ///
+    /// To read one: hermes-bus man | man -l -
     Man {
         /// The program
         #[arg(default_value = "hermes-bus", conflicts_with = "dir")]
@@ -101,7 +104,7 @@ pub struct Compose {
     /// The body's type, for the rules of the receiver
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// The body's channel, for replies: platform:chat_id
+    /// The body's channel: the chat that a reply belongs to, as platform:chat_id
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
     /// The message's id [default: a new UUID]

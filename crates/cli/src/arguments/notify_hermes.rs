@@ -40,7 +40,7 @@ pub struct Arguments {
     /// The body's type, for the rules of the receiver
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
-    /// The body's channel, for replies: platform:chat_id
+    /// The body's channel: the chat that a reply belongs to, as platform:chat_id
     #[arg(long, value_name = "CHANNEL")]
     pub channel: Option<String>,
     /// The rules file [default: $HERMES_HOME/bus-rules.yaml, else ~/.hermes/bus-rules.yaml]

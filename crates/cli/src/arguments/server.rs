@@ -7,7 +7,7 @@ use clap::Parser;
 /// Serve a hermes bus in the foreground, until Ctrl-C or SIGTERM.
 ///
 /// The socket is ROOT/hermes-bus.sock. Log lines go to standard error; HERMES_BUS_LOG sets their
-/// level (error, warn, info, debug, trace).
+/// level (error, warn, info, debug).
 #[derive(Debug, Parser)]
 #[command(name = "hermes-bus-server", version)]
 pub struct Arguments {

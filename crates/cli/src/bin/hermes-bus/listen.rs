@@ -11,6 +11,9 @@ use hermes_bus::screen::{Palette, harmless, harmless_line, note, say, time_of_da
 use hermes_bus_client::{
     Bus, Client, Conflict, ConnectError, Event, Events, Inbox, Message, WhyLost,
 };
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 /// The longest value that goes into a command's environment, in bytes. Linux takes 128 KiB.
@@ -61,6 +64,7 @@ struct Ear<'a> {
 impl Ear<'_> {
     async fn listen(&mut self, client: &Client, mut inbox: Inbox) -> anyhow::Result<ExitCode> {
         let mut events = client.events();
+        let mut gone = std::pin::pin!(reader_is_gone());
         let until = Instant::now() + self.arguments.timeout.unwrap_or(FOR_EVER).min(FOR_EVER);
         loop {
             tokio::select! {
@@ -69,6 +73,7 @@ impl Ear<'_> {
                     None => return Err(ended(client).into()),
                 },
                 event = next_event(&mut events) => tell(&event),
+                () = &mut gone => return Ok(self.verdict()),
                 () = sleep_until(until) => return Ok(self.time_is_over()),
             }
             if self.arguments.count == Some(self.heard) {
@@ -130,6 +135,22 @@ async fn next_event(events: &mut Events) -> Event {
     }
 }
 
+/// Waits until nobody reads standard output any more. Only pipes, sockets and terminals tell.
+async fn reader_is_gone() {
+    let (gone, told) = oneshot::channel();
+    // Its end is that of the process.
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        // No events are asked for: what is told anyway is that the other end is gone.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        while let Err(Errno::INTR) = rustix::event::poll(&mut watched, None) {}
+        let _ = gone.send(());
+    });
+    if told.await.is_err() {
+        std::future::pending().await
+    }
+}
+
 fn tell(event: &Event) {
     match event {
         Event::Disconnected { why } => {
@@ -138,6 +159,10 @@ fn tell(event: &Event) {
         Event::Reconnected { .. } => note("hermes-bus: listening again"),
         Event::Refused { code, detail, .. } => {
             note(&format!("hermes-bus: the bus says: {} ({code})", harmless_line(detail)));
+        }
+        // Not at once: a bus that is restarted is away for a moment.
+        Event::RetryFailed { attempts: 4, error } => {
+            note(&format!("hermes-bus: {}; waiting for it", harmless_line(error)));
         }
         Event::Dropped { .. }
         | Event::RetryFailed { .. }
