@@ -147,7 +147,7 @@ async fn reader_is_gone() {
         let _ = gone.send(());
     });
     if told.await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
