@@ -22,6 +22,8 @@ mod lines;
 mod menus;
 mod questions;
 
+pub(super) use lines::{OWN_BYTES_MIN, bare};
+
 /// How many lines from the bottom are looked at.
 const REGION_LINES: usize = 24;
 
