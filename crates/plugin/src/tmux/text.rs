@@ -45,11 +45,11 @@ impl Text {
     }
 
     /// The same for a program in which Enter at the end of some texts does not submit: after a word
-    /// with an `@` it takes what the program proposes, after a `\\` it makes a line break. A space
-    /// prevents both.
+    /// with an `@`, or one that begins with a `$`, it takes what the program proposes; after a `\` it
+    /// makes a line break. A space prevents both.
     pub(super) fn guarded(&self) -> Text {
         let last = self.0.rsplit(char::is_whitespace).next().unwrap_or_default();
-        let is_open = last.contains('@') || last.ends_with('\\');
+        let is_open = last.contains('@') || last.starts_with('$') || last.ends_with('\\');
         Text(self.0.clone() + if is_open { " " } else { "" })
     }
 
@@ -164,6 +164,8 @@ mod tests {
         for (text, expected) in [
             ("ask @a", "ask @a "),
             ("mail to u@example.org", "mail to u@example.org "),
+            ("use $ima", "use $ima "),
+            ("for 5$", "for 5$"),
             ("a line \\", "a line \\ "),
             ("ask @a now", "ask @a now"),
             ("ask @a ", "ask @a "),

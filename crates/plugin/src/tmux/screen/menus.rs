@@ -6,6 +6,9 @@ use super::{Obstacle, footers};
 /// How many lines an option may be away from the selected one: options wrap.
 const OPTION_DISTANCE_LINES: usize = 4;
 
+/// From how many columns on a title is one: the smallest dialogs are wider, tables narrower.
+const TITLE_COLUMNS_MIN: usize = 20;
+
 /// Which option a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
@@ -88,25 +91,34 @@ pub(super) fn above_input(lines: &[Line], end: usize) -> Option<Obstacle> {
     list.any(|line| is_asked(&line)).then(|| Obstacle::Menu(input.text.to_owned()))
 }
 
-/// A dialog in the middle of the screen, above an input line that it covers: its title ends in what
-/// closes it, with nothing above and below. `Commands              esc`.
+/// A dialog over the middle of a screen that still shows its input line: its title ends in what closes
+/// it, `Commands              esc`, with nothing above and below. The text around it goes on beside it.
 pub(super) fn titled<'a>(rows: &[&'a str]) -> Option<&'a str> {
-    let is_blank = |row: Option<&&str>, from: usize, to: usize| {
-        let part = row.into_iter().flat_map(|row| row.chars().skip(from).take(to - from));
-        part.into_iter().all(char::is_whitespace)
+    let is_blank = |row: Option<&&str>, (from, to): (usize, usize)| {
+        row.is_some_and(|row| row.chars().skip(from).take(to - from).all(char::is_whitespace))
     };
-    let is_title = |index: usize| {
-        let row = rows[index].trim_end();
-        let cells: Vec<&str> = footers::cells(row).filter(|cell| !cell.is_empty()).collect();
-        let [.., title, last] = cells[..] else { return false };
-        let starts = row.rfind(&format!("{title}  ")).unwrap_or(0);
-        let (from, to) = (row[..starts].chars().count(), row.chars().count());
-        matches!(last, "esc" | "esc/enter")
-            && index > 0
-            && is_blank(rows.get(index - 1), from, to)
-            && is_blank(rows.get(index + 1), from, to)
+    let title_at = |index: usize| {
+        let (title, columns) = title(rows[index])?;
+        let is_alone = is_blank(rows.get(index.checked_sub(1)?), columns)
+            && is_blank(rows.get(index + 1), columns);
+        is_alone.then_some(title)
     };
-    (0..rows.len()).find(|&index| is_title(index)).map(|title| rows[title].trim())
+    (0..rows.len()).find_map(title_at)
+}
+
+/// A title in a row, and the columns from its first to behind its last character.
+fn title(row: &str) -> Option<(&str, (usize, usize))> {
+    let row = row.trim_end();
+    row.match_indices("  esc").find_map(|(at, esc)| {
+        let end = at + esc.len();
+        let end = if row[end..].starts_with("/enter") { end + "/enter".len() } else { end };
+        let is_end = row[end..].is_empty() || row[end..].starts_with("  ");
+        let before = row[..at].trim_end();
+        let start = before.rfind("  ").map_or(0, |gap| gap + 2);
+        let columns = (row[..start].chars().count(), row[..end].chars().count());
+        let is_title = is_end && start < before.len() && columns.1 - columns.0 >= TITLE_COLUMNS_MIN;
+        is_title.then(|| (row[start..end].trim_start(), columns))
+    })
 }
 
 /// A mode of an agent in which a text is no message: its shell mode, which shows by what it says or by
