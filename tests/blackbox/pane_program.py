@@ -7,6 +7,10 @@ deaf    box, but the first Enter is lost.
 late    box, but a menu appears as soon as text has come.
 menu    box with an approval menu from the start; every byte is recorded.
 slow    box, but it takes its time over a paste, and takes all that has come meanwhile for a part of it.
+tardy   box, but it shows a paste only after three seconds.
+complete  box, but Enter after a word with an @ takes a completion, and after a backslash makes a line break.
+keep    box, but Enter never submits; the cursor is in the input line, and a clock runs.
+colour  a full-screen menu whose selection is a colour, and that says nothing of keys; every byte is recorded.
 collapse  box, but shows a placeholder instead of a pasted text.
 """
 import json
@@ -44,13 +48,18 @@ class Box:
         self.draw()
 
     def draw(self):
+        if self.kind == "colour":
+            show("\x1b[2J\x1b[H  △ It wants to write a file\r\n\r\n   \x1b[7mGo ahead\x1b[0m   Every time   Not now\r\n")
+            return
         text = self.text.decode(errors="ignore")
         if self.kind == "collapse" and len(text) > 100:
             text = "[Pasted text #1 +%d lines]" % text.count("\r")
         draw_box(text, MENU if self.kind == "menu" or self.kind == "late" and self.text else "")
+        if self.kind == "keep":
+            show("clock %d\x1b[4;3H" % self.enters)
 
     def feed(self, data):
-        if self.kind == "menu":
+        if self.kind in ("menu", "colour"):
             os.write(self.record, data)
             return
         self.pending += data
@@ -61,6 +70,8 @@ class Box:
                 self.pasting, self.pending = True, self.pending[6:]
             elif self.pending.startswith(END):
                 self.pasting, self.pending = False, self.pending[6:]
+                if self.kind == "tardy":
+                    time.sleep(3)
                 if self.kind == "slow":
                     time.sleep(0.6)
                     while select.select([0], [], [], 0)[0]:
@@ -77,6 +88,14 @@ class Box:
     def enter(self):
         self.enters += 1
         if self.kind == "deaf" and self.enters == 1:
+            return
+        if self.kind == "keep":
+            return
+        if self.kind == "complete" and self.text.endswith(b"\\"):
+            self.text = self.text[:-1] + b"\r"
+            return
+        if self.kind == "complete" and b"@" in self.text[self.text.rfind(b" ") + 1:]:
+            self.text += b".completed "
             return
         os.write(self.record, (json.dumps({"text": self.text.decode().replace("\r", "\n"), "enters": self.enters}) + "\n").encode())
         self.text = b""

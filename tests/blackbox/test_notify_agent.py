@@ -1,6 +1,7 @@
 """notify-agent into real panes: what is typed, what is refused, what is said."""
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 
@@ -81,7 +82,9 @@ def test_a_program_that_knows_pastes_gets_one_paste_and_one_enter(world, tmux, k
     if kind == "echo":
         lead.got_soon(pasted(text))
     else:
-        assert lead.submissions(1) == [{"text": text, "enters": 1}]
+        # Enter behind a backslash would make a line break there.
+        typed = text + " " if text.endswith("\\") else text
+        assert lead.submissions(1) == [{"text": typed, "enters": 1}]
 
 
 def test_the_same_text_again_is_seen_again(world, tmux):
@@ -213,6 +216,47 @@ def test_a_menu_that_appears_after_the_text_is_not_answered(world, tmux):
     assert lead.got() == b"" and "please go on" in lead.screen()
 
 
+def test_a_full_screen_program_that_does_not_show_the_text_gets_no_enter(world, tmux):
+    """Its menu shows the selection by colour only: Enter would approve something."""
+    lead = tmux.program("colour")
+    done = notify(world, "lead", "please go on with the task")
+    assert_refused(done, "does not show there", "Enter was not pressed", "pane " + lead.pane)
+    assert lead.got() == pasted("please go on with the task")[:-1]
+
+
+def test_a_program_that_reads_a_line_without_showing_it_gets_one_enter(world, tmux):
+    tmux.session("lead", "bash -c 'touch ready; read -rs line; echo \"$line\" > line.txt; read -rs -t 3 more; echo $? > more.txt'")
+    wait_until((world.directory / "ready").exists, "the program")
+    assert_ok(notify(world, "lead", "nobody sees this"), warning="did not show the text")
+    wait_until(lambda: (world.directory / "more.txt").exists(), "the wait for a second line to end")
+    assert (world.directory / "line.txt").read_text() == "nobody sees this\n"
+    assert int((world.directory / "more.txt").read_text()) > 128, "there was another line"
+
+
+def test_a_program_that_shows_the_text_late_gets_exactly_one_enter(world, tmux):
+    lead = tmux.program("tardy")
+    assert_ok(notify(world, "lead", "no hurry"))
+    assert lead.submissions(1) == [{"text": "no hurry", "enters": 1}]
+    assert_ok(notify(world, "lead", "again, no hurry"))
+    assert lead.submissions(2)[1:] == [{"text": "again, no hurry", "enters": 2}]
+
+
+@pytest.mark.parametrize("text", ["please ask @a", "a line ends \\"])
+def test_a_text_whose_end_means_something_to_agents_is_submitted(world, tmux, text):
+    """By a space behind it; programs that read lines get it as it is."""
+    lead, plain = tmux.program("complete"), tmux.cat("plain")
+    assert_ok(notify(world, "lead", text))
+    assert lead.submissions(1) == [{"text": text + " ", "enters": 1}]
+    assert_ok(notify(world, "plain", text), "plain")
+    plain.got_soon(text.encode() + b"\n")
+
+
+def test_a_text_that_stays_in_the_input_line_is_told(world, tmux):
+    lead = tmux.program("keep")
+    assert_ok(notify(world, "lead", "are you there"), warning="may not have been submitted: the text still stands in the input line")
+    assert lead.got() == b"" and "clock 1" in lead.screen()
+
+
 def shim(world, when, what):
     """A tmux on PATH that does something just before the call that types."""
     directory = world.directory / "shim"
@@ -252,12 +296,36 @@ def test_an_approval_menu_is_left_alone(world, tmux):
     assert lead.got() == b""
 
 
-@pytest.mark.parametrize("prompt,reason", [("Overwrite? [y/N] ", "a question waits"), ("Password: ", "a secret is asked for"), ("Do you want to continue? ", "a question waits")])
+@pytest.mark.parametrize("prompt,reason", [("Overwrite? [y/N] ", "a question waits"), ("Password: ", "a secret is asked for"), ("Do you want to continue? ", "a question waits"),
+                                          ("rm: remove regular file a? ", "a question waits"), ("API token: ", "a secret is asked for"), ("Press any key", "a question waits"),
+                                          ("<  OK  >    <Cancel>", "a menu waits")])
 def test_questions_are_left_alone(world, tmux, prompt, reason):
     lead = tmux.session("lead", "printf '%s'; read -r answer; echo \"$answer\" > answer.txt" % prompt)
     wait_until(lambda: prompt.strip() in lead.screen(), "the prompt")
     assert_refused(notify(world, "lead", "y"), reason, "nothing was typed")
     assert not (world.directory / "answer.txt").exists() and lead.screen().strip() == prompt.strip()
+
+
+@pytest.mark.parametrize("name,reason", [("less", "would take the text for keys"), ("more", "would take the text for keys"), ("vim", "would take the text for commands")])
+def test_pagers_and_editors_are_left_alone(world, tmux, name, reason):
+    """Stand-ins by that name."""
+    tmux.session("lead", "exec bash -c 'exec -a %s cat > lead.txt'" % name)
+    wait_until(lambda: notify(world, "--dry-run", "lead", "x").returncode == 1, "the program by that name")
+    assert_refused(notify(world, "lead", "dd"), "'%s'" % name, reason)
+    assert (world.directory / "lead.txt").read_bytes() == b""
+
+
+@pytest.mark.skipif(shutil.which("vim") is None, reason="needs vim")
+def test_an_editor_in_its_insert_mode_takes_text(world, tmux):
+    lead = tmux.session("lead", "exec vim -u NONE -N -n notes.txt")
+    wait_until(lambda: "notes.txt" in lead.screen() and lead.format("#{pane_current_command}") == "vim", "vim")
+    assert_refused(notify(world, "lead", "dd"), "'vim' would take the text for commands")
+    tmux("send-keys", "-t", lead.pane, "i")
+    wait_until(lambda: "-- INSERT --" in lead.screen(), "its insert mode")
+    assert_ok(notify(world, "lead", "a line"))
+    tmux("send-keys", "-t", lead.pane, "Escape", ":wq", "Enter")
+    wait_until(lambda: (world.directory / "notes.txt").exists(), "the file")
+    assert (world.directory / "notes.txt").read_text() == "a line\n\n"
 
 
 @pytest.mark.parametrize("mode", ["copy-mode", "choose-tree", "clock-mode"])

@@ -90,6 +90,13 @@ fn warn_of(report: &Report) {
              changed there: see whether '{command}' has taken the text",
             report.enters
         ));
+    } else if report.stands {
+        // No more than a warning: it may be the answer that repeats the text, and whoever takes this
+        // for a failure sends it twice.
+        note(&format!(
+            "WARNING: Enter was pressed in pane {pane} (session '{session}'), but the message may not have \
+             been submitted: the text still stands in the input line of '{command}'"
+        ));
     }
 }
 

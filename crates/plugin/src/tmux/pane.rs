@@ -67,6 +67,8 @@ pub(super) struct Pane {
     pub(super) input_is_off: bool,
     /// Keys go to other panes of the window as well.
     pub(super) is_synchronized: bool,
+    /// It is on the alternate screen or hides the cursor: not a program that reads lines.
+    pub(super) draws_itself: bool,
     /// The server's socket; none if tmux is too old to tell.
     pub(super) socket: Option<PathBuf>,
     pub(super) view: View,
@@ -84,6 +86,11 @@ pub(super) struct View {
 }
 
 impl View {
+    #[cfg(test)]
+    pub(super) fn of(screen: &str, cursor_row: usize) -> View {
+        View { screen: screen.to_owned(), cursor_row, cursor_column: 0, history_lines: 0 }
+    }
+
     /// Whether anything but the characters has moved.
     pub(super) fn moved_from(&self, other: &View) -> bool {
         (self.cursor_row, self.cursor_column, self.history_lines)
@@ -93,9 +100,10 @@ impl View {
 
 /// One line each; what may hold anything comes last.
 const FORMAT: &str = "#{pane_id}\n#{session_id}\n#{window_id}\n#{pane_dead}\n#{pane_input_off}\n\
-    #{&&:#{pane_synchronized},#{!=:#{window_panes},1}}\n#{cursor_y}\n#{cursor_x}\n#{history_size}\n\
+    #{&&:#{pane_synchronized},#{!=:#{window_panes},1}}\n\
+    #{||:#{alternate_on},#{==:#{cursor_flag},0}}\n#{cursor_y}\n#{cursor_x}\n#{history_size}\n\
     #{?pane_in_mode,#{pane_mode} ,}\n#{socket_path}\n#{session_name}\n#{pane_current_command}";
-const FORMAT_LINES: usize = 13;
+const FORMAT_LINES: usize = 14;
 
 impl Pane {
     /// Finds a pane by what people call it: a session's name, `name:window.pane`, `name.pane`, or an
@@ -148,8 +156,8 @@ fn parse(said: &str) -> Option<Looked> {
     let mut parts = said.splitn(FORMAT_LINES + 1, '\n');
     let mut next = || parts.next().map(str::to_owned);
     let (id, session_id, window_id) = (next()?, next()?, next()?);
-    let [is_dead, input_is_off, is_synchronized] =
-        [next()?, next()?, next()?].map(|flag| flag == "1");
+    let [is_dead, input_is_off, is_synchronized, draws_itself] =
+        [next()?, next()?, next()?, next()?].map(|flag| flag == "1");
     let number = |text: String| text.parse().unwrap_or(0);
     let (cursor_row, cursor_column, history_lines) =
         (number(next()?), number(next()?), number(next()?));
@@ -159,8 +167,18 @@ fn parse(said: &str) -> Option<Looked> {
     let (session, command, screen) = (next()?, next()?, next().unwrap_or_default());
     let view = View { screen, cursor_row, cursor_column, history_lines };
     let is_id = id.strip_prefix('%').is_some_and(|number| number.parse::<u32>().is_ok());
-    let pane =
-        Pane { id, session, command, is_dead, mode, input_is_off, is_synchronized, socket, view };
+    let pane = Pane {
+        id,
+        session,
+        command,
+        is_dead,
+        mode,
+        input_is_off,
+        is_synchronized,
+        draws_itself,
+        socket,
+        view,
+    };
     is_id.then_some(Looked { pane, session_id, window_id })
 }
 
@@ -306,11 +324,11 @@ mod tests {
 
     #[test]
     fn what_tmux_says_is_taken_apart() {
-        let said =
-            "%3\n$1\n@2\n0\n0\n1\n7\n12\n340\ncopy-mode \n/tmp/tmux-0/default\nlead\nvim\n\n  x\n";
+        let said = "%3\n$1\n@2\n0\n0\n1\n1\n7\n12\n340\ncopy-mode \n/tmp/tmux-0/default\nlead\nvim\n\n  x\n";
         let Looked { pane, session_id, window_id } = parse(said).unwrap();
         assert_eq!((pane.id.as_str(), session_id.as_str(), window_id.as_str()), ("%3", "$1", "@2"));
         assert_eq!((pane.is_dead, pane.input_is_off, pane.is_synchronized), (false, false, true));
+        assert!(pane.draws_itself);
         assert_eq!(pane.mode.as_deref(), Some("copy-mode"));
         assert_eq!((pane.session.as_str(), pane.command.as_str()), ("lead", "vim"));
         let view =

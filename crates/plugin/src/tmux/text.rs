@@ -1,5 +1,8 @@
 //! Texts: made harmless for a terminal, and found again on its screen. Pure functions.
 
+use super::pane::View;
+use super::screen::{OWN_BYTES_MIN, bare};
+
 /// Most bytes of a text (1 MiB).
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
 /// How many of a text's last characters are looked for on the screen. Enough to tell texts apart,
@@ -41,6 +44,15 @@ impl Text {
         Ok(Text(text))
     }
 
+    /// The same for a program in which Enter at the end of some texts does not submit: after a word
+    /// with an `@`, or one that begins with a `$`, it takes what the program proposes; after a `\` it
+    /// makes a line break. A space prevents both.
+    pub(super) fn guarded(&self) -> Text {
+        let last = self.0.rsplit(char::is_whitespace).next().unwrap_or_default();
+        let is_open = last.contains('@') || last.starts_with('$') || last.ends_with('\\');
+        Text(self.0.clone() + if is_open { " " } else { "" })
+    }
+
     /// What is typed.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -77,6 +89,21 @@ impl Needle {
 
     pub(super) fn is_empty(&self) -> bool {
         self.end.is_empty()
+    }
+
+    /// Whether the end is in the line of the cursor, as in an input line. A short one has to be all
+    /// that is there.
+    pub(super) fn is_at_cursor(&self, view: &View) -> bool {
+        let line = bare(view.screen.lines().nth(view.cursor_row).unwrap_or_default());
+        let is_long = self.end.len() >= OWN_BYTES_MIN;
+        !self.end.is_empty() && (line == self.end || is_long && line.contains(&self.end))
+    }
+
+    /// Whether the end is in the line of the cursor or wrapped there from the lines above.
+    pub(super) fn is_near_cursor(&self, view: &View) -> bool {
+        let first = view.cursor_row.saturating_sub(NEEDLE_CHARACTERS / OWN_BYTES_MIN);
+        let lines = view.screen.lines().skip(first).take(view.cursor_row + 1 - first);
+        squash(&lines.collect::<String>()).contains(&self.end)
     }
 
     /// How often the text's end, and placeholders, are on a screen.
@@ -130,6 +157,36 @@ mod tests {
         assert_eq!(Text::new("\u{1b}\u{3}\u{9b}"), Err(TextError::OnlyControls));
         let long = "x".repeat(TEXT_BYTES_MAX + 1);
         assert_eq!(Text::new(&long), Err(TextError::TooLong(TEXT_BYTES_MAX + 1)));
+    }
+
+    #[test]
+    fn a_text_whose_end_would_keep_enter_from_submitting_gets_a_space() {
+        for (text, expected) in [
+            ("ask @a", "ask @a "),
+            ("mail to u@example.org", "mail to u@example.org "),
+            ("use $ima", "use $ima "),
+            ("for 5$", "for 5$"),
+            ("a line \\", "a line \\ "),
+            ("ask @a now", "ask @a now"),
+            ("ask @a ", "ask @a "),
+            ("\\ at the start", "\\ at the start"),
+            ("", ""),
+        ] {
+            assert_eq!(Text::new(text).unwrap().guarded().as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn a_text_that_still_stands_at_the_cursor() {
+        let stands = |text: &str, screen: &str, cursor_row: usize| {
+            let view = View::of(screen, cursor_row);
+            Needle::of(&Text::new(text).unwrap()).is_at_cursor(&view)
+        };
+        assert!(stands("please ask @a", "● fine.\n────\n❯ please ask @a.txt\n────\n", 2));
+        assert!(stands("go", "│ > go │\n", 0));
+        assert!(!stands("go", "❯ go\n● fine.\n❯ \n", 2), "the line of the cursor only");
+        assert!(!stands("do", "› Ask Codex to do anything\n", 0), "too short to be no accident");
+        assert!(!stands("🎉", "❯ 🎉\n", 0));
     }
 
     fn found(text: &str, screen: &str) -> usize {

@@ -5,35 +5,25 @@
 //! most once. What must not be (a dead pane, a mode, ...) is checked again by tmux itself in the same
 //! step that types.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{env, fmt, process, thread};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, process, thread};
 
 use super::lock::{LockError, Turn};
-use super::pane::{Pane, TargetError, View};
+use super::pane::{Pane, TargetError};
 use super::program::{self, TmuxError};
-use super::screen::{self, Obstacle};
-use super::text::{Found, Needle, Text};
+use super::text::Text;
+use checks::{FORBIDDEN, REFUSED, deaf, refusal};
+use enter::Unsubmitted;
+
+pub use checks::Refusal;
+
+mod checks;
+mod enter;
 
 /// How long an interrupted program gets to come back to its prompt; as released programs have it.
 const INTERRUPT_SETTLES: Duration = Duration::from_millis(500);
-/// How long the text may take to show.
-const SHOW_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a text that shows is left alone: some programs take an Enter that follows a paste at
-/// once for a part of the paste.
-const TEXT_SETTLES: Duration = Duration::from_millis(150);
-/// How long the screen may take to change after Enter.
-const ENTER_PATIENCE: Duration = Duration::from_millis(500);
-/// Presses of Enter for one text, if the screen does not change.
-const ENTERS_MAX: u32 = 3;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often tmux's own check may refuse what ours allowed, until it is given up.
 const REFUSALS_MAX: u32 = 3;
-
-/// True for panes that nothing may be typed into; tmux evaluates it in the step that types.
-const FORBIDDEN: &str = "#{||:#{||:#{pane_dead},#{pane_in_mode}},#{||:#{pane_input_off},\
-                         #{&&:#{pane_synchronized},#{!=:#{window_panes},1}}}}";
-/// What our tmux commands say when that is so.
-const REFUSED: &str = "refused";
 
 /// Whether the program in the pane is interrupted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,46 +32,6 @@ pub enum Interrupt {
     No,
     /// Ctrl-C is pressed once. It also ends copy mode.
     First,
-}
-
-/// Why nothing may be typed into a pane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Its program has ended.
-    Dead,
-    /// tmux itself takes the keys. The mode's name.
-    Mode(String),
-    /// It takes no keys.
-    InputOff,
-    /// Keys go to several panes.
-    Synchronized,
-    /// Something on the screen waits for an answer.
-    Screen(Obstacle),
-    /// It does not exist any more.
-    Gone,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Dead => f.write_str("the program in it has ended: start it anew there"),
-            Refusal::Mode(mode) if mode.is_empty() => {
-                f.write_str("it is in a mode of tmux: leave that by pressing q there")
-            }
-            Refusal::Mode(mode) => {
-                write!(f, "it is in tmux's {mode}: leave that by pressing q there")
-            }
-            Refusal::InputOff => {
-                f.write_str("its input is switched off: switch it on with 'tmux select-pane -e'")
-            }
-            Refusal::Synchronized => f.write_str(
-                "synchronize-panes is on, so that Enter would go to other panes too: switch it off \
-                 with 'tmux set-option -w synchronize-panes off'",
-            ),
-            Refusal::Screen(obstacle) => write!(f, "{obstacle}: answer it there first"),
-            Refusal::Gone => f.write_str("it has been closed"),
-        }
-    }
 }
 
 /// Why a text was not typed, or not submitted.
@@ -122,6 +72,20 @@ pub enum TypingError {
         session: String,
         /// Why.
         refusal: Refusal,
+    },
+    /// The text was put in but does not show, in a program that draws its own screen.
+    #[error(
+        "the text was put into pane {pane} (session '{session}') but does not show there, so Enter \
+         was not pressed: something in '{command}' may have taken it for keys; look there, and if the \
+         text stands in the input line, press Enter there"
+    )]
+    NotShown {
+        /// The pane's id.
+        pane: String,
+        /// Its session.
+        session: String,
+        /// The program in it.
+        command: String,
     },
     /// The pane was closed between the text and Enter.
     #[error("pane {pane} (session '{session}') was closed before the text could be submitted")]
@@ -183,6 +147,8 @@ pub struct Report {
     pub enters: u32,
     /// Whether the screen changed after that.
     pub changed: bool,
+    /// Whether the text still stands where the cursor is, although the screen changed.
+    pub stands: bool,
 }
 
 /// What would be done.
@@ -217,10 +183,13 @@ pub fn type_into(target: &str, text: &Text, interrupt: Interrupt) -> Result<Repo
     if interrupt == Interrupt::First {
         interrupt_program(&found)?;
     }
-    let before = put_in(&found, text)?;
-    submit(&before, text).map_err(|error| {
+    let (before, typed) = put_in(&found, text)?;
+    enter::submit(&before, &typed).map_err(|error| {
         let (pane, session) = (before.id.clone(), before.session.clone());
         match error {
+            Unsubmitted::NotShown => {
+                TypingError::NotShown { pane, session, command: before.command.clone() }
+            }
             Unsubmitted::Refused(Refusal::Gone) => TypingError::Lost { pane, session },
             Unsubmitted::Refused(refusal) => TypingError::NotSubmitted { pane, session, refusal },
             Unsubmitted::Tmux(error) => TypingError::Broken { pane, session, error },
@@ -243,37 +212,6 @@ fn wait_for_turn(pane: &Pane) -> Result<Turn, TypingError> {
     })
 }
 
-// ---- checks -----------------------------------------------------------------------------------------
-
-/// Why keys would not arrive, or arrive elsewhere too, whatever is on the screen.
-fn deaf(pane: &Pane) -> Option<Refusal> {
-    if pane.is_dead {
-        Some(Refusal::Dead)
-    } else if pane.input_is_off {
-        Some(Refusal::InputOff)
-    } else if pane.is_synchronized {
-        Some(Refusal::Synchronized)
-    } else {
-        None
-    }
-}
-
-/// Why nothing may be typed. `own` is a text of ours on the screen.
-fn refusal(pane: &Pane, own: Option<&Text>) -> Option<Refusal> {
-    let mode = || pane.mode.clone().map(Refusal::Mode);
-    let view = &pane.view;
-    let obstacle = || screen::find(&view.screen, view.cursor_row, own.map(Text::as_str));
-    deaf(pane).or_else(mode).or_else(|| obstacle().map(Refusal::Screen))
-}
-
-/// Runs one tmux command on a pane, unless tmux finds that nothing may be typed there. True if it ran.
-fn unless_forbidden(pane: &Pane, otherwise: &str, command: &str) -> Result<bool, TmuxError> {
-    let otherwise = format!("{otherwise}display-message -p {REFUSED}");
-    let said =
-        program::must(&["if-shell", "-F", "-t", &pane.id, FORBIDDEN, &otherwise, command], None)?;
-    Ok(said.trim() != REFUSED)
-}
-
 // ---- before Enter -----------------------------------------------------------------------------------
 
 fn interrupt_program(pane: &Pane) -> Result<(), TypingError> {
@@ -286,15 +224,17 @@ fn interrupt_program(pane: &Pane) -> Result<(), TypingError> {
     Ok(())
 }
 
-/// Checks the pane and puts the text in. Returns the pane as it was before.
-fn put_in(pane: &Pane, text: &Text) -> Result<Pane, TypingError> {
+/// Checks the pane and puts the text in. Returns the pane as it was before, and what was typed.
+fn put_in(pane: &Pane, text: &Text) -> Result<(Pane, Text), TypingError> {
     for _ in 0..REFUSALS_MAX {
         let now = pane.again()?.ok_or_else(|| refused(pane, Refusal::Gone))?;
         if let Some(refusal) = refusal(&now, None) {
             return Err(refused(&now, refusal));
         }
-        match paste(&now, text) {
-            Ok(true) => return Ok(now),
+        // Only there does Enter mean anything else than the end of a line.
+        let typed = if now.draws_itself { text.guarded() } else { text.clone() };
+        match paste(&now, &typed) {
+            Ok(true) => return Ok((now, typed)),
             // Something changed since the look: look again for what it is.
             Ok(false) => {}
             Err(TmuxError::Failed { said, .. }) if program::is_missing(&said) => {
@@ -337,119 +277,4 @@ fn paste(pane: &Pane, text: &Text) -> Result<bool, TmuxError> {
         let _ = program::ask(&["delete-buffer", "-b", &buffer], None);
     }
     Ok(outcome?.trim() != REFUSED)
-}
-
-// ---- Enter ------------------------------------------------------------------------------------------
-
-enum Unsubmitted {
-    Refused(Refusal),
-    Tmux(TmuxError),
-}
-
-impl From<TmuxError> for Unsubmitted {
-    fn from(error: TmuxError) -> Self {
-        Unsubmitted::Tmux(error)
-    }
-}
-
-/// Submits a text that was put in. `before` is the pane as it was before that.
-fn submit(before: &Pane, text: &Text) -> Result<Report, Unsubmitted> {
-    let seen = wait_for_text(before, text)?;
-    thread::sleep(TEXT_SETTLES);
-    // More than one press only if it is known that the text is there and that nothing happens.
-    let presses_max = if seen == Seen::Text { ENTERS_MAX } else { 1 };
-    let own = (seen == Seen::Text).then_some(text);
-    let mut report = Report {
-        pane: before.id.clone(),
-        session: before.session.clone(),
-        command: before.command.clone(),
-        text_bytes: text.as_str().len(),
-        seen,
-        enters: 0,
-        changed: false,
-    };
-    // As many looks more as tmux may refuse what ours allowed.
-    for _ in 0..presses_max + REFUSALS_MAX {
-        let obstacle = match before.again()? {
-            Some(now) => refusal(&now, own).map_or(Ok(now), Err),
-            None => Err(Refusal::Gone),
-        };
-        let now = match obstacle {
-            Ok(now) => now,
-            Err(refusal) if report.enters == 0 => return Err(Unsubmitted::Refused(refusal)),
-            // A press that seemed to do nothing has done this.
-            Err(_) => return Ok(Report { changed: true, ..report }),
-        };
-        if press_enter(&now)? {
-            report.enters += 1;
-            report.changed = wait_for_change(&now)?;
-        }
-        if report.changed || report.enters == presses_max {
-            return Ok(report);
-        }
-    }
-    Err(Unsubmitted::Refused(Refusal::Mode(String::new())))
-}
-
-/// False if tmux refused; the next look tells why.
-fn press_enter(pane: &Pane) -> Result<bool, Unsubmitted> {
-    let command = format!("send-keys -t '{}' Enter", pane.id);
-    match unless_forbidden(pane, "", &command) {
-        Err(TmuxError::Failed { said, .. }) if program::is_missing(&said) => {
-            Err(Unsubmitted::Refused(Refusal::Gone))
-        }
-        outcome => Ok(outcome?),
-    }
-}
-
-fn wait_for_text(before: &Pane, text: &Text) -> Result<Seen, Unsubmitted> {
-    let needle = Needle::of(text);
-    let old = needle.find(&before.view.screen);
-    let deadline = Instant::now() + SHOW_PATIENCE;
-    loop {
-        let now = before.again()?.ok_or(Unsubmitted::Refused(Refusal::Gone))?;
-        if let Some(refusal) = deaf(&now).or_else(|| now.mode.map(Refusal::Mode)) {
-            return Err(Unsubmitted::Refused(refusal));
-        }
-        if let Some(seen) = what_is_seen(&needle, old, &before.view, &now.view) {
-            return Ok(seen);
-        }
-        if Instant::now() >= deadline {
-            return Ok(Seen::Nothing);
-        }
-        thread::sleep(LOOK_EVERY);
-    }
-}
-
-/// None if nothing is seen yet.
-fn what_is_seen(needle: &Needle, old: Found, before: &View, now: &View) -> Option<Seen> {
-    let moved = now.moved_from(before);
-    if needle.is_empty() {
-        return (now != before).then_some(Seen::Text);
-    }
-    let new = needle.find(&now.screen);
-    // One that was there already may have been scrolled out while another one came.
-    let is_new = |old: usize, new: usize| new > old || (new > 0 && moved);
-    if is_new(old.text, new.text) {
-        Some(Seen::Text)
-    } else if new.placeholder > old.placeholder
-        || (is_new(old.placeholder, new.placeholder) && now != before)
-    {
-        Some(Seen::Placeholder)
-    } else {
-        None
-    }
-}
-
-/// Waits for anything to happen on the screen. A pane that is gone has changed as well.
-fn wait_for_change(before: &Pane) -> Result<bool, TmuxError> {
-    let deadline = Instant::now() + ENTER_PATIENCE;
-    loop {
-        match before.again()? {
-            None => return Ok(true),
-            Some(now) if now.view != before.view || now.is_dead => return Ok(true),
-            Some(_) if Instant::now() >= deadline => return Ok(false),
-            Some(_) => thread::sleep(LOOK_EVERY),
-        }
-    }
 }

@@ -210,3 +210,65 @@ fn a_menu_of_others_is_seen_although_our_text_is_there() {
     let screen = format!("{own}\nOverwrite? [y/N] ");
     assert!(matches!(find(&screen, 1, Some(own)), Some(Obstacle::Question(_))));
 }
+
+#[test]
+fn lines_that_tell_the_keys_of_a_menu() {
+    for line in [
+        "Press enter to confirm or esc to cancel",
+        "Enter/↓ to select",
+        "↑↓ navigate • ⏎ select",
+        "[Return] to continue",
+        "Resume: Enter   Quit: q",
+        "esc dismiss",
+        "(Press Esc to close)",
+        "(Use arrow keys)",
+        "  Yes    No  ",
+        "<  OK  >    <Cancel>",
+        "<Ok>",
+    ] {
+        assert_menu(&format!("Something\n  first\n  second\n\n{line}\n"));
+    }
+}
+
+#[test]
+fn status_lines_below_an_input_line() {
+    for line in [
+        "esc to interrupt · ? for shortcuts",
+        "double tap esc to clear input",
+        "Esc again to clear",
+        "esc interrupt    tab agents  ctrl+p commands",
+        "⠙ Thinking... (esc to cancel, 7s)",
+        "✻ Thinking… (esc to cancel · 7s)",
+        "⏎ send   ⌃J newline   ⌃C quit",
+        "enter/tab insert · ↑/↓ select",
+        "? / esc close",
+        "auto-accept: yes, reject: no",
+        "model ok    12% left",
+        "<none>",
+    ] {
+        assert_free(&format!("● Done.\n\n────────\n❯ \n────────\n  {line}\n"));
+    }
+}
+
+#[test]
+fn an_input_line_is_no_line_of_a_list() {
+    assert_menu("? Pick one: (Use arrow keys)\n  npm\n❯ yarn\n  pnpm\n");
+    assert_free("? Pick one: (Use arrow keys)\n  npm\n❯ yarn\n  pnpm\n\n❯ go on\n");
+    assert_menu("│ ● 1. Auto   │\n│   2. Manual │\n│ > A remark. │\n╰─────────────╯\n");
+    assert_menu("Sessions   Open: Enter   Resume: Enter\n ❯ #1 │ 3 │ hello\n   #2 │ 6 │ fine\n");
+    let box_of_ours = "  ┃  ❯ 1. Yes\n  ┃    2. No\n\n  ┃\n  ┃  Build\n  ╹▀▀▀▀▀▀▀\n   /home/u\n";
+    assert_free(box_of_ours);
+    assert_menu("  ┃\n  ┃  ❯ 1. Yes\n  ┃    2. No\n  ╹▀▀▀▀▀▀▀\n   /home/u\n");
+}
+
+#[test]
+fn what_only_looks_like_a_secret_or_a_question() {
+    for line in ["my-secret-project> ", "otp-27> ", "12k tokens:", "note: is it done? yes", "ok:"] {
+        assert_eq!(at_end(&format!("output\n{line}")), None, "{line}");
+    }
+    // A remark, and the cursor on the line below it.
+    for line in ["warning: what is this?", "Press any key to continue", "Enter a value:", ":"] {
+        assert!(at_end(line).is_some(), "{line}");
+        assert_eq!(find(&format!("{line}\n"), 1, None), None, "{line}");
+    }
+}
