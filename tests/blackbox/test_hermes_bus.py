@@ -167,7 +167,7 @@ def test_send_to_nobody(server):
     ["send"], ["send", "a"], ["send", "a", "b", "c"], ["send", "a", "-x"], ["send", "a", "b", "--body", "{}"], ["send", "a", "b", "--bogus"], ["send", "a", "b", "--root", "/x", "--socket", "/y"],
     [], ["bogus"], ["listen", "a", "b"], ["listen", "--count", "0"], ["listen", "--count", "x"], ["listen", "--timeout", "-1"], ["listen", "--timeout", "soon"], ["listen", "--timeout", "NaN"],
     ["request", "a"], ["request", "a", "b", "--timeout", ""], ["list", "x"], ["ping", "--count", "0"], ["version", "x"], ["completions"], ["completions", "csh"], ["man", "a", "--dir", "b"],
-    ["send", "a", "b", "-j"], ["--color", "sometimes", "list"], ["send", b"\xff", "x"], ["help"], ["list", "--count", "1"],
+    ["send", "a", "b", "-j"], ["--color", "sometimes", "list"], ["send", b"\xff", "x"], ["list", "--count", "1"],
 ], ids=repr)
 def test_wrong_usage(world, arguments):
     """2, with words, and without a bus being started."""

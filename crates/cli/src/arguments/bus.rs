@@ -78,7 +78,7 @@ pub enum Command {
     },
     /// Print a manual page, or write all of them into a directory
     ///
-    /// To read one: hermes-bus man | man -l -
+    /// It is roff: man reads it from a file that is given with its path.
     Man {
         /// The program
         #[arg(default_value = "hermes-bus", conflicts_with = "dir")]

@@ -57,6 +57,7 @@ fn notify(order: &Order) -> anyhow::Result<String> {
         }
         None => order.message.clone(),
     };
+    hint_at_order(order);
     let text = Text::new(&message)?;
     let interrupt = if order.interrupt { Interrupt::First } else { Interrupt::No };
     if order.dry_run {
@@ -68,6 +69,18 @@ fn notify(order: &Order) -> anyhow::Result<String> {
         .map_err(|error| advised(error, interrupt))?;
     warn_of(&report);
     Ok(format!("OK: notified {}\n", order.session))
+}
+
+/// Words that look like options, but stand where none is recognised.
+fn hint_at_order(order: &Order) {
+    const MEANT: [&str; 2] = ["--dry-run", "--interrupt"];
+    if order.session.starts_with("--") {
+        note(
+            "WARNING: options are words of their own before the session, as in '--to NAME': see --help",
+        );
+    } else if let Some(word) = order.message.split(' ').find(|word| MEANT.contains(word)) {
+        note(&format!("WARNING: '{word}' is part of the message: options come before the session"));
+    }
 }
 
 fn advised(error: TypingError, interrupt: Interrupt) -> anyhow::Error {

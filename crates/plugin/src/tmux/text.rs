@@ -81,8 +81,10 @@ pub(super) struct Found {
 }
 
 impl Needle {
+    /// Of the last line that has something to be recognised: programs put prompts before lines.
     pub(super) fn of(text: &Text) -> Needle {
-        let squashed = squash(&text.0);
+        let lines = text.0.lines().rev().map(squash);
+        let squashed = lines.into_iter().find(|line| !line.is_empty()).unwrap_or_default();
         let skipped = squashed.chars().count().saturating_sub(NEEDLE_CHARACTERS);
         Needle { end: squashed.chars().skip(skipped).collect() }
     }
@@ -201,6 +203,7 @@ mod tests {
         assert_eq!(found(text, framed), 1);
         assert_eq!(found(text, &format!("$ {text}\n{framed}")), 2);
         assert_eq!(found(text, "│ > please look at │\n│ the failing test │\n"), 0, "its end");
+        assert_eq!(found("a = 1\nb = 2\n\n", ">>> a = 1\n>>> b = 2\n... "), 1, "prompts between");
         assert_eq!(found("测试 📬 第二行\n完成 🎉", "> 测试 📬 第\n  二行\n  完成"), 1);
     }
 
