@@ -80,9 +80,8 @@ pub(super) fn find(screen: &str, cursor_row: usize, own_text: Option<&str>) -> O
         own.as_ref().is_some_and(|own| own.has(lines[index].text, above))
     };
     if let Some(index) = lines.iter().position(|line| !line.is_border())
-        && cursor_row <= lines[index].row
         && !is_own(index)
-        && let Some(obstacle) = questions::asks(&lines[index..], cursor_row == lines[index].row)
+        && let Some(obstacle) = questions::at_end(&lines[index..], cursor_row)
     {
         return Some(obstacle);
     }

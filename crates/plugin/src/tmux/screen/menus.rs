@@ -25,7 +25,27 @@ pub(super) fn in_region(region: &[&str]) -> Option<Obstacle> {
     if let Some(index) = selected {
         return Some(menu(&region[index]));
     }
-    region.iter().find(|line| footers::tells_keys(line) || is_row_of_choices(line)).map(menu)
+    let by_keys = region.iter().find(|line| footers::tells_keys(line) || is_row_of_choices(line));
+    by_keys.or_else(|| numbered_answers(region)).map(menu)
+}
+
+/// `Run this command?` over `1. Yes` and `2. No`, with nothing below: a selection that is not marked,
+/// or a number that is to be typed. Returns the question.
+fn numbered_answers<'r, 't>(region: &'r [&'t str]) -> Option<&'r &'t str> {
+    let number = |line: &&str| match choice(line) {
+        Some(Choice::Number(number)) => Some(number),
+        _ => None,
+    };
+    let options = region.iter().map_while(number).collect::<Vec<_>>();
+    let count = u32::try_from(options.len()).ok()?;
+    let is_list = count >= 2 && options.iter().copied().eq((1..=count).rev());
+    let answers = |line: &&str| {
+        let option = line.trim_start_matches(|c: char| c.is_ascii_digit() || ".):".contains(c));
+        choice(option.trim_start()) == Some(Choice::Word)
+    };
+    let question = region.get(options.len())?;
+    let is_answered = region[..options.len()].iter().any(answers);
+    (is_list && is_answered && question.ends_with('?')).then_some(question)
 }
 
 /// Whether this is a selected option with another one near it that is not.

@@ -7,10 +7,22 @@ use super::{Obstacle, footers};
 /// How many characters may follow the bracket of a question: `: `, `? `, or a reply begun.
 const REPLY_CHARACTERS: usize = 3;
 
+/// Whether the first of these lines, which are in order from the bottom up, waits for an answer. With
+/// the cursor below it, it does so only if it names the answers and nothing has followed.
+pub(super) fn at_end(lines: &[Line], cursor_row: usize) -> Option<Obstacle> {
+    let last = lines.first()?;
+    if cursor_row <= last.row {
+        return asks(lines, cursor_row == last.row);
+    }
+    let names_answers = ends_in_choices(last.text.to_lowercase().trim_end());
+    let is_next = cursor_row == last.row + 1;
+    (is_next && names_answers).then(|| Obstacle::Question(last.text.to_owned()))
+}
+
 /// Whether the first of these lines, which are in order from the bottom up, asks something. Programs
 /// of the line-by-line kind wait with the cursor on it; what may also be a remark of others counts
 /// only then.
-pub(super) fn asks(lines: &[Line], has_cursor: bool) -> Option<Obstacle> {
+fn asks(lines: &[Line], has_cursor: bool) -> Option<Obstacle> {
     let line = lines.first()?.text;
     let lower = line.to_lowercase();
     let lower = lower.trim_end();

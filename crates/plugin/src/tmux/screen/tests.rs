@@ -272,3 +272,22 @@ fn what_only_looks_like_a_secret_or_a_question() {
         assert_eq!(find(&format!("{line}\n"), 1, None), None, "{line}");
     }
 }
+
+#[test]
+fn answers_without_a_mark_under_a_question() {
+    assert_menu("$ deploy\nRun this command?\n\n  1. Yes\n  2. No\n");
+    assert_menu("│ Allow the edit? │\n│ 1) Allow once │\n│ 2) Reject │\n");
+    // A list is no menu, and an answered one has something below it.
+    assert_free("What is left?\n1. The parser\n2. Its tests\n");
+    assert_free("Run this command?\n1. Yes\n2. No\n1\nran.\n$ ");
+    assert_free("Steps:\n1. Allow the port\n2. Restart\n");
+}
+
+#[test]
+fn named_answers_count_with_the_cursor_right_below_and_not_later() {
+    let at = |screen: &str, row: usize| find(screen, row, None);
+    let asked = "Allow command? [y/N]\n";
+    assert!(matches!(at(asked, 1), Some(Obstacle::Question(_))));
+    assert_eq!(at(asked, 2), None);
+    assert_eq!(at("Do you want to proceed?\n", 1), None, "a remark, perhaps our own");
+}
