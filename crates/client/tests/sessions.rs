@@ -629,7 +629,7 @@ async fn silence_is_never_taken_for_success() {
     assert!(matches!(sending.await.unwrap(), Err(CallError::Closed)));
 }
 
-// ---- bad days, found by an attacker -----------------------------------------------------------------------
+// ---- bad days --------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]
 async fn what_was_handed_over_before_the_end_is_kept_however_full_the_queue_is() {
