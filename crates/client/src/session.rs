@@ -384,9 +384,7 @@ impl Incoming {
     fn hand_over(&mut self, input: &mut BytesMut, room: Room) -> Result<bool, FrameError> {
         let mut dropped = 0;
         let takes_more = loop {
-            let strictness =
-                if self.shared.has_requests() { Strictness::BytesOnly } else { Strictness::All };
-            if room == Room::Limited && !self.shared.inbox.takes_more(strictness) {
+            if room == Room::Limited && !self.has_room() {
                 break false;
             }
             match take_frame(input) {
@@ -399,6 +397,13 @@ impl Incoming {
             self.shared.tell(Event::Dropped { messages: dropped });
         }
         Ok(takes_more)
+    }
+
+    /// Whether the inbox takes a message now; while a request waits, the count does not matter.
+    fn has_room(&self) -> bool {
+        let inbox = &self.shared.inbox;
+        inbox.takes_more(Strictness::All)
+            || (self.shared.has_requests() && inbox.takes_more(Strictness::BytesOnly))
     }
 
     /// Returns how many messages were dropped for want of room.
