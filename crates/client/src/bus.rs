@@ -213,10 +213,9 @@ impl Bus {
             Need::Now => is_absent(&error),
             Need::Again => error.kind() == io::ErrorKind::ConnectionRefused,
         };
-        let Start::Directory(directory) = &self.start else { return Err(self.no_link(error)) };
-        if !may_start {
+        let (Start::Directory(directory), true) = (&self.start, may_start) else {
             return Err(self.no_link(error));
-        }
+        };
         start::start(directory)
             .await
             .map_err(|source| ConnectError::Start { address: self.address(), source })?;
