@@ -373,6 +373,16 @@ def alone(world, name="alone"):
     return [shutil.copy(OURS[0], directory / "notify-hermes")]
 
 
+def with_manager(world, script):
+    """The program with a manager of ours beside it, a shell script."""
+    program = alone(world)
+    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
+    with open(manager, "w") as file:
+        file.write("#!/bin/sh\n" + script)
+    os.chmod(manager, 0o755)
+    return program
+
+
 def failed(done):
     """The reason, of a program that did not do what it was asked."""
     assert done.returncode == 1 and done.stdout == "", (done.returncode, done.stdout, done.stderr)
@@ -394,22 +404,14 @@ def test_the_manager_on_path_is_found(world):
 
 def test_a_manager_that_fails(world):
     """What it printed is in the reason."""
-    program = alone(world)
-    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
-    with open(manager, "w") as script:
-        script.write("#!/bin/sh\necho the disk is full >&2\nexit 3\n")
-    os.chmod(manager, 0o755)
+    program = with_manager(world, "echo the disk is full >&2\nexit 3\n")
     reason = failed(world.run(program + ["--to", "a", "x"]))
     assert "the disk is full" in reason and "3" in reason and world.socket_path in reason
 
 
 def test_a_manager_that_lies(world):
     """It says that it started a bus, but there is none: within the patience there is a reason."""
-    program = alone(world)
-    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
-    with open(manager, "w") as script:
-        script.write("#!/bin/sh\nexit 0\n")
-    os.chmod(manager, 0o755)
+    program = with_manager(world, "exit 0\n")
     began = time.monotonic()
     assert world.socket_path in failed(world.run(program + ["--to", "a", "x"]))
     assert time.monotonic() - began < 10
@@ -417,11 +419,7 @@ def test_a_manager_that_lies(world):
 
 def test_a_manager_whose_child_keeps_its_output_open(world):
     """Its end counts, not that of the pipe."""
-    program = alone(world)
-    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
-    with open(manager, "w") as script:
-        script.write("#!/bin/sh\nsleep 60 &\necho the disk is full\nexit 3\n")
-    os.chmod(manager, 0o755)
+    program = with_manager(world, "sleep 60 &\necho the disk is full\nexit 3\n")
     began = time.monotonic()
     assert "the disk is full" in failed(world.run(program + ["--to", "a", "x"], within_s=55))
     assert time.monotonic() - began < 20
@@ -429,11 +427,7 @@ def test_a_manager_whose_child_keeps_its_output_open(world):
 
 def test_a_manager_that_hangs(world):
     """It is ended by force, and the program ends with a reason."""
-    program = alone(world)
-    manager = os.path.join(os.path.dirname(program[0]), "hermes-busd")
-    with open(manager, "w") as script:
-        script.write("#!/bin/sh\nexec sleep 600\n")
-    os.chmod(manager, 0o755)
+    program = with_manager(world, "exec sleep 600\n")
     assert "did not end within" in failed(world.run(program + ["--to", "a", "x"], within_s=60))
     assert world.processes() == []
 
