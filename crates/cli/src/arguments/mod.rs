@@ -29,3 +29,19 @@ pub fn programs() -> Vec<clap::Command> {
         notify_agent::command(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_the_same_table_of_exit_codes() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/COMMANDS.md");
+        let document = std::fs::read_to_string(path).expect("docs stand beside the crates");
+        for line in EXIT_CODES.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once("  ").expect("a code and its meaning");
+            let row = format!("| {code} | {} |", meaning.replace("--exec", "`--exec`"));
+            assert!(document.contains(&row), "docs/COMMANDS.md lacks the row:\n{row}");
+        }
+    }
+}
