@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hermes_bus_client::{
     BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, bus_directory,
-    nearest, socket_in,
+    nearest, quoted_list, socket_in,
 };
 use serde_json::{Value, json};
 
@@ -63,6 +63,12 @@ impl Failure {
     pub fn new(code: &str, text: impl Into<String>) -> Self {
         let (code, text) = (code.to_owned(), text.into());
         Failure { exit_code: exit::FAILED, code, text, suggestions: Vec::new() }
+    }
+
+    /// With more to be said.
+    pub fn adding(mut self, more: &str) -> Self {
+        self.text.push_str(more);
+        self
     }
 
     /// With another exit code.
@@ -147,9 +153,7 @@ impl Failure {
             | CallError::Closed
             | CallError::Unexpected(_)
             | CallError::Io(_) => {
-                let failure = Failure::asking(error, bus);
-                let text = format!("{}; the message may have arrived or not", failure.text);
-                Failure { text, ..failure }
+                Failure::asking(error, bus).adding("; the message may have arrived or not")
             }
         }
     }
@@ -169,27 +173,25 @@ impl Failure {
     }
 
     fn unknown_endpoint(detail: &str, to: &str, listing: Option<&Listing>) -> Self {
-        /// Names that are shown where none is like the one that was meant.
-        const SHOWN_MAX: usize = 10;
-        let names = || listing.iter().flat_map(|listing| listing.endpoints.keys());
-        let near: Vec<String> =
-            nearest(to, names().map(String::as_str)).into_iter().map(str::to_owned).collect();
-        let quoted = |names: &mut dyn Iterator<Item = &String>| {
-            names.map(|name| format!("'{}'", harmless_line(name))).collect::<Vec<_>>().join(", ")
-        };
+        let names: Vec<&str> = listing
+            .iter()
+            .flat_map(|listing| listing.endpoints.keys())
+            .map(String::as_str)
+            .collect();
+        let near = nearest(to, names.iter().copied());
+        let listed = |names: &[&str]| quoted_list(names.iter().map(|name| harmless_line(name)));
         let advice = if listing.is_none() {
             String::new()
         } else if !near.is_empty() {
-            format!(". Did you mean {}?", quoted(&mut near.iter()).replace(", ", " or "))
-        } else if names().count() == 0 {
+            format!(". Did you mean {}?", listed(&near).replace(", ", " or "))
+        } else if names.is_empty() {
             ". No endpoint is connected".to_owned()
         } else {
-            let more = names().count().saturating_sub(SHOWN_MAX);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!(". Connected: {}{more}", quoted(&mut names().take(SHOWN_MAX)))
+            format!(". Connected: {}", listed(&names))
         };
+        let suggestions = near.into_iter().map(str::to_owned).collect();
         let text = format!("{}{advice}", harmless_line(detail));
-        Failure { suggestions: near, ..Failure::new("endpoint_not_found", text) }
+        Failure { suggestions, ..Failure::new("endpoint_not_found", text) }
     }
 }
 

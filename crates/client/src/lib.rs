@@ -74,5 +74,5 @@ pub use hermes_bus_proto::control::Status;
 pub use hermes_bus_proto::listing::Listing;
 pub use inbox::{Inbox, QueueLimits, WhenFull};
 pub use message::{BodyError, Message, Outgoing};
-pub use names::nearest;
+pub use names::{nearest, quoted_list};
 pub use start::{Start, StartError};

@@ -1,4 +1,4 @@
-//! Names that somebody may have meant.
+//! Names that somebody may have meant, and lists of names in errors.
 
 /// The names most like `wanted`, the likeliest first, five at most. Case does not count.
 pub fn nearest<'n>(wanted: &str, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
@@ -14,6 +14,15 @@ pub fn nearest<'n>(wanted: &str, names: impl IntoIterator<Item = &'n str>) -> Ve
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(SHOWN_MAX).map(|(_, name)| name).collect()
+}
+
+/// `'a', 'b' and 3 more`: names in an error, ten at most.
+pub fn quoted_list(names: impl ExactSizeIterator<Item = impl std::fmt::Display>) -> String {
+    const SHOWN_MAX: usize = 10;
+    let more = names.len().saturating_sub(SHOWN_MAX);
+    let shown: Vec<String> = names.take(SHOWN_MAX).map(|name| format!("'{name}'")).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn likeness(wanted: &str, name: &str) -> f64 {

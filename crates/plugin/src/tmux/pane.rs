@@ -6,12 +6,9 @@
 
 use std::path::PathBuf;
 
-use hermes_bus_client::nearest;
+use hermes_bus_client::{nearest, quoted_list};
 
 use super::program::{self, TmuxError};
-
-/// Most session names that an error lists.
-const NAMES_MAX: usize = 10;
 
 /// Why there is no pane.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +44,7 @@ fn listed(names: &[String]) -> String {
     if names.is_empty() {
         return "; there is no session at all".to_owned();
     }
-    let shown = names.iter().take(NAMES_MAX).map(|name| format!("'{name}'")).collect::<Vec<_>>();
-    let more = names.len().saturating_sub(NAMES_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("; there are {}{more}", shown.join(", "))
+    format!("; there are {}", quoted_list(names.iter()))
 }
 
 /// A pane and all that is of interest about it, at one moment.

@@ -14,12 +14,10 @@ use hermes_bus_client::{
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 /// The longest value that goes into a command's environment, in bytes. Linux takes 128 KiB.
 const VARIABLE_BYTES_MAX: usize = 100 * 1024;
-/// Long enough to be for ever.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(crate) async fn listen(
     arguments: &Listen,
@@ -33,13 +31,9 @@ pub(crate) async fn listen(
         bus.client(&name).conflict(conflict).connect().await.map_err(|error| {
             let failure = Failure::connecting(&error, bus.start_policy());
             match error {
-                ConnectError::NameTaken { .. } => Failure {
-                    text: format!(
-                        "{}. Choose another one, or take it with --replace",
-                        failure.text
-                    ),
-                    ..failure
-                },
+                ConnectError::NameTaken { .. } => {
+                    failure.adding(". Choose another one, or take it with --replace")
+                }
                 _ => failure,
             }
         })?;
@@ -65,7 +59,7 @@ impl Ear<'_> {
     async fn listen(&mut self, client: &Client, mut inbox: Inbox) -> anyhow::Result<ExitCode> {
         let mut events = client.events();
         let mut gone = std::pin::pin!(reader_is_gone());
-        let until = Instant::now() + self.arguments.timeout.unwrap_or(FOR_EVER).min(FOR_EVER);
+        let mut over = std::pin::pin!(sleep(self.arguments.timeout.unwrap_or(Duration::MAX)));
         loop {
             tokio::select! {
                 message = inbox.next() => match message {
@@ -74,7 +68,7 @@ impl Ear<'_> {
                 },
                 event = next_event(&mut events) => tell(&event),
                 () = &mut gone => return Ok(self.verdict()),
-                () = sleep_until(until) => return Ok(self.time_is_over()),
+                () = &mut over => return Ok(self.time_is_over()),
             }
             if self.arguments.count == Some(self.heard) {
                 return Ok(self.verdict());

@@ -61,12 +61,11 @@ pub(crate) async fn request(
     let name = arguments.from.clone().filter(|name| !name.is_empty()).unwrap_or_else(own);
     let connecting = bus.client(name).conflict(Conflict::Refuse).connect().await;
     let (client, mut inbox) = connecting.map_err(|error| {
-        let advice = match error {
-            ConnectError::NameTaken { .. } => ". Give another one with --from",
-            _ => "",
-        };
         let failure = Failure::connecting(&error, bus.start_policy());
-        Failure { text: format!("{}{advice}", failure.text), ..failure }
+        match error {
+            ConnectError::NameTaken { .. } => failure.adding(". Give another one with --from"),
+            _ => failure,
+        }
     })?;
     let replied = client.request(&message, arguments.timeout).await;
     client.close().await;
