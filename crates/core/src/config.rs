@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 /// Limits and delays. Bytes count frames with their headers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `NAME/VERSION` of the server, as listings show it.
     pub server: String,
@@ -11,12 +11,30 @@ pub struct Config {
     pub owner_uid: u32,
     /// Further users who may connect.
     pub allow_uids: Vec<u32>,
+    /// Names that not everybody may register.
+    pub protected: Vec<Protection>,
+    /// A registered session's message whose `from` is not its own name is refused.
+    pub strict_from: bool,
+    /// Messages that one connection may send in a second, on average; over it, reading from it pauses.
+    pub messages_per_s: Option<u64>,
+    /// The same in bytes.
+    pub bytes_per_s: Option<u64>,
     /// A registered session that is silent for so long is closed.
     pub heartbeat: Duration,
     /// A frame must be complete so long after its first byte.
     pub frame_deadline: Duration,
     /// How long the name of a session that ended is held for it.
     pub linger: Duration,
+    /// So many replacements of live sessions of one name within [`Config::fight_window`] are no fight.
+    pub fight_replacements: usize,
+    /// See [`Config::fight_replacements`].
+    pub fight_window: Duration,
+    /// How long the first newcomer of a fight waits for its `registered`; each further one twice as long.
+    pub fight_pause: Duration,
+    /// The longest such wait.
+    pub fight_pause_max: Duration,
+    /// Whether impatient clients are kept connected with unsolicited pongs.
+    pub impatient_pongs: bool,
     /// How long an anonymous sender waits for the fate of its message, where the endpoint lingers or
     /// its queue is full. Released senders take a second of silence as success.
     pub answer: Duration,
@@ -47,6 +65,31 @@ pub struct Config {
     pub drain: Duration,
 }
 
+/// A name that not everybody may register. A session that shows the token, or whose user is the
+/// right one, may; with neither in the configuration nobody may.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Protection {
+    /// The endpoint's name.
+    pub name: String,
+    /// The user who may register it.
+    pub uid: Option<u32>,
+    /// The secret that `register` may show as `token`.
+    pub token: Option<String>,
+}
+
+impl core::fmt::Debug for Protection {
+    /// Shows everything but the secret.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Protection { name, uid, token } = self;
+        let token = token.as_ref().map(|_| "…");
+        f.debug_struct("Protection")
+            .field("name", name)
+            .field("uid", uid)
+            .field("token", &token)
+            .finish()
+    }
+}
+
 /// One mebibyte.
 const MIB: usize = 1024 * 1024;
 
@@ -56,9 +99,18 @@ impl Default for Config {
             server: concat!("hermes-bus/", env!("CARGO_PKG_VERSION")).to_owned(),
             owner_uid: 0,
             allow_uids: Vec::new(),
+            protected: Vec::new(),
+            strict_from: false,
+            messages_per_s: None,
+            bytes_per_s: None,
             heartbeat: Duration::from_secs(90),
             frame_deadline: Duration::from_secs(30),
             linger: Duration::from_secs(3),
+            fight_replacements: 3,
+            fight_window: Duration::from_secs(10),
+            fight_pause: Duration::from_millis(100),
+            fight_pause_max: Duration::from_secs(1),
+            impatient_pongs: true,
             answer: Duration::from_millis(700),
             held_bytes_max: MIB,
             held_bytes_total_max: 64 * MIB,

@@ -5,7 +5,10 @@
 //!
 //! No rule about routing or limits is in here: those are the router's.
 
+pub mod hooks;
+pub mod logging;
 pub mod manager;
+pub mod metrics;
 pub mod root;
 pub mod server;
 
@@ -13,7 +16,6 @@ mod connection;
 mod door;
 mod driver;
 mod lock;
-mod logging;
 mod report;
 mod signals;
 mod sys;

@@ -13,6 +13,76 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// `[time] level: text`
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sink {
+    /// Standard error in the foreground, the log file of a detached server, the journal where standard
+    /// error is connected to it.
+    #[default]
+    Auto,
+    /// `ROOT/run/busd.log`
+    File,
+    /// Standard error.
+    StandardError,
+    /// The system's journal.
+    Journal,
+}
+
+/// The least that matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something does not work.
+    Error,
+    /// Something was dropped or refused, or somebody misbehaves.
+    Warn,
+    /// The bus's own life: starts, stops, reloads.
+    #[default]
+    Info,
+    /// Ordinary life of sessions.
+    Debug,
+}
+
+/// How to log, as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where to.
+    pub sink: Sink,
+    /// How a line looks.
+    pub format: Format,
+    /// What is logged where `levels` says nothing else.
+    pub level: Level,
+    /// Levels of single targets (`router`, `hooks`, …).
+    pub levels: Vec<(String, Level)>,
+    /// A log file over this size makes room.
+    pub file_bytes_max: u64,
+    /// Older log files that are kept (`busd.log.1`, …). With 0 a large file is cut in place to its end,
+    /// as released versions do.
+    pub files_kept: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            sink: Sink::default(),
+            format: Format::default(),
+            level: Level::default(),
+            levels: Vec::new(),
+            file_bytes_max: 500_000,
+            files_kept: 0,
+        }
+    }
+}
+
 /// A log that has grown over this size is cut. Both figures are those of released versions.
 const LOG_BYTES_MAX: u64 = 500_000;
 /// What is left of it: its end.

@@ -45,6 +45,16 @@ impl Root {
         self.run_directory().join("busd.log")
     }
 
+    /// The configuration file. It need not exist.
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.join("hermes-bus/config.yaml")
+    }
+
+    /// Where metrics are read.
+    pub fn metrics_socket(&self) -> PathBuf {
+        self.run_directory().join("metrics.sock")
+    }
+
     /// Locked for as long as a server runs on this root.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.run_directory().join("busd.lock")

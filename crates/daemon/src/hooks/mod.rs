@@ -1,0 +1,56 @@
+//! Hooks: programs that are run for every message that was routed.
+//!
+//! They have a thread of their own. Routing never waits for it.
+
+use std::time::Duration;
+
+/// Limits of all hooks together, as the configuration has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Hooks that run at the same time.
+    pub concurrency: usize,
+    /// Calls that wait for their turn; when one more comes, the oldest is dropped.
+    pub waiting_max: usize,
+    /// Bytes of the messages of waiting calls; over it, the oldest calls are dropped.
+    pub waiting_bytes_max: usize,
+    /// How long a hook may run.
+    pub timeout: Duration,
+    /// How long it may take to end when it is asked to, before it is killed.
+    pub kill_after: Duration,
+    /// Bytes of a hook's output that are kept for the log.
+    pub output_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            concurrency: 4,
+            waiting_max: 1_000,
+            waiting_bytes_max: 64 * 1024 * 1024,
+            timeout: Duration::from_secs(600),
+            kill_after: Duration::from_secs(5),
+            output_bytes_max: 4 * 1024,
+        }
+    }
+}
+
+/// What hooks have done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Calls that ended with exit code 0.
+    pub succeeded: u64,
+    /// Calls that ended with another exit code or by a signal of their own.
+    pub failed: u64,
+    /// Calls that were ended because their time was up.
+    pub timed_out: u64,
+    /// Calls whose program could not be started.
+    pub not_started: u64,
+    /// Calls whose file was missing or a directory.
+    pub skipped: u64,
+    /// Waiting calls that were dropped to make room for newer ones.
+    pub dropped: u64,
+    /// Calls that run now.
+    pub running: u64,
+    /// Calls that wait now.
+    pub waiting: u64,
+}
