@@ -84,6 +84,16 @@ impl Connection<'_> {
     pub fn list(&mut self, patience: Duration) -> Result<Listing, CallError> {
         self.runtime.block_on(self.connection.list(patience))
     }
+
+    /// See [`crate::Connection::admin`].
+    pub fn admin(
+        &mut self,
+        op: &str,
+        arguments: &serde_json::Map<String, serde_json::Value>,
+        patience: Duration,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, CallError> {
+        self.runtime.block_on(self.connection.admin(op, arguments, patience))
+    }
 }
 
 /// A client with a name and its inbox. Its session lives on a thread of its own.

@@ -55,6 +55,22 @@ impl Connection {
             .map_err(|error| CallError::Unexpected(error.to_string()))
     }
 
+    /// Has the daemon do something that only its own user, and root, may ask for: one of
+    /// [`ServerDetails::admin_ops`](hermes_bus_proto::listing::ServerDetails::admin_ops), with its
+    /// arguments. Other buses do not answer.
+    pub async fn admin(
+        &mut self,
+        op: &str,
+        arguments: &serde_json::Map<String, serde_json::Value>,
+        patience: Duration,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, CallError> {
+        let mut request = Vec::new();
+        control::admin(&mut request, op, arguments);
+        let answer = self.ask(&request, &[control::ADMIN_RESULT_TYPE], patience).await?;
+        serde_json::from_slice(answer.as_bytes())
+            .map_err(|error| CallError::Unexpected(error.to_string()))
+    }
+
     /// How long the bus takes to answer.
     pub async fn ping(&mut self, patience: Duration) -> Result<Duration, CallError> {
         let mut request = Vec::new();

@@ -7,6 +7,8 @@ use core::time::Duration;
 pub struct Config {
     /// `NAME/VERSION` of the server, as listings show it.
     pub server: String,
+    /// What the driver does when its owner asks for it with `admin`, as listings show it.
+    pub admin_ops: &'static [&'static str],
     /// The daemon's own user. It and root may always connect.
     pub owner_uid: u32,
     /// Further users who may connect.
@@ -77,6 +79,15 @@ pub struct Protection {
     pub token: Option<String>,
 }
 
+impl Protection {
+    /// Whether this is the token. How long that takes does not tell how much of it is right.
+    pub(crate) fn is_opened_by(&self, shown: &str) -> bool {
+        let Some(token) = &self.token else { return false };
+        let differences = token.bytes().zip(shown.bytes()).fold(0, |found, (a, b)| found | (a ^ b));
+        token.len() == shown.len() && differences == 0
+    }
+}
+
 impl core::fmt::Debug for Protection {
     /// Shows everything but the secret.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -97,6 +108,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             server: concat!("hermes-bus/", env!("CARGO_PKG_VERSION")).to_owned(),
+            admin_ops: &[],
             owner_uid: 0,
             allow_uids: Vec::new(),
             protected: Vec::new(),

@@ -42,6 +42,8 @@ counters! {
     receipts,
     /// Times that a sender was kept waiting for a receiver's queue.
     sender_waits,
+    /// Times that a sender was kept waiting because it sent more in a second than it may.
+    pace_waits,
     /// Messages refused: no such endpoint.
     refused_endpoint_not_found,
     /// Messages refused: over 10 MiB with the fields that the bus adds.
@@ -52,6 +54,12 @@ counters! {
     refused_fields,
     /// Connections of users who may not connect.
     refused_users,
+    /// Registrations of a protected name without its token, by a user who is not its own.
+    refused_unauthorized,
+    /// Messages refused: their `from` was not the sender's own name, where that is demanded.
+    refused_from,
+    /// Requests refused that only the daemon's own user may make.
+    refused_admin,
     /// Messages dropped: the receiver does not read, and its queue stayed full.
     dropped_receiver_stalled,
     /// Broadcasts dropped for one receiver: its queue was full.

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use bytes::Bytes;
 use hermes_bus_proto::EndpointName;
 
 use crate::session::SessionKey;
@@ -13,6 +14,9 @@ pub enum Effect {
     Close(SessionKey, CloseReason),
     /// Go on with this session: first with the frames that were kept, then with reading.
     Resume(SessionKey),
+    /// The daemon's own user asks for something that is not the router's to do: the payload of its
+    /// `admin` frame. To be answered with [`Router::answer_admin`](crate::Router::answer_admin).
+    Admin(SessionKey, Bytes),
     /// For the log.
     Log(Event),
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use hermes_bus_proto::EndpointName;
 
+use crate::Config;
 use crate::outbox::LooseMessage;
 use crate::session::SessionKey;
 use crate::time::Moment;
@@ -49,32 +50,35 @@ pub(crate) struct Fight {
     pause: Option<Duration>,
 }
 
-/// So many replacements within [`FIGHT_WINDOW`] are no fight yet.
-const REPLACEMENTS_FREE: usize = 3;
-const FIGHT_WINDOW: Duration = Duration::from_secs(10);
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-
 impl Fight {
     /// Takes note of a replacement and says how long the newcomer is to wait.
-    pub(crate) fn replacement(&mut self, now: Moment) -> Option<Duration> {
-        while self.recent.front().is_some_and(|first| now.since(*first) > FIGHT_WINDOW) {
+    pub(crate) fn replacement(&mut self, config: &Config, now: Moment) -> Option<Replacement> {
+        while self.recent.front().is_some_and(|first| now.since(*first) > config.fight_window) {
             self.recent.pop_front();
         }
-        self.pause = if self.recent.len() < REPLACEMENTS_FREE {
-            None
-        } else {
-            self.recent.pop_front();
-            Some(self.pause.map_or(PAUSE_FIRST, |pause| (pause * 2).min(PAUSE_MAX)))
-        };
+        let is_fight = self.recent.len() >= config.fight_replacements;
         self.recent.push_back(now);
-        self.pause
+        if !is_fight {
+            self.pause = None;
+            return None;
+        }
+        while self.recent.len() > config.fight_replacements.max(1) {
+            self.recent.pop_front();
+        }
+        let has_just_begun = self.pause.is_none();
+        let pause = self.pause.map_or(config.fight_pause, |pause| pause * 2);
+        let pause = pause.min(config.fight_pause_max);
+        self.pause = Some(pause);
+        Some(Replacement { pause, has_just_begun })
     }
+}
 
-    /// Whether the newest pause was the first one of this fight.
-    pub(crate) fn has_just_begun(&self) -> bool {
-        self.pause == Some(PAUSE_FIRST)
-    }
+/// A replacement that is part of a fight.
+pub(crate) struct Replacement {
+    /// How long the newcomer is to wait.
+    pub(crate) pause: Duration,
+    /// Whether it is the first one of this fight.
+    pub(crate) has_just_begun: bool,
 }
 
 impl Endpoint {

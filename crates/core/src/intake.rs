@@ -8,7 +8,7 @@
 use hermes_bus_proto::ErrorCode;
 
 use crate::router::Router;
-use crate::session::{Deadline, Intake, Session, SessionKey};
+use crate::session::{Deadline, Holds, Intake, Session, SessionKey};
 use crate::timers::Timer;
 use crate::{CloseReason, Event};
 
@@ -175,7 +175,8 @@ pub enum Reading {
 impl Session {
     /// Whether nothing but the budget of unfinished frames keeps the bus from reading on.
     fn reads(&self) -> bool {
-        self.is_open() && self.holds.receiver.is_none() && !self.holds.unread_answers
+        let Holds { receiver, unread_answers, pace, intake: _ } = self.holds;
+        self.is_open() && receiver.is_none() && !unread_answers && !pace
     }
 
     /// Whether bytes have arrived that are no frame yet.

@@ -12,6 +12,10 @@ impl Ledger {
         Ledger { used: 0, max }
     }
 
+    pub(crate) fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     pub(crate) fn used(&self) -> usize {
         self.used
     }
@@ -58,6 +62,14 @@ impl Budget {
             self.users.push((uid, Ledger::new(self.user_max)));
             self.users.len() - 1
         }))
+    }
+
+    pub(crate) fn set_max(&mut self, user_max: usize, total_max: usize) {
+        self.user_max = user_max;
+        self.total.set_max(total_max);
+        for (_, ledger) in &mut self.users {
+            ledger.set_max(user_max);
+        }
     }
 
     pub(crate) fn total(&self) -> &Ledger {

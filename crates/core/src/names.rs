@@ -11,7 +11,7 @@ use hermes_bus_proto::control;
 use hermes_bus_proto::envelope::NotText;
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, NameError};
 
-use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
+use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger, Replacement};
 use crate::linger::Place;
 use crate::outbox::LooseMessage;
 use crate::router::{Next, Probed, Router};
@@ -41,6 +41,12 @@ impl Router {
                 return Next::Finished;
             }
         };
+        if !self.may_register(key, &name, envelope) {
+            self.counters.refused_unauthorized += 1;
+            let what = format!("the name {:?} is protected", name.as_str());
+            self.refuse(key, ErrorCode::Unauthorized, &what, None);
+            return Next::Finished;
+        }
         let known = self.names.get(name.as_str()).copied();
         let holder = known.and_then(|endpoint| self.endpoints[endpoint.0].holder());
         if let Some(holder) = holder
@@ -62,6 +68,20 @@ impl Router {
             self.cork(key, pause);
         }
         Next::Taken
+    }
+
+    /// Whether the configuration lets this session have the name.
+    fn may_register(&self, key: SessionKey, name: &EndpointName, envelope: &Envelope<'_>) -> bool {
+        let mut protections =
+            self.config.protected.iter().filter(|protected| protected.name == name.as_str());
+        let Some(first) = protections.next() else { return true };
+        let uid = self.session(key).map(|session| session.credentials.uid);
+        let shown = envelope.member("token");
+        let shown = shown.as_ref().and_then(|token| token.text().ok());
+        std::iter::once(first).chain(protections).any(|protection| {
+            let is_users = protection.uid.is_some() && protection.uid == uid;
+            is_users || shown.as_ref().is_some_and(|shown| protection.is_opened_by(shown))
+        })
     }
 
     fn new_endpoint(&mut self, name: &EndpointName, holder: SessionKey) -> EndpointKey {
@@ -106,10 +126,8 @@ impl Router {
         self.counters.replaced += 1;
         let now = self.now.moment;
         let record = &mut self.endpoints[endpoint.0];
-        let pause = record.fight.replacement(now);
-        if let Some(pause) = pause
-            && record.fight.has_just_begun()
-        {
+        let fight = record.fight.replacement(&self.config, now);
+        if let Some(Replacement { pause, has_just_begun: true }) = fight {
             let name = record.name.clone();
             self.log(Event::Fight { name, pause_ms: pause.as_millis() as u64 });
         }
@@ -118,7 +136,7 @@ impl Router {
             self.registered.remove(&serial);
         }
         self.end_session(old, CloseReason::Replaced);
-        pause
+        fight.map(|fight| fight.pause)
     }
 
     fn take_name(&mut self, key: SessionKey, endpoint: EndpointKey, name: EndpointName) {
@@ -126,7 +144,8 @@ impl Router {
         self.registrations += 1;
         let (now, serial) = (self.now, self.registrations);
         let session_id = self.new_id().to_string();
-        let impatient = self.impatience.session_began(&name, now.moment);
+        let is_impatient = self.impatience.session_began(&name, now.moment);
+        let impatient = is_impatient && self.config.impatient_pongs;
         self.registered.insert(serial, key);
         self.tell(key, |out| control::registered(out, &name, &session_id));
         self.log(Event::Registered { name: name.clone(), session_id: session_id.clone() });

@@ -151,6 +151,8 @@ pub(crate) struct Outbox {
     written_until: u64,
     control_bytes: usize,
     messages: usize,
+    /// The most bytes that ever waited.
+    peak_bytes: usize,
 }
 
 impl Outbox {
@@ -177,6 +179,11 @@ impl Outbox {
     /// Messages that wait.
     pub(crate) fn messages(&self) -> usize {
         self.messages
+    }
+
+    /// The most bytes that ever waited.
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.peak_bytes
     }
 
     /// A mark behind everything that is queued now; see [`Outbox::is_written_to`].
@@ -234,6 +241,7 @@ impl Outbox {
         };
         account.budget.charge(account.user, charged);
         self.queued_until += bytes as u64;
+        self.peak_bytes = self.peak_bytes.max(self.bytes());
         match kind {
             FrameKind::Control => self.control_bytes += bytes + FRAME_OVERHEAD_BYTES,
             FrameKind::Message(_) => self.messages += 1,
@@ -288,8 +296,14 @@ impl Outbox {
         bytes
     }
 
-    /// Takes note that the socket took `bytes` of [`Outbox::next_write`].
-    pub(crate) fn written(&mut self, bytes: usize, account: Account<'_>) -> HandedOver {
+    /// Takes note that the socket took `bytes` of [`Outbox::next_write`]. `on_message` hears when each
+    /// message that was handed over had arrived.
+    pub(crate) fn written(
+        &mut self,
+        bytes: usize,
+        account: Account<'_>,
+        mut on_message: impl FnMut(Moment),
+    ) -> HandedOver {
         self.written_until += bytes as u64;
         self.chunk_written += bytes;
         while let Some(first) = self.chunks.front()
@@ -314,7 +328,8 @@ impl Outbox {
                 FrameKind::Control => {
                     self.control_bytes -= first.bytes as usize + FRAME_OVERHEAD_BYTES;
                 }
-                FrameKind::Message(_) => {
+                FrameKind::Message(provenance) => {
+                    on_message(provenance.arrived);
                     self.messages -= 1;
                     handed_over.messages += 1;
                     handed_over.bytes += u64::from(first.bytes);
@@ -365,6 +380,7 @@ impl Outbox {
                 }
             }
         }
+        self.peak_bytes = old.peak_bytes;
         // Marks given before stay behind the bytes that they stood behind, or cannot be reached.
         self.written_until = old.written_until;
         self.queued_until += old.written_until;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use hermes_bus_proto::control::{self, Detail};
-use hermes_bus_proto::listing::{self, ListingWriter, ServerDetails};
+use hermes_bus_proto::listing::{self, EndpointDetails, Level, ListingWriter, ServerDetails};
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw};
 use slab::Slab;
 
@@ -17,8 +17,9 @@ use crate::impatience::{Impatience, PONG_INTERVAL};
 use crate::ledger::{Budget, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind};
 use crate::session::{Credentials, Phase, Session, SessionKey, Waited};
+use crate::tap::Tap;
 use crate::timers::{Timer, Timers};
-use crate::{CloseReason, Config, Counters, Effect, Event, Moment, Now};
+use crate::{CloseReason, Config, Counters, Effect, Event, Histogram, Moment, Now, TapBatch};
 
 /// A frame's payload, as the driver has it.
 #[derive(Clone, Copy)]
@@ -119,6 +120,10 @@ pub struct Router {
     scratch: Vec<u8>,
     /// For the receivers of a broadcast.
     pub(crate) everyone: Vec<SessionKey>,
+    /// Where those look on who are to see every message.
+    pub(crate) tap: Option<Tap>,
+    /// From a message's arrival until its bytes are in the receiver's socket.
+    delivery: Histogram,
 }
 
 impl Router {
@@ -154,9 +159,53 @@ impl Router {
             inserted: Vec::new(),
             scratch: Vec::new(),
             everyone: Vec::new(),
+            tap: None,
+            delivery: Histogram::default(),
             random,
             config,
         }
+    }
+
+    /// Replaces limits and policies. What is connected, queued or held already stays as it is; timers
+    /// that run already keep their time. What the server is called, can do, and whose it is stays, too.
+    pub fn configure(&mut self, config: Config) {
+        let Config { server, admin_ops, owner_uid, .. } = std::mem::take(&mut self.config);
+        self.config = Config { server, admin_ops, owner_uid, ..config };
+        let config = &self.config;
+        self.queues.set_max(config.queue_bytes_user_max, config.queue_bytes_total_max);
+        self.answers.set_max(config.answer_bytes_total_max);
+        self.intake.set_max(config.intake_bytes_user_max, config.intake_bytes_total_max);
+        self.held.set_max(config.held_bytes_total_max);
+        self.intake_was_freed = !self.intake_held.is_empty();
+        let keys: Vec<SessionKey> = self.registered.values().copied().collect();
+        for key in keys {
+            self.queue_has_drained(key);
+        }
+    }
+
+    /// The limits and policies in use.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Has every message that is routed kept for [`Router::take_tapped`], or not any more.
+    /// `bytes_max` is what is kept of those that nobody takes; the oldest are dropped, and counted in
+    /// [`TapBatch::left_out`].
+    pub fn set_tap(&mut self, bytes_max: Option<usize>) {
+        match (&mut self.tap, bytes_max) {
+            (Some(tap), Some(bytes_max)) => tap.bytes_max = bytes_max,
+            (tap, bytes_max) => *tap = bytes_max.map(Tap::new),
+        }
+    }
+
+    /// Whether [`Router::take_tapped`] has something to give.
+    pub fn has_tapped(&self) -> bool {
+        self.tap.as_ref().is_some_and(|tap| !tap.batch.is_empty())
+    }
+
+    /// What was routed since the last call, once for each message, in order.
+    pub fn take_tapped(&mut self) -> TapBatch {
+        self.tap.as_mut().map(Tap::take).unwrap_or_default()
     }
 
     // ---- turns --------------------------------------------------------------------------------
@@ -213,6 +262,7 @@ impl Router {
             Timer::Uncork(key) => self.uncork(key),
             Timer::Pong(key) => self.check_impatient(key),
             Timer::WaitingSenders(key) => self.check_waiting_senders(key),
+            Timer::Pace(key) => self.check_pace(key),
             Timer::LingerAnswer(endpoint) => self.answer_lingering_senders(endpoint),
             Timer::LingerEnd(endpoint) => self.check_linger(endpoint),
         }
@@ -270,7 +320,10 @@ impl Router {
                 self.list(key, envelope.protocol);
                 self.hold_if_answers_pile_up(key)
             }
-            Kind::Unknown => {
+            Kind::Admin if listing::level_asked(envelope.protocol) == Level::Two => {
+                self.admin(key, payload)
+            }
+            Kind::Admin | Kind::Unknown => {
                 self.take_note_of_frame(key);
                 self.counters.ignored_unknown_type += 1;
                 Next::Taken
@@ -368,12 +421,19 @@ impl Router {
         session.into_iter().flat_map(|session| session.outbox.next_write())
     }
 
-    /// The socket took so many bytes of [`Router::next_write`].
-    pub fn written(&mut self, key: SessionKey, bytes: usize) {
+    /// The socket took so many bytes of [`Router::next_write`], at this moment or just before.
+    pub fn written(&mut self, key: SessionKey, bytes: usize, at: Moment) {
         let (now, half_of_answers) = (self.now.moment, self.config.answer_bytes_max / 2);
-        let Some((session, account)) = self.session_and_account(key) else { return };
+        let Some(session) = self.sessions.get_mut(key.index()) else { return };
+        if session.generation != key.generation {
+            return;
+        }
+        let account =
+            Account { pool: &mut self.pool, budget: &mut self.queues, user: session.user };
         let answers_before = session.outbox.control_bytes();
-        let handed_over = session.outbox.written(bytes, account);
+        let delivery = &mut self.delivery;
+        let on_message = |arrived: Moment| delivery.record(at.since(arrived));
+        let handed_over = session.outbox.written(bytes, account, on_message);
         let answers_read = answers_before - session.outbox.control_bytes();
         session.last_told = now;
         if handed_over.messages > 0 {
@@ -410,6 +470,22 @@ impl Router {
         &self.counters
     }
 
+    /// From a message's arrival until its bytes were in the receiver's socket, for each one that was
+    /// handed over.
+    pub fn delivery(&self) -> &Histogram {
+        &self.delivery
+    }
+
+    /// Every registered endpoint, and the most bytes that ever waited in its session's queue.
+    pub fn endpoints(&mut self) -> impl Iterator<Item = (EndpointDetails, usize)> {
+        let Router { now, registered, sessions, .. } = self;
+        let now = now.moment;
+        registered.values().map(move |holder| {
+            let session = &mut sessions[holder.index as usize];
+            (session.details(now), session.outbox.peak_bytes())
+        })
+    }
+
     /// Memory in use.
     pub fn usage(&self) -> Usage {
         Usage {
@@ -437,6 +513,28 @@ impl Router {
         self.push_control(key, &frame);
     }
 
+    /// A request that only the daemon's own user, and root, may make. The driver answers it.
+    fn admin(&mut self, key: SessionKey, payload: Payload<'_>) -> Next {
+        self.take_note_of_frame(key);
+        let Some(session) = self.session(key) else { return Next::Finished };
+        let Credentials { uid, pid } = session.credentials;
+        if uid != 0 && uid != self.config.owner_uid {
+            self.counters.refused_admin += 1;
+            let what = format!("user {uid} does not own this bus");
+            self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
+            self.log(Event::Misbehaved { uid, pid, what });
+        } else {
+            self.effects.push(Effect::Admin(key, Bytes::copy_from_slice(payload.bytes())));
+        }
+        self.hold_if_answers_pile_up(key)
+    }
+
+    /// Queues the answer to an [`Effect::Admin`]: one whole frame. If the asker has gone, nothing
+    /// happens.
+    pub fn answer_admin(&mut self, key: SessionKey, frame: &[u8]) {
+        self.push_control(key, frame);
+    }
+
     fn server_details(&self) -> ServerDetails {
         let uptime =
             self.began.map_or_else(Default::default, |began| self.now.moment.since(began.moment));
@@ -451,6 +549,7 @@ impl Router {
         let counters = self.counters.iter().chain(gauges.map(|(name, value)| (name, value as u64)));
         ServerDetails {
             server: self.config.server.clone(),
+            admin_ops: self.config.admin_ops.iter().map(|op| (*op).to_owned()).collect(),
             uptime_s: uptime.as_millis() as f64 / 1e3,
             counters: counters.map(|(name, value)| (name.to_owned(), value.into())).collect(),
         }
@@ -627,7 +726,7 @@ impl Router {
         let heartbeat = self.config.heartbeat;
         let Some(session) = self.session(key).filter(|session| session.is_open()) else { return };
         let silent_until = session.last_heard.after(heartbeat);
-        if session.holds.intake {
+        if session.holds.intake || session.holds.pace {
             // The bus itself does not listen, through no fault of the peer: that is no silence.
             self.timers.set(now.after(heartbeat), Timer::Heartbeat(key));
         } else if silent_until > now {

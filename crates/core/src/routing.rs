@@ -17,7 +17,10 @@ use crate::outbox::{
     Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN,
 };
 use crate::router::{Next, Payload, Router};
-use crate::session::{Courtesy, Patience, Session, SessionKey, Stalled, Waited, WaitingSender};
+use crate::session::{
+    Courtesy, Credentials, Patience, Session, SessionKey, Stalled, Waited, WaitingSender,
+};
+use crate::tap::Outcome;
 use crate::timers::Timer;
 
 /// A UUID as a JSON string.
@@ -82,9 +85,13 @@ impl Router {
         let inserted_bytes = inserted.as_slice();
         let outgoing =
             Outgoing { sender: key, envelope, payload, inserted: inserted_bytes, id, provenance };
-        let next = self.route(&outgoing, destination);
+        let next = if self.config.strict_from && self.pretends(&outgoing) {
+            self.refuse_pretender(&outgoing)
+        } else {
+            self.route(&outgoing, destination)
+        };
         self.inserted = inserted;
-        next
+        self.keep_pace(key, payload.bytes().len(), next)
     }
 
     /// Prepares what the bus adds: `id`, `ts` and `from`, where the keys are missing.
@@ -152,6 +159,7 @@ impl Router {
             Admission::Drop => return self.drop_for_stalled(message, receiver),
         }
         self.accept(message);
+        self.tap(message, Outcome::Accepted);
         let mark = self.enqueue(message, receiver, None, message.provenance);
         if message.has_waiter() {
             self.first_message_is_due(message, vec![(receiver, mark)], None);
@@ -305,6 +313,7 @@ impl Router {
 
     fn drop_for_stalled(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
         self.accept(message);
+        self.tap(message, Outcome::Dropped);
         self.counters.dropped_receiver_stalled += 1;
         let mut queued_bytes = 0;
         if let Some(session) = self.session_mut(receiver) {
@@ -339,7 +348,10 @@ impl Router {
         let frame = Bytes::from([&header, before, message.inserted, after].concat());
         let provenance = Provenance { arrived, ..message.provenance };
         let loose = LooseMessage { frame, provenance };
+        let held_before = self.counters.held;
         let dropped = self.hold(endpoint, loose, Place::Back);
+        let is_held = self.counters.held > held_before;
+        self.tap(message, if is_held { Outcome::Held } else { Outcome::NotFound });
         self.held_overflow(endpoint, dropped);
         self.hold_if_answers_pile_up(message.sender)
     }
@@ -348,6 +360,7 @@ impl Router {
 
     fn broadcast(&mut self, message: &Outgoing<'_>) -> Next {
         self.accept(message);
+        self.tap(message, Outcome::Accepted);
         self.counters.broadcasts += 1;
         let mut receivers = std::mem::take(&mut self.everyone);
         receivers.clear();
@@ -456,7 +469,45 @@ impl Router {
         mark
     }
 
+    /// Shows a message to those who look on.
+    #[inline]
+    fn tap(&mut self, message: &Outgoing<'_>, outcome: Outcome) {
+        let Some(tap) = &mut self.tap else { return };
+        match message.payload {
+            Payload::Shared(bytes) => {
+                let insert_at = message.envelope.closing_brace_at();
+                tap.push_shared(bytes.clone(), insert_at, message.inserted, outcome);
+            }
+            Payload::Borrowed(_) => {
+                let (before, after) = message.parts();
+                tap.push_copy(&[before, message.inserted, after], outcome);
+            }
+        }
+    }
+
     // ---- refusals ------------------------------------------------------------------------------------
+
+    /// Whether a registered session's message says that it is from somebody else.
+    fn pretends(&self, message: &Outgoing<'_>) -> bool {
+        let registration = self.session(message.sender).and_then(Session::registration);
+        let (Some(registration), Some(from)) = (registration, message.envelope.from) else {
+            return false;
+        };
+        !matches!(from.text(), Ok(from) if from == registration.name.as_str())
+    }
+
+    fn refuse_pretender(&mut self, message: &Outgoing<'_>) -> Next {
+        let key = message.sender;
+        self.take_note_of_frame(key);
+        self.counters.refused_from += 1;
+        let what = "field 'from' must be the sender's own name, or missing";
+        if let Some(session) = self.session(key) {
+            let Credentials { uid, pid } = session.credentials;
+            self.log(Event::Misbehaved { uid, pid, what: what.to_owned() });
+        }
+        self.tell_error(key, ErrorCode::Forbidden, Detail::Text(what), Some(message.id));
+        self.hold_if_answers_pile_up(key)
+    }
 
     fn refuse_oversize(&mut self, message: &Outgoing<'_>) -> Next {
         let key = message.sender;
@@ -475,6 +526,7 @@ impl Router {
     fn not_found(&mut self, message: &Outgoing<'_>) -> Next {
         let key = message.sender;
         self.take_note_of_frame(key);
+        self.tap(message, Outcome::NotFound);
         self.counters.refused_endpoint_not_found += 1;
         let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
             if let Some(sender) = self.name_of(key) {

@@ -6,6 +6,7 @@ use hermes_bus_proto::listing::{Amount, EndpointDetails, EndpointState, Traffic}
 use crate::endpoint::EndpointKey;
 use crate::ledger::UserKey;
 use crate::outbox::Outbox;
+use crate::pace::Pace;
 use crate::time::Moment;
 
 /// Names a connection for as long as it lives; never reused.
@@ -71,6 +72,7 @@ pub(crate) struct Session {
     pub(crate) waiting_senders: std::collections::VecDeque<WaitingSender>,
     /// As a receiver: messages are dropped until half of the queue is read.
     pub(crate) stalled: Option<Stalled>,
+    pub(crate) pace: Pace,
     pub(crate) sent: Meter,
     pub(crate) received: Meter,
     pub(crate) dropped: u64,
@@ -116,11 +118,13 @@ pub(crate) struct Holds {
     pub(crate) unread_answers: bool,
     /// Unfinished frames have used up their budget.
     pub(crate) intake: bool,
+    /// It has sent more than it may in a second.
+    pub(crate) pace: bool,
 }
 
 impl Holds {
     pub(crate) fn any(self) -> bool {
-        self.receiver.is_some() || self.unread_answers || self.intake
+        self.receiver.is_some() || self.unread_answers || self.intake || self.pace
     }
 }
 
@@ -273,6 +277,7 @@ impl Session {
             intake: Intake::default(),
             waiting_senders: Default::default(),
             stalled: None,
+            pace: Pace::default(),
             sent: Meter::default(),
             received: Meter::default(),
             dropped: 0,

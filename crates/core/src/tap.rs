@@ -193,9 +193,31 @@ impl Tap {
         Tap { batch: TapBatch::default(), bytes_max }
     }
 
+    #[inline]
+    pub(crate) fn push_copy(&mut self, parts: &[&[u8]], outcome: Outcome) {
+        self.batch.push_copy(parts, outcome);
+        self.batch.shrink_to(self.bytes_max);
+    }
+
+    pub(crate) fn push_shared(
+        &mut self,
+        payload: Bytes,
+        insert_at: usize,
+        inserted: &[u8],
+        outcome: Outcome,
+    ) {
+        self.batch.push_shared(payload, insert_at, inserted, outcome);
+        self.batch.shrink_to(self.bytes_max);
+    }
+
     /// What has come since the last time.
     pub(crate) fn take(&mut self) -> TapBatch {
-        std::mem::take(&mut self.batch)
+        let next = TapBatch {
+            copied: Vec::with_capacity(self.batch.copied.len()),
+            messages: VecDeque::with_capacity(self.batch.messages.len()),
+            ..TapBatch::default()
+        };
+        std::mem::replace(&mut self.batch, next)
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) enum Timer {
     Uncork(SessionKey),
     Pong(SessionKey),
     WaitingSenders(SessionKey),
+    Pace(SessionKey),
     LingerAnswer(EndpointKey),
     LingerEnd(EndpointKey),
 }
@@ -57,6 +58,7 @@ impl Timers {
             Timer::Uncork,
             Timer::Pong,
             Timer::WaitingSenders,
+            Timer::Pace,
         ];
         for kind in kinds {
             self.forget(kind(key));

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,10 @@ const FULL_AGAIN: Duration = Duration::from_secs(300);
 pub(crate) struct Door {
     path: PathBuf,
     listener: UnixListener,
-    /// Device and inode of the socket that was bound.
+    /// Device and inode of the socket at the path.
     identity: (u64, u64),
+    /// Whether the bus has bound it itself, and so removes it. A service manager's socket stays.
+    is_ours: bool,
     /// Given up to tell a peer that there is no room for it.
     spare: Option<File>,
     /// When it was last logged that there is no room for connections.
@@ -49,9 +51,44 @@ impl Door {
     /// Binds the socket. The caller holds the root's lock.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let (listener, identity) = bind(path)?;
+        Ok(Door::new(path, listener, identity, true))
+    }
+
+    /// Takes over a socket that listens at the path already.
+    pub(crate) fn inherit(path: &Path, listener: OwnedFd, is_ours: bool) -> anyhow::Result<Self> {
+        let shown = path.display();
+        // From now on the kernel names this process as the one that listens.
+        rustix::net::listen(&listener, BACKLOG)
+            .with_context(|| format!("what was handed over is no socket for {shown}"))?;
+        let listener = StdUnixListener::from(listener);
+        let address = listener.local_addr()?;
+        if address.as_pathname() != Some(path) {
+            bail!("what was handed over is not the socket for {shown}, but {address:?}");
+        }
+        listener.set_nonblocking(true)?;
+        let identity = identity(path).with_context(|| format!("{shown} is gone"))?;
+        Ok(Door::new(path, UnixListener::from_std(listener), identity, is_ours))
+    }
+
+    fn new(path: &Path, listener: UnixListener, identity: (u64, u64), is_ours: bool) -> Self {
         let spare = File::open("/dev/null").ok();
         let path = path.to_owned();
-        Ok(Door { path, listener, identity, spare, full_since: None, trouble: None })
+        Door { path, listener, identity, is_ours, spare, full_since: None, trouble: None }
+    }
+
+    /// Whether the bus has bound the socket itself.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
+    /// Has the socket stay at its path: it is somebody else's from now on.
+    pub(crate) fn leave(mut self) {
+        self.is_ours = false;
+    }
+
+    /// Has the poll not wake up any more for those who come in. They wait.
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut self.listener)
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -116,6 +153,7 @@ impl Door {
                 tracing::warn!("the socket's path was gone; it is bound anew");
                 registry.deregister(&mut self.listener)?;
                 (self.listener, self.identity) = (listener, identity);
+                self.is_ours = true;
                 self.trouble = None;
                 self.register(registry, token)?;
             }
@@ -133,9 +171,15 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if identity(&self.path) == Some(self.identity) {
+        if self.is_ours && identity(&self.path) == Some(self.identity) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -216,6 +260,13 @@ impl Link {
                 None
             }
         }
+    }
+}
+
+impl Link {
+    /// Has the link stay: the next process of the bus has it now.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
     }
 }
 

@@ -13,20 +13,27 @@ use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use hermes_bus_core::{
-    CloseReason, Effect, Event, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
-    Severity,
+    CloseReason, Effect, Event, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router,
+    SessionKey, Severity,
 };
+use hermes_bus_proto::ErrorCode;
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
 use mio::event::Event as Readiness;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token};
 use rustix::io::Errno;
+use serde_json::json;
 
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
+use crate::control::{self, Asker, Operation};
 use crate::door::Door;
+use crate::lock::Lock;
+use crate::root::Root;
 use crate::signals::{Signals, Wish};
+use crate::succession::{Order, Progress, Succession};
 use crate::sys::{self, HangUp};
 
 /// What one read takes at most: more than a socket usually holds.
@@ -45,8 +52,22 @@ const WRITE_SLICES: usize = 64;
 const DOOR_CHECK: Duration = Duration::from_secs(1);
 
 const DOOR: Token = Token(usize::MAX - 1);
+const SUCCESSOR: Token = Token(usize::MAX - 2);
 /// Signals have the tokens from here on.
 pub(crate) const SIGNALS: usize = usize::MAX - 16;
+/// How many they are at most.
+const SIGNALS_MAX: usize = 8;
+/// A bus that is about to end reads what has arrived already, for so long at most.
+const LAST_READING: Duration = Duration::from_millis(200);
+
+/// How a server's run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The bus is gone.
+    Stopped,
+    /// Another process goes on with it.
+    HandedOver,
+}
 
 /// The loop's state.
 pub(crate) struct Driver {
@@ -54,6 +75,11 @@ pub(crate) struct Driver {
     poll: Poll,
     /// Where peers come in; none while the daemon goes down.
     door: Option<Door>,
+    /// Held until the process ends or another one follows.
+    lock: Lock,
+    root: Root,
+    /// A process that is to follow this one, and who wants to hear of it.
+    succession: Option<(Succession, Asker)>,
     signals: Signals,
     /// By [`SessionKey::index`].
     connections: Vec<Option<Connection>>,
@@ -67,6 +93,8 @@ pub(crate) struct Driver {
     next_door_check: Instant,
     stopping: bool,
     read_buffer: Vec<u8>,
+    /// How long turns took, from waking up to going to sleep.
+    turns: Histogram,
     log_limits: HashMap<std::mem::Discriminant<Event>, LogLimit>,
 }
 
@@ -74,6 +102,8 @@ impl Driver {
     pub(crate) fn new(
         router: Router,
         mut door: Door,
+        lock: Lock,
+        root: &Root,
         mut signals: Signals,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
@@ -84,6 +114,9 @@ impl Driver {
             router,
             poll,
             door: Some(door),
+            lock,
+            root: root.clone(),
+            succession: None,
             signals,
             connections: Vec::new(),
             open_connections: 0,
@@ -94,22 +127,29 @@ impl Driver {
             next_door_check: now + DOOR_CHECK,
             stopping: false,
             read_buffer: vec![0; READ_BYTES],
+            turns: Histogram::default(),
             log_limits: HashMap::new(),
         })
     }
 
-    /// Runs until a signal ends it and everything queued is written, or its time is up.
-    pub(crate) fn run(&mut self) -> std::io::Result<()> {
+    /// Runs until a signal ends it, or another process follows, and everything queued is written, or
+    /// its time is up.
+    pub(crate) fn run(&mut self) -> std::io::Result<End> {
         let mut events = Events::with_capacity(1024);
-        while !(self.stopping && self.router.is_idle()) {
-            match self.poll.poll(&mut events, self.timeout()) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                result => result?,
+        loop {
+            while !(self.stopping && self.router.is_idle()) {
+                match self.poll.poll(&mut events, self.timeout()) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    result => result?,
+                }
+                self.turn(&events);
             }
-            self.turn(&events);
+            let end = self.hand_over()?;
+            if let Some(end) = end {
+                self.log_left_out(LogTime::AtTheEnd);
+                return Ok(end);
+            }
         }
-        self.log_left_out(LogTime::AtTheEnd);
-        Ok(())
     }
 
     /// Until when the thread may sleep.
@@ -118,7 +158,11 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
-        let until_check = self.next_door_check.saturating_duration_since(now);
+        let next_look = match &self.succession {
+            Some((succession, _)) => self.next_door_check.min(succession.until()),
+            None => self.next_door_check,
+        };
+        let until_check = next_look.saturating_duration_since(now);
         let elapsed = now.duration_since(self.began);
         let until_timer = self.router.next_wake().map_or(until_check, |moment| {
             Duration::from_micros(moment.as_micros()).saturating_sub(elapsed)
@@ -127,19 +171,23 @@ impl Driver {
     }
 
     fn turn(&mut self, events: &Events) {
-        self.router.begin_turn(self.now());
+        let began = self.now();
+        self.router.begin_turn(began);
         self.carry_out_effects();
         let mut writable = Vec::new();
         for event in events {
             match event.token() {
                 DOOR => self.door_is_ready = true,
-                Token(token) if token >= SIGNALS => self.on_signal(),
+                SUCCESSOR => {}
+                Token(token) if (SIGNALS..SIGNALS + SIGNALS_MAX).contains(&token) => {
+                    self.on_signal();
+                }
                 Token(index) => self.on_readiness(index, event, &mut writable),
             }
         }
         writable.append(&mut self.unwritten);
         for key in writable {
-            self.write(key);
+            self.write(key, began.moment);
         }
         self.read_ready();
         self.write_dirty();
@@ -153,6 +201,8 @@ impl Driver {
         self.write_dirty();
         self.carry_out_effects();
         self.look_at_door();
+        self.look_at_successor();
+        self.turns.record(self.now().moment.since(began.moment));
     }
 
     fn now(&self) -> Now {
@@ -167,12 +217,14 @@ impl Driver {
         let now = Instant::now();
         if now >= self.next_door_check {
             self.next_door_check = now + DOOR_CHECK;
-            // After an accept that failed there may be no further edge.
-            self.door_is_ready = true;
-            self.check_door();
             self.log_left_out(LogTime::InBetween);
+            if !self.stopping {
+                // After an accept that failed there may be no further edge.
+                self.door_is_ready = true;
+                self.check_door();
+            }
         }
-        if std::mem::take(&mut self.door_is_ready) && !self.stopping {
+        if !self.stopping && std::mem::take(&mut self.door_is_ready) {
             self.let_in();
         }
     }
@@ -225,11 +277,121 @@ impl Driver {
                 Wish::Stop if self.stopping => {}
                 Wish::Stop => {
                     tracing::info!("stopping");
-                    self.stopping = true;
                     // Nobody comes in any more; the path is free for the next daemon.
                     drop(self.door.take());
-                    self.router.shut_down();
+                    self.shut_down();
                 }
+                Wish::Reload => self.reload(),
+            }
+        }
+    }
+
+    /// Ends every connection in good order.
+    fn shut_down(&mut self) {
+        self.stopping = true;
+        self.read_what_has_arrived();
+        self.router.shut_down();
+    }
+
+    /// What has reached the bus is routed before it ends: its senders take it for sent.
+    fn read_what_has_arrived(&mut self) {
+        let until = Instant::now() + LAST_READING;
+        let open: Vec<SessionKey> = self.connections.iter().flatten().map(|c| c.key).collect();
+        for key in open {
+            self.make_ready(key);
+        }
+        while !self.ready.is_empty() && Instant::now() < until {
+            self.read_ready();
+            self.write_dirty();
+            self.carry_out_effects();
+        }
+    }
+
+    // ---- the next process -----------------------------------------------------------------------
+
+    fn on_admin(&mut self, key: SessionKey, payload: &Bytes) {
+        match control::read(key, payload) {
+            Err(refusal) => self.router.answer_admin(key, &refusal),
+            Ok((_, Operation::Reload)) => self.reload(),
+            Ok((asker, Operation::Restart(order))) => self.begin_succession(asker, &order),
+        }
+    }
+
+    fn reload(&mut self) {}
+
+    fn begin_succession(&mut self, asker: Asker, order: &Order) {
+        if self.succession.is_some() || self.stopping {
+            let what = "the bus is about to end already";
+            return self.refuse(&asker, ErrorCode::ShuttingDown, what);
+        }
+        match Succession::begin(order, &self.root, false) {
+            Ok(mut succession) => {
+                if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
+                    tracing::error!("the next process cannot be watched: {error}");
+                }
+                tracing::info!("starting the process that follows (pid={})", succession.pid());
+                self.succession = Some((succession, asker));
+            }
+            Err(error) => {
+                tracing::error!("no other process can follow: {error:#}");
+                self.refuse(&asker, ErrorCode::Rejected, &format!("{error:#}"));
+            }
+        }
+    }
+
+    fn refuse(&mut self, asker: &Asker, code: ErrorCode, detail: &str) {
+        let refusal = asker.refusal(code, detail);
+        self.router.answer_admin(asker.key, &refusal);
+    }
+
+    /// As soon as the next process is ready, this one ends its connections. Whoever comes now waits.
+    fn look_at_successor(&mut self) {
+        let Some((succession, asker)) = &mut self.succession else { return };
+        if self.stopping {
+            return;
+        }
+        match succession.look() {
+            Progress::NotReady => {}
+            Progress::Failed(why) => {
+                tracing::error!("the process that was to follow failed: {why}; this one goes on");
+                let asker = asker.clone();
+                self.refuse(&asker, ErrorCode::Rejected, &why);
+                self.succession = None;
+            }
+            Progress::Ready => {
+                tracing::info!("handing over to pid={}", succession.pid());
+                let result = json!({"pid": succession.pid()});
+                let answer = asker.result(result.as_object().cloned().unwrap_or_default());
+                self.router.answer_admin(asker.key, &answer);
+                succession.deregister(self.poll.registry());
+                if let Some(door) = &mut self.door
+                    && let Err(error) = door.deregister(self.poll.registry())
+                {
+                    tracing::error!("the socket is still watched: {error}");
+                }
+                self.shut_down();
+            }
+        }
+    }
+
+    /// After the last connection has ended: gives the next process, if there is one, what it needs. If
+    /// that fails, this process goes on.
+    fn hand_over(&mut self) -> std::io::Result<Option<End>> {
+        let Some((succession, _)) = self.succession.take() else { return Ok(Some(End::Stopped)) };
+        let Some(door) = self.door.take() else { return Ok(Some(End::Stopped)) };
+        let pid = succession.pid();
+        match succession.hand_over(&door, &self.lock, &self.router.lingering()) {
+            Ok(()) => {
+                tracing::info!("handed over to pid={pid}");
+                door.leave();
+                Ok(Some(End::HandedOver))
+            }
+            Err(error) => {
+                tracing::error!("{error:#}; this process goes on");
+                self.stopping = false;
+                self.door_is_ready = true;
+                self.door.insert(door).register(self.poll.registry(), DOOR)?;
+                Ok(None)
             }
         }
     }
@@ -376,7 +538,7 @@ impl Driver {
 
     /// Offers one large frame in its own memory, which its receivers will share.
     fn offer_large(&mut self, key: SessionKey, frame: Vec<u8>) -> bool {
-        let frame = bytes::Bytes::from(frame);
+        let frame = Bytes::from(frame);
         let payload = frame.slice(HEADER_BYTES..);
         let next = self.offer(key, Payload::Shared(&payload));
         drop(payload);
@@ -450,14 +612,17 @@ impl Driver {
 
     fn write_dirty(&mut self) {
         let dirty = self.router.take_dirty();
-        for key in &dirty {
-            self.write(*key);
+        if !dirty.is_empty() {
+            let at = self.now().moment;
+            for key in &dirty {
+                self.write(*key, at);
+            }
         }
         self.router.recycle_dirty(dirty);
     }
 
     /// Writes what is queued for a session, as long as its socket takes it and the turn allows.
-    fn write(&mut self, key: SessionKey) {
+    fn write(&mut self, key: SessionKey, at: Moment) {
         for _ in 0..TURN_WRITES {
             let Some(Some(connection)) = self.connections.get_mut(key.index()) else { return };
             if connection.key != key || connection.write_is_lost {
@@ -475,7 +640,7 @@ impl Driver {
             }
             match rustix::io::writev(connection.stream.as_fd(), &slices[..count]) {
                 Ok(written) => {
-                    self.router.written(key, written);
+                    self.router.written(key, written, at);
                     if written < bytes {
                         return self.on_write_blocked(key);
                     }
@@ -533,6 +698,7 @@ impl Driver {
             match effect {
                 Effect::Resume(key) => self.make_ready(key),
                 Effect::Close(key, _) => self.close(key),
+                Effect::Admin(key, payload) => self.on_admin(key, &payload),
                 Effect::Log(event) => self.log(&event),
             }
         }

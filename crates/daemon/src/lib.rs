@@ -13,9 +13,11 @@ pub mod root;
 pub mod server;
 
 mod connection;
+mod control;
 mod door;
 mod driver;
 mod lock;
 mod report;
 mod signals;
+mod succession;
 mod sys;

@@ -4,16 +4,18 @@
 //! of the root's lock. A process that a PID file merely names is never signalled.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::Context;
-use hermes_bus_client::{Bus, blocking};
+use hermes_bus_client::{Bus, CallError, blocking};
 use hermes_bus_proto::listing::Listing;
 use rustix::process::Signal;
+use serde_json::{Map, Value, json};
 
+use crate::control::RESTART;
 use crate::lock::Lock;
 use crate::logging::{self, LogFile};
 use crate::report;
@@ -30,6 +32,8 @@ const START_PATIENCE: Duration = Duration::from_secs(8);
 const STOP_PATIENCE: Duration = Duration::from_millis(3_500);
 /// How long the system may take to end a process by force.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a new server may take to be ready, as the old one waits for it, and some more.
+const SUCCESSION_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// The program that serves.
 const SERVER: &str = "hermes-bus-server";
@@ -128,12 +132,7 @@ pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
                 let _ = server.wait();
                 return already_running(pid, out);
             }
-            let mut log = LogFile::open(&log_file)?;
-            log.line(&format!("start: server pid={pid}, version={}", env!("CARGO_PKG_VERSION")))?;
-            writeln!(out, "busd started (pid={pid})")?;
-            writeln!(out, "  socket: {}", root.socket().display())?;
-            writeln!(out, "  log:    {}", log_file.display())?;
-            return Ok(ExitCode::SUCCESS);
+            return started(root, pid, out);
         }
         if let Some(status) = server.try_wait()? {
             // It may have given way to another one that is about to answer.
@@ -151,6 +150,15 @@ pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+fn started(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome {
+    let mut log = LogFile::open(&root.log_file())?;
+    log.line(&format!("start: server pid={pid}, version={}", env!("CARGO_PKG_VERSION")))?;
+    writeln!(out, "busd started (pid={pid})")?;
+    writeln!(out, "  socket: {}", root.socket().display())?;
+    writeln!(out, "  log:    {}", root.log_file().display())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn already_running(pid: u32, out: &mut dyn Write) -> Outcome {
@@ -288,10 +296,74 @@ fn remove_left_over(root: &Root) -> anyhow::Result<()> {
 
 // ---- restart and status -----------------------------------------------------------------------------
 
-/// Stops what runs and starts anew.
+/// Has a new server follow the one that runs, or, where that one cannot hand over, stops it and starts
+/// anew.
 pub fn restart(root: &Root, out: &mut dyn Write) -> Outcome {
+    let program = server_program();
+    if let Daemon::Running { pid, listing } = look(root)
+        && pid > 0
+        && program.is_absolute()
+        && listing.server.is_some_and(|server| server.admin_ops.iter().any(|op| op == RESTART))
+    {
+        return succeed(root, pid, &program, out);
+    }
     stop(root, out)?;
     start(root, out)
+}
+
+/// Has a new server follow that of process `old`.
+fn succeed(root: &Root, old: u32, program: &Path, out: &mut dyn Write) -> Outcome {
+    writeln!(out, "Stopping busd (pid={old})...")?;
+    out.flush()?;
+    let log_file = root.log_file();
+    let mut log = LogFile::open(&log_file).ok();
+    let mut note = |text: String| log.as_mut().map(|log| log.line(&text));
+    let environment: Map<String, Value> = env::vars_os()
+        .filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?.into()))
+        })
+        .collect();
+    let order = json!({"program": program, "environment": environment});
+    let order = order.as_object().cloned().unwrap_or_default();
+    let asked = ask(root, RESTART, &order, SUCCESSION_PATIENCE);
+    let new = match asked {
+        Ok(answer) => answer.get("pid").and_then(Value::as_u64),
+        Err(error) => {
+            writeln!(out, "busd restart failed: {error:#}")?;
+            writeln!(out, "  the bus that ran before goes on (pid={old})")?;
+            return start_failed(root, out);
+        }
+    };
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        match look(root) {
+            Daemon::Running { pid, .. } if Some(u64::from(pid)) == new => {
+                note("stop: complete".to_owned());
+                writeln!(out, "busd stopped")?;
+                return started(root, pid, out);
+            }
+            _ if Instant::now() > deadline => {
+                writeln!(out, "busd restart timed out — the new server does not answer")?;
+                return start_failed(root, out);
+            }
+            _ => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+}
+
+/// Has the daemon do something that only its owner may ask for.
+fn ask(
+    root: &Root,
+    op: &str,
+    arguments: &Map<String, Value>,
+    patience: Duration,
+) -> anyhow::Result<Map<String, Value>> {
+    let bus = blocking::Bus::new(Bus::at(root.socket()).patience(CONNECT_PATIENCE))?;
+    let mut connection = bus.open()?;
+    connection.admin(op, arguments, patience).map_err(|error| match error {
+        CallError::Refused { detail, .. } => anyhow::anyhow!(detail),
+        error => error.into(),
+    })
 }
 
 /// How `status` is to be told.

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hermes_bus_core::{Config, Router};
 
+use crate::control;
 use crate::door::{Door, Link};
-use crate::driver::Driver;
+use crate::driver::{Driver, End};
 use crate::lock::Lock;
 use crate::logging::{self, Target};
 use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
-use crate::signals::{HangUp, Signals};
+use crate::signals::Signals;
+use crate::succession::{Inheritance, Predecessor};
 use crate::sys;
 
 /// How a server runs.
@@ -23,6 +25,15 @@ pub enum Mode {
     Foreground,
     /// Away from any terminal, with a PID file, logging to the log file.
     Detached,
+}
+
+/// Where a server gets its socket and lock from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It makes them.
+    New,
+    /// The server that has started this one hands them over.
+    Successor,
 }
 
 /// Has this process's server stop when its standard input ends: for a server that must not outlive
@@ -47,7 +58,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Runs a server until a signal ends it.
-pub fn run(root: &Root, mode: Mode) -> anyhow::Result<()> {
+pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
     if mode == Mode::Detached {
         // The starter has made this process a group of its own or not; either way it may leave.
         let _ = rustix::process::setsid();
@@ -60,34 +71,51 @@ pub fn run(root: &Root, mode: Mode) -> anyhow::Result<()> {
         Mode::Detached => Target::File(&log_file),
     };
     logging::start(&target).with_context(|| format!("cannot log to {}", log_file.display()))?;
-    let lock = take_lock(root)?;
     if root.is_writable_for_others() {
         tracing::warn!("{directory} is writable for other users: they could put a socket there");
     }
-    let hang_up = match mode {
-        Mode::Foreground => HangUp::Stops,
-        Mode::Detached => HangUp::IsIgnored,
-    };
-    let signals = Signals::catch(hang_up).context("cannot catch signals")?;
+    let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
-    let door = Door::open(&root.socket())?;
+    let mut router = Router::new(config(), fastrand::u64(..));
+    let (lock, door, predecessor) = match origin {
+        Origin::New => {
+            let lock = take_lock(root)?;
+            (lock, Door::open(&root.socket())?, None)
+        }
+        Origin::Successor => {
+            let mut predecessor = Predecessor::find()?;
+            let Inheritance { listener, socket_is_ours, lock, left } = predecessor.inherit()?;
+            let door = Door::inherit(&root.socket(), listener, socket_is_ours)?;
+            router.restore(left);
+            (Lock::inherit(lock), door, Some(predecessor))
+        }
+    };
     let link = hermes_home().and_then(|home| Link::place(&home, &root.socket()));
     let pid_file = match mode {
         Mode::Foreground => None,
         Mode::Detached => Some(PidFile::write(root)?),
     };
-    let router = Router::new(config(), fastrand::u64(..));
-    let mut driver = Driver::new(router, door, signals).context("cannot watch the socket")?;
+    if let Some(predecessor) = predecessor {
+        if let Err(error) = predecessor.relieve() {
+            tracing::warn!("{error:#}");
+        }
+        lock.put_in_own_name().context("the lock was lost")?;
+    }
+    let mut driver =
+        Driver::new(router, door, lock, root, signals).context("cannot watch the socket")?;
     announce(root, mode, open_files);
-    driver.run().context("waiting for events failed")?;
-    drop((link, pid_file));
+    match driver.run().context("waiting for events failed")? {
+        End::Stopped => drop(link),
+        End::HandedOver => link.into_iter().for_each(Link::leave),
+    }
+    drop(pid_file);
     tracing::info!("stopped");
-    drop(lock);
     Ok(())
 }
 
 fn config() -> Config {
-    Config { owner_uid: rustix::process::geteuid().as_raw(), ..Config::default() }
+    let owner_uid = rustix::process::geteuid().as_raw();
+    Config { owner_uid, admin_ops: control::OPS, ..Config::default() }
 }
 
 /// Takes the root's lock. A server that is just going down lets go of it in a moment; one that

@@ -1,11 +1,14 @@
 //! Signals, as something that the driver's poll wakes up for.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream as StdUnixStream;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+use crate::sys;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,34 +17,28 @@ pub(crate) enum Wish {
     Stop,
     /// See whether the socket's path still leads here: `start` asks, when it finds none.
     CheckSocket,
+    /// Read the configuration again.
+    Reload,
 }
 
 /// The signals that are caught.
 pub(crate) struct Signals {
-    pipes: Vec<(UnixStream, Option<Wish>)>,
-}
-
-/// What the end of a terminal means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HangUp {
-    /// The server runs in it and ends with it.
-    Stops,
-    /// The server has left it long ago.
-    IsIgnored,
+    pipes: Vec<(UnixStream, Wish)>,
+    ends_with_terminal: bool,
 }
 
 impl Signals {
     /// Catches SIGTERM, SIGINT, SIGUSR1 and SIGHUP from now on.
-    pub(crate) fn catch(hang_up: HangUp) -> io::Result<Self> {
-        let at_hang_up = match hang_up {
-            HangUp::Stops => Some(Wish::Stop),
-            HangUp::IsIgnored => None,
-        };
+    ///
+    /// SIGHUP means: read the configuration again; but where the terminal that the server was started
+    /// in is gone, it means what it always has, unless it was to be ignored (`nohup`).
+    pub(crate) fn catch() -> io::Result<Self> {
+        let ends_with_terminal = has_terminal() && !sys::is_ignored(SIGHUP);
         let wanted = [
-            (SIGTERM, Some(Wish::Stop)),
-            (SIGINT, Some(Wish::Stop)),
-            (SIGUSR1, Some(Wish::CheckSocket)),
-            (SIGHUP, at_hang_up),
+            (SIGTERM, Wish::Stop),
+            (SIGINT, Wish::Stop),
+            (SIGUSR1, Wish::CheckSocket),
+            (SIGHUP, Wish::Reload),
         ];
         let mut pipes = Vec::new();
         for (signal, wish) in wanted {
@@ -50,7 +47,7 @@ impl Signals {
             ours.set_nonblocking(true)?;
             pipes.push((UnixStream::from_std(ours), wish));
         }
-        Ok(Signals { pipes })
+        Ok(Signals { pipes, ends_with_terminal })
     }
 
     /// Has the poll wake up for them, with tokens from `first` on.
@@ -69,8 +66,16 @@ impl Signals {
             while matches!(pipe.read(&mut [0; 64]), Ok(1..)) {
                 came = true;
             }
-            wishes.extend(wish.filter(|_| came));
+            wishes.extend(came.then_some(*wish));
+        }
+        if self.ends_with_terminal && wishes.contains(&Wish::Reload) && !has_terminal() {
+            wishes.push(Wish::Stop);
         }
         wishes
     }
+}
+
+/// Whether there is a terminal that this process belongs to.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }

@@ -58,6 +58,14 @@ pub(crate) fn raise_open_files() -> Option<u64> {
     }
 }
 
+/// Whether this process was started with a signal ignored, as `nohup` does.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// The process that holds the `flock` on a file: it stands in the kernel's own list, and has the
 /// file open.
 pub(crate) fn lock_holder(file: &File) -> Option<u32> {

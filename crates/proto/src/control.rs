@@ -3,6 +3,8 @@
 //! Every function appends one whole frame, header included. The spelling (a space after `:` and
 //! `,`, key order) is that of the released Python bus, whose clients sometimes look at the text.
 
+use serde_json::Value;
+
 use crate::envelope::Raw;
 use crate::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::name::{EndpointName, json_string};
@@ -27,6 +29,33 @@ pub fn registered(out: &mut Vec<u8>, name: &EndpointName, session_id: &str) {
 /// Both ways: the answer to `ping`.
 pub fn pong(out: &mut Vec<u8>) {
     append_text(out, r#"{"type": "pong"}"#);
+}
+
+/// The type of the answer to an [`admin`] request.
+pub const ADMIN_RESULT_TYPE: &str = "admin_result";
+
+/// client → bus: has the daemon do something that only its own user, and root, may ask for.
+pub fn admin(out: &mut Vec<u8>, op: &str, arguments: &serde_json::Map<String, Value>) {
+    let mut request = arguments.clone();
+    request.insert("type".to_owned(), "admin".into());
+    request.insert("op".to_owned(), op.into());
+    request.insert("protocol".to_owned(), 2.into());
+    append_text(out, &Value::Object(request).to_string());
+}
+
+/// bus → client: an [`admin`] request was done. `req` is echoed from the request.
+pub fn admin_result(
+    out: &mut Vec<u8>,
+    op: &str,
+    req: Option<&Value>,
+    mut result: serde_json::Map<String, Value>,
+) {
+    result.insert("type".to_owned(), ADMIN_RESULT_TYPE.into());
+    result.insert("op".to_owned(), op.into());
+    if let Some(req) = req {
+        result.insert("req".to_owned(), req.clone());
+    }
+    append_text(out, &Value::Object(result).to_string());
 }
 
 /// What an error frame says besides its code.

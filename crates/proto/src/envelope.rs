@@ -134,6 +134,8 @@ pub enum Kind {
     Ping,
     /// `list_endpoints`
     ListEndpoints,
+    /// `admin`
+    Admin,
     /// Any other value, or none.
     Unknown,
 }
@@ -211,6 +213,21 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// The value of any other member. This reads the payload once more: for what is rarely asked for.
+    #[cold]
+    pub fn member(&self, key: &str) -> Option<Raw<'a>> {
+        let mut found = None;
+        let mut walker = Walker::at_object(self.payload).ok()?;
+        walker
+            .members(|name, value| {
+                if Raw(name).is_text(key) {
+                    found = Some(Raw(value));
+                }
+            })
+            .ok()?;
+        found
+    }
+
     /// Where the object's closing brace stands in the payload: the place for an [`Insertion`].
     #[inline]
     pub fn closing_brace_at(&self) -> usize {
@@ -227,11 +244,12 @@ impl<'a> Envelope<'a> {
 impl Kind {
     #[inline]
     fn of(value: Raw<'_>) -> Kind {
-        const KINDS: [(&str, Kind); 4] = [
+        const KINDS: [(&str, Kind); 5] = [
             ("message", Kind::Message),
             ("ping", Kind::Ping),
             ("register", Kind::Register),
             ("list_endpoints", Kind::ListEndpoints),
+            ("admin", Kind::Admin),
         ];
         let named = KINDS.iter().find(|(name, _)| value.is_text(name));
         named.map_or(Kind::Unknown, |(_, kind)| *kind)

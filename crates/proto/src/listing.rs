@@ -78,6 +78,9 @@ pub struct ServerDetails {
     pub server: String,
     /// Seconds since the daemon started.
     pub uptime_s: f64,
+    /// What it does when its owner asks for it with an `admin` request.
+    #[serde(default)]
+    pub admin_ops: Vec<String>,
     /// Every counter of the router by its name.
     pub counters: serde_json::Map<String, serde_json::Value>,
 }

@@ -29,6 +29,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop the bus and start it anew
+    /// Have a new process follow the one that runs, without a moment in which nobody can connect
+    ///
+    /// Names that were connected are held for their clients. A bus that cannot hand over is stopped
+    /// and started anew.
     Restart,
 }

@@ -17,4 +17,7 @@ pub struct Arguments {
     /// Leave the terminal, write a PID file, log to ROOT/run/busd.log
     #[arg(long, hide = true)]
     pub detached: bool,
+    /// Follow the server that starts this one, and talks to it through standard input
+    #[arg(long, hide = true)]
+    pub successor: bool,
 }

@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use hermes_bus::arguments::server::Arguments;
 use hermes_bus_daemon::root::Root;
-use hermes_bus_daemon::server::{self, Mode};
+use hermes_bus_daemon::server::{self, Mode, Origin};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mode = if arguments.detached { Mode::Detached } else { Mode::Foreground };
+    let origin = if arguments.successor { Origin::Successor } else { Origin::New };
     let served = Root::find(arguments.root.as_deref())
         .map_err(anyhow::Error::from)
-        .and_then(|root| server::run(&root, mode));
+        .and_then(|root| server::run(&root, mode, origin));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

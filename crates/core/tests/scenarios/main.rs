@@ -3,8 +3,11 @@
 
 mod budgets;
 mod courtesy;
+mod handover;
 mod linger;
 mod names;
+mod policies;
 mod routing;
 mod stalls;
+mod tap;
 mod world;

@@ -35,6 +35,8 @@ pub(crate) struct World {
     peers: BTreeMap<SessionKey, Peer>,
     pub(crate) log: Vec<Event>,
     more_input: Vec<SessionKey>,
+    /// Requests that only the daemon can answer.
+    pub(crate) admin: Vec<(SessionKey, Value)>,
 }
 
 impl World {
@@ -52,6 +54,7 @@ impl World {
             peers: BTreeMap::new(),
             log: Vec::new(),
             more_input: Vec::new(),
+            admin: Vec::new(),
         };
         world.turn();
         world
@@ -323,7 +326,7 @@ impl World {
                 let peer = self.peer(key);
                 peer.arrived.extend_from_slice(&bytes[..taken]);
                 peer.room = peer.room.map(|room| room - taken);
-                self.router.written(key, taken);
+                self.router.written(key, taken, Moment::from_micros(self.now_us));
             }
         }
     }
@@ -338,6 +341,10 @@ impl World {
                     let peer = self.peer(key);
                     assert_eq!(peer.closed, None, "closed twice");
                     peer.closed = Some(reason);
+                }
+                Effect::Admin(key, payload) => {
+                    let request = serde_json::from_slice(&payload).expect("JSON");
+                    self.admin.push((key, request));
                 }
                 Effect::Log(event) => {
                     assert!(!event.to_string().is_empty());

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use hermes_bus_client::{Bus, CallError, Client, Inbox, Message, Outgoing};
 use hermes_bus_daemon::root::Root;
-use hermes_bus_daemon::server::{self, Mode};
+use hermes_bus_daemon::server::{self, Mode, Origin};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{sleep, timeout};
@@ -62,7 +62,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 /// The demo's server, in the process that the demo has started.
 fn serve(directory: &Path) -> anyhow::Result<()> {
     server::stop_at_end_of_input();
-    let served = server::run(&Root::find(Some(directory))?, Mode::Detached);
+    let served = server::run(&Root::find(Some(directory))?, Mode::Detached, Origin::New);
     std::fs::remove_dir_all(directory).context("the demo's directory cannot be removed")?;
     served
 }

@@ -1,0 +1,89 @@
+//! One process of the bus ends, and the next one takes over.
+
+use serde_json::json;
+
+use crate::world::{OWNER, World};
+
+#[test]
+fn names_and_what_is_held_for_them_go_on_in_the_next_process() {
+    let mut world = World::new();
+    let (reader, busy) = (world.register("reader"), world.register("busy"));
+    world.stop_reading(busy, 0);
+    world.message(reader, "busy", "not read before the end");
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    assert!(world.router.is_idle());
+    let mut left = world.router.lingering();
+    left.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+    let names: Vec<&str> = left.iter().map(|lingering| lingering.name.as_str()).collect();
+    assert_eq!(names, ["busy", "reader"]);
+
+    let mut next = World::new();
+    next.router.restore(left);
+    let sender = next.register("sender");
+    next.message(sender, "reader", "sent meanwhile");
+    next.message(sender, "busy", "later");
+    assert_eq!(next.endpoints(), ["sender"], "nobody is there yet");
+    let (_, bodies) = next.register_and_take("reader");
+    assert_eq!(bodies, ["sent meanwhile"]);
+    let (_, bodies) = next.register_and_take("busy");
+    assert_eq!(bodies, ["not read before the end", "later"]);
+    next.end();
+}
+
+#[test]
+fn a_name_that_nobody_comes_back_for_is_forgotten_and_counted() {
+    let mut world = World::new();
+    let gone = world.register("gone");
+    world.stop_reading(gone, 0);
+    let sender = world.connect();
+    world.message(sender, "gone", 1);
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    let left = world.router.lingering();
+    assert_eq!((left.len(), left[0].uid, left[0].frames.len()), (1, OWNER, 1));
+
+    let mut next = World::new();
+    next.router.restore(left);
+    next.pass_ms(2_999);
+    assert_eq!(next.counters().dropped_receiver_gone, 0);
+    next.pass_ms(1);
+    assert_eq!(next.counters().dropped_receiver_gone, 1);
+    assert_eq!(next.router.lingering(), []);
+    next.end();
+}
+
+#[test]
+fn another_user_does_not_get_what_was_held() {
+    let mut world = World::with(|config| config.allow_uids = vec![1001]);
+    let mine = world.register("mine");
+    world.stop_reading(mine, 0);
+    let sender = world.connect();
+    world.message(sender, "mine", "secret");
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    let mut next = World::with(|config| config.allow_uids = vec![1001]);
+    next.router.restore(world.router.lingering());
+    let thief = next.register_as(1001, "mine");
+    assert_eq!(next.bodies(thief), Vec::<serde_json::Value>::new());
+    assert_eq!(next.counters().dropped_receiver_gone, 1);
+    next.end();
+}
+
+#[test]
+fn a_name_that_is_in_use_already_is_left_alone() {
+    let mut world = World::new();
+    let name = world.register("name");
+    world.stop_reading(name, 0);
+    let sender = world.connect();
+    world.message(sender, "name", "late");
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    let mut next = World::new();
+    let holder = next.register("name");
+    next.router.restore(world.router.lingering());
+    assert_eq!(next.counters().dropped_receiver_gone, 1);
+    next.send(holder, &json!({"type": "ping"}));
+    assert_eq!(next.take(holder)[0]["type"], "pong");
+    next.end();
+}

@@ -1,0 +1,337 @@
+//! One server process follows another without a moment in which the bus cannot be reached.
+//!
+//! The old process starts the new one with one end of a socket as standard input. The new one sets itself
+//! up and says that it is ready; only then does the old one stop. It ends its connections in good order,
+//! hands over the listening socket and the root's lock, and the names that were in use with what is held
+//! for them. Whoever connects meanwhile waits in the socket's queue. If the new process fails at any
+//! point, the old one goes on.
+//!
+//! ```text
+//! new → old   ready\n
+//! old → new   the length of an Estate (8 bytes, with both descriptors), the Estate as JSON, held frames
+//! new → old   taken\n
+//! old → new   end of file: the old process is gone
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use hermes_bus_core::Lingering;
+use hermes_bus_proto::EndpointName;
+use hermes_bus_proto::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use mio::{Interest, Registry, Token};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::door::Door;
+use crate::lock::Lock;
+use crate::logging::LogFile;
+use crate::root::Root;
+
+/// How long a new process may take until it is ready.
+const READY_PATIENCE: Duration = Duration::from_secs(8);
+/// How long the new process may take to take over what it is given.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the new process waits for the old one to end its connections; that one allows itself two
+/// seconds.
+const ESTATE_PATIENCE: Duration = Duration::from_secs(10);
+/// More than any number of names takes.
+const ESTATE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+const READY: &[u8] = b"ready\n";
+const TAKEN: &[u8] = b"taken\n";
+
+/// Tells a server that it is to follow another one.
+pub(crate) const FLAG: &str = "--successor";
+
+/// How the new process is to be started.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Order {
+    /// The program: an absolute path.
+    pub(crate) program: PathBuf,
+    /// Further arguments.
+    #[serde(default)]
+    pub(crate) arguments: Vec<String>,
+    /// Its environment, in place of this process's own.
+    pub(crate) environment: Option<BTreeMap<String, String>>,
+}
+
+/// What is handed over besides the descriptors and held frames.
+#[derive(Debug, Serialize, Deserialize)]
+struct Estate {
+    /// Whether the bus has bound the socket itself, so that it removes it at its end.
+    socket_is_ours: bool,
+    names: Vec<LeftName>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct LeftName {
+    name: String,
+    uid: u32,
+    /// How many of the frames behind the estate are for this name.
+    frames: usize,
+}
+
+// ---- the old process --------------------------------------------------------------------------------
+
+/// A new process that is being started.
+pub(crate) struct Succession {
+    child: Child,
+    stream: mio::net::UnixStream,
+    heard: Vec<u8>,
+    until: Instant,
+}
+
+/// How far the new process is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    NotReady,
+    Ready,
+    /// It will never be ready, for this reason.
+    Failed(String),
+}
+
+impl Succession {
+    /// Starts the new process. It leaves the terminal if this one may not stay where it is: only a
+    /// supervisor keeps its server in the foreground.
+    pub(crate) fn begin(order: &Order, root: &Root, is_supervised: bool) -> anyhow::Result<Self> {
+        let shown = order.program.display().to_string();
+        if !order.program.is_absolute() {
+            bail!("the program's path is not absolute: {shown}");
+        }
+        let (ours, theirs) = UnixStream::pair().context("no pair of sockets")?;
+        let mut command = Command::new(&order.program);
+        command.arg("--root").arg(root.directory()).arg(FLAG).args(&order.arguments);
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        if !is_supervised {
+            let log = LogFile::open(&root.log_file()).context("cannot write the log")?.into_file();
+            command.arg("--detached").stdout(log.try_clone()?).stderr(log);
+            if let Some(environment) = &order.environment {
+                command.env_clear().envs(environment);
+            }
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {shown}"))?;
+        ours.set_nonblocking(true)?;
+        let stream = mio::net::UnixStream::from_std(ours);
+        let until = Instant::now() + READY_PATIENCE;
+        Ok(Succession { child, stream, heard: Vec::new(), until })
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.stream, token, Interest::READABLE)
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        let _ = registry.deregister(&mut self.stream);
+    }
+
+    /// The new process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Until when it may take to be ready.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Looks what has been heard of the new process.
+    pub(crate) fn look(&mut self) -> Progress {
+        let mut buffer = [0; 64];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Progress::Failed(self.end()),
+                Ok(bytes) => self.heard.extend_from_slice(&buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Progress::Failed(format!("{error}; {}", self.end())),
+            }
+        }
+        if self.heard == READY {
+            Progress::Ready
+        } else if Instant::now() >= self.until {
+            let waited = READY_PATIENCE.as_secs();
+            Progress::Failed(format!("it was not ready within {waited} s; {}", self.end()))
+        } else {
+            Progress::NotReady
+        }
+    }
+
+    /// Sees to it that the new process is gone, and says how it ended.
+    fn end(&mut self) -> String {
+        let _ = self.child.kill();
+        match self.child.wait() {
+            Ok(status) => format!("the new process has ended ({status})"),
+            Err(error) => format!("the new process has ended ({error})"),
+        }
+    }
+
+    /// Hands everything over. When this fails, the new process is gone and has nothing.
+    pub(crate) fn hand_over(
+        mut self,
+        door: &Door,
+        lock: &Lock,
+        left: &[Lingering],
+    ) -> anyhow::Result<()> {
+        self.try_to_hand_over(door, lock, left)
+            .map_err(|error| error.context(self.end()).context("the bus was not handed over"))
+    }
+
+    fn try_to_hand_over(
+        &mut self,
+        door: &Door,
+        lock: &Lock,
+        left: &[Lingering],
+    ) -> anyhow::Result<()> {
+        let stream = UnixStream::from(self.stream.as_fd().try_clone_to_owned()?);
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(TAKEN_PATIENCE))?;
+        stream.set_write_timeout(Some(TAKEN_PATIENCE))?;
+        let names = left.iter().map(|Lingering { name, uid, frames }| LeftName {
+            name: name.as_str().to_owned(),
+            uid: *uid,
+            frames: frames.len(),
+        });
+        let estate = Estate { socket_is_ours: door.is_ours(), names: names.collect() };
+        let estate = serde_json::to_vec(&estate)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [door.as_fd(), lock.as_fd()];
+        rights.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let length = (estate.len() as u64).to_be_bytes();
+        let sent = rustix::net::sendmsg(
+            &stream,
+            &[IoSlice::new(&length)],
+            &mut rights,
+            SendFlags::NOSIGNAL,
+        )?;
+        if sent != length.len() {
+            bail!("the socket took {sent} of {} bytes", length.len());
+        }
+        let mut out = BufWriter::new(&stream);
+        out.write_all(&estate)?;
+        for frame in left.iter().flat_map(|lingering| &lingering.frames) {
+            out.write_all(frame)?;
+        }
+        out.flush()?;
+        drop(out);
+        let mut answer = [0; TAKEN.len()];
+        (&stream).read_exact(&mut answer).context("no answer")?;
+        if answer != TAKEN {
+            bail!("a strange answer");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Succession {
+    fn drop(&mut self) {
+        // A new process that has ended leaves no zombie; one that goes on is nobody's child soon.
+        let _ = self.child.try_wait();
+    }
+}
+
+// ---- the new process --------------------------------------------------------------------------------
+
+/// The process that is to be followed, at the other end of standard input.
+pub(crate) struct Predecessor {
+    stream: UnixStream,
+}
+
+/// What it leaves.
+pub(crate) struct Inheritance {
+    pub(crate) listener: OwnedFd,
+    pub(crate) socket_is_ours: bool,
+    pub(crate) lock: File,
+    pub(crate) left: Vec<Lingering>,
+}
+
+impl Predecessor {
+    /// Finds the old process at standard input.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let stream = UnixStream::from(input);
+        let no_predecessor = || format!("{FLAG} is for a server that another one starts");
+        stream.peer_addr().with_context(no_predecessor)?;
+        stream.set_read_timeout(Some(ESTATE_PATIENCE))?;
+        Ok(Predecessor { stream })
+    }
+
+    /// Says that this process is ready, and waits for what the old one leaves.
+    pub(crate) fn inherit(&mut self) -> anyhow::Result<Inheritance> {
+        self.stream.write_all(READY).context("the old server is gone")?;
+        let mut length = [0; 8];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::net::recvmsg(
+            &self.stream,
+            &mut [IoSliceMut::new(&mut length)],
+            &mut rights,
+            RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
+        )
+        .context("the old server hands nothing over")?;
+        if received.bytes != length.len() {
+            bail!("the old server has gone on by itself, or ended");
+        }
+        let descriptors = rights.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
+            _ => Vec::new(),
+        });
+        let descriptors: Vec<OwnedFd> = descriptors.collect();
+        let Ok([listener, lock]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+            bail!("the old server has not handed its socket and lock over");
+        };
+        let length = u64::from_be_bytes(length);
+        if length > ESTATE_BYTES_MAX {
+            bail!("the old server announces {length} bytes");
+        }
+        let mut input = BufReader::new(&self.stream);
+        let mut estate = Vec::new();
+        input.by_ref().take(length).read_to_end(&mut estate)?;
+        let estate: Estate = serde_json::from_slice(&estate).context("a strange estate")?;
+        let mut left = Vec::with_capacity(estate.names.len());
+        for LeftName { name, uid, frames } in estate.names {
+            let frames =
+                (0..frames).map(|_| read_frame(&mut input)).collect::<anyhow::Result<_>>()?;
+            let Ok(name) = EndpointName::level_1(&name) else { continue };
+            left.push(Lingering { name, uid, frames });
+        }
+        let socket_is_ours = estate.socket_is_ours;
+        Ok(Inheritance { listener, socket_is_ours, lock: File::from(lock), left })
+    }
+
+    /// Says that everything is taken over, and waits until the old process is gone.
+    pub(crate) fn relieve(mut self) -> anyhow::Result<()> {
+        self.stream.write_all(TAKEN).context("the old server is gone")?;
+        match self.stream.read(&mut [0; 1]) {
+            Ok(0) => Ok(()),
+            Ok(_) => bail!("the old server says more than it should"),
+            // It has nothing any more that would be in the way.
+            Err(error) => Err(error).context("the old server does not end"),
+        }
+    }
+}
+
+fn read_frame(input: &mut impl Read) -> anyhow::Result<Bytes> {
+    let mut frame = vec![0; HEADER_BYTES];
+    input.read_exact(&mut frame)?;
+    let payload_bytes = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+    if payload_bytes > PAYLOAD_BYTES_MAX {
+        bail!("a frame of {payload_bytes} bytes");
+    }
+    frame.resize(HEADER_BYTES + payload_bytes, 0);
+    input.read_exact(&mut frame[HEADER_BYTES..])?;
+    Ok(Bytes::from(frame))
+}
