@@ -103,14 +103,14 @@ class World:
                 env[key] = str(value)
         return env
 
-    def spawn(self, argv, env=None, output=None, open_files=None, stop_group=True, **more):
+    def spawn(self, argv, env=None, output=None, open_files=None, stop_group=True, stdin=subprocess.DEVNULL, **more):
         """Starts a program whose output goes to a file of this world (default: its name + .out)."""
         def limit():
             if open_files is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
         name = output or (os.path.basename(str(argv[0])) + ".out")
         with open(self.directory / name, "ab") as sink:
-            child = subprocess.Popen([str(a) for a in argv], env=self._environment(env), cwd=self.directory, stdin=subprocess.DEVNULL, stdout=sink,
+            child = subprocess.Popen([str(a) for a in argv], env=self._environment(env), cwd=self.directory, stdin=stdin, stdout=sink,
                                      stderr=subprocess.STDOUT, start_new_session=stop_group, preexec_fn=limit if open_files else None, **more)
         self._children.append(child)
         return child

@@ -9,6 +9,7 @@ use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
 use crate::linger::Place;
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
+use crate::session::{Session, SessionKey};
 use crate::timers::Timer;
 
 /// A name that waits for its session to come back.
@@ -23,6 +24,16 @@ pub struct Lingering {
 }
 
 impl Router {
+    /// Connections that have not said or been told anything yet: another process can go on with them
+    /// as if it had accepted them itself.
+    pub fn untouched(&self) -> Vec<SessionKey> {
+        let untouched = |(index, session): (usize, &Session)| {
+            let key = SessionKey { index: index as u32, generation: session.generation };
+            session.is_untouched().then_some(key)
+        };
+        self.sessions.iter().filter_map(untouched).collect()
+    }
+
     /// The names that linger now, with what is held for them. After [`Router::shut_down`], when no
     /// connection is left, these are all names.
     pub fn lingering(&self) -> Vec<Lingering> {

@@ -299,6 +299,12 @@ impl Session {
         self.phase == Phase::Open
     }
 
+    /// Whether nothing has come from the peer and nothing was said to it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let has_said_nothing = self.frames_taken == 0 && self.intake.bytes == 0;
+        self.is_open() && self.is_anonymous() && has_said_nothing && self.outbox.mark() == 0
+    }
+
     /// Whether nothing is left that the peer is still to get.
     pub(crate) fn is_drained(&self) -> bool {
         self.outbox.is_empty() && self.undecided == 0 && !matches!(self.courtesy, Courtesy::Due(_))

@@ -78,6 +78,8 @@ pub(crate) struct Driver {
     /// Held until the process ends or another one follows.
     lock: Lock,
     root: Root,
+    /// Connections for the process that follows: they have said nothing yet.
+    newcomers: Vec<UnixStream>,
     /// A process that is to follow this one, and who wants to hear of it.
     succession: Option<(Succession, Asker)>,
     signals: Signals,
@@ -116,6 +118,7 @@ impl Driver {
             door: Some(door),
             lock,
             root: root.clone(),
+            newcomers: Vec::new(),
             succession: None,
             signals,
             connections: Vec::new(),
@@ -189,6 +192,14 @@ impl Driver {
         for key in writable {
             self.write(key, began.moment);
         }
+        self.read_and_write();
+        self.look_at_door();
+        self.look_at_successor();
+        self.turns.record(self.now().moment.since(began.moment));
+    }
+
+    /// The middle of a turn: what has arrived is routed, and answered.
+    fn read_and_write(&mut self) {
         self.read_ready();
         self.write_dirty();
         self.carry_out_effects();
@@ -200,9 +211,6 @@ impl Driver {
         self.router.end_turn();
         self.write_dirty();
         self.carry_out_effects();
-        self.look_at_door();
-        self.look_at_successor();
-        self.turns.record(self.now().moment.since(began.moment));
     }
 
     fn now(&self) -> Now {
@@ -293,7 +301,7 @@ impl Driver {
         self.router.shut_down();
     }
 
-    /// What has reached the bus is routed before it ends: its senders take it for sent.
+    /// What has reached the bus is routed and answered before it ends: its senders take it for sent.
     fn read_what_has_arrived(&mut self) {
         let until = Instant::now() + LAST_READING;
         let open: Vec<SessionKey> = self.connections.iter().flatten().map(|c| c.key).collect();
@@ -301,9 +309,8 @@ impl Driver {
             self.make_ready(key);
         }
         while !self.ready.is_empty() && Instant::now() < until {
-            self.read_ready();
-            self.write_dirty();
-            self.carry_out_effects();
+            self.router.begin_turn(self.now());
+            self.read_and_write();
         }
     }
 
@@ -369,7 +376,27 @@ impl Driver {
                 {
                     tracing::error!("the socket is still watched: {error}");
                 }
+                self.read_what_has_arrived();
+                for key in self.router.untouched() {
+                    let connection = self.close(key);
+                    self.newcomers.extend(connection.map(|connection| connection.stream));
+                    self.router.closed(key, CloseReason::ShuttingDown);
+                }
                 self.shut_down();
+            }
+        }
+    }
+
+    /// Goes on with connections that nobody has said anything on yet.
+    pub(crate) fn take_in(&mut self, newcomers: Vec<UnixStream>) {
+        for stream in newcomers {
+            match sys::peer_credentials(&stream) {
+                Ok(credentials) => {
+                    let key = self.router.connected(credentials);
+                    self.admit(key, stream);
+                    self.make_ready(key);
+                }
+                Err(error) => tracing::warn!("a peer without credentials: {error}"),
             }
         }
     }
@@ -380,7 +407,8 @@ impl Driver {
         let Some((succession, _)) = self.succession.take() else { return Ok(Some(End::Stopped)) };
         let Some(door) = self.door.take() else { return Ok(Some(End::Stopped)) };
         let pid = succession.pid();
-        match succession.hand_over(&door, &self.lock, &self.router.lingering()) {
+        let newcomers = std::mem::take(&mut self.newcomers);
+        match succession.hand_over(&door, &self.lock, &newcomers, &self.router.lingering()) {
             Ok(()) => {
                 tracing::info!("handed over to pid={pid}");
                 door.leave();
@@ -391,6 +419,7 @@ impl Driver {
                 self.stopping = false;
                 self.door_is_ready = true;
                 self.door.insert(door).register(self.poll.registry(), DOOR)?;
+                self.take_in(newcomers);
                 Ok(None)
             }
         }
@@ -697,22 +726,22 @@ impl Driver {
         for effect in self.router.take_effects() {
             match effect {
                 Effect::Resume(key) => self.make_ready(key),
-                Effect::Close(key, _) => self.close(key),
+                Effect::Close(key, _) => drop(self.close(key)),
                 Effect::Admin(key, payload) => self.on_admin(key, &payload),
                 Effect::Log(event) => self.log(&event),
             }
         }
     }
 
-    fn close(&mut self, key: SessionKey) {
-        if let Some(slot) = self.connections.get_mut(key.index())
-            && slot.as_ref().is_some_and(|connection| connection.key == key)
-            && let Some(mut connection) = slot.take()
-        {
-            self.open_connections -= 1;
-            // Closing removes it from the poll as well; an error here changes nothing.
-            let _ = self.poll.registry().deregister(&mut connection.stream);
-        }
+    /// Takes a connection out of the loop. It is closed when it is dropped.
+    fn close(&mut self, key: SessionKey) -> Option<Connection> {
+        let slot = self.connections.get_mut(key.index())?;
+        slot.as_ref().filter(|connection| connection.key == key)?;
+        let mut connection = slot.take()?;
+        self.open_connections -= 1;
+        // Closing removes it from the poll as well; an error here changes nothing.
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        Some(connection)
     }
 
     /// One line for an event; of each kind a few lines in a while, then only how many more.

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hermes_bus_core::{Config, Router};
+use mio::net::UnixStream;
 
 use crate::control;
 use crate::door::{Door, Link};
@@ -77,17 +79,18 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
     let mut router = Router::new(config(), fastrand::u64(..));
-    let (lock, door, predecessor) = match origin {
+    let (lock, door, newcomers, predecessor) = match origin {
         Origin::New => {
             let lock = take_lock(root)?;
-            (lock, Door::open(&root.socket())?, None)
+            (lock, Door::open(&root.socket())?, Vec::new(), None)
         }
         Origin::Successor => {
             let mut predecessor = Predecessor::find()?;
-            let Inheritance { listener, socket_is_ours, lock, left } = predecessor.inherit()?;
+            let inheritance = predecessor.inherit()?;
+            let Inheritance { listener, socket_is_ours, lock, newcomers, left } = inheritance;
             let door = Door::inherit(&root.socket(), listener, socket_is_ours)?;
             router.restore(left);
-            (Lock::inherit(lock), door, Some(predecessor))
+            (Lock::inherit(lock), door, newcomers, Some(predecessor))
         }
     };
     let link = hermes_home().and_then(|home| Link::place(&home, &root.socket()));
@@ -103,13 +106,17 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
     }
     let mut driver =
         Driver::new(router, door, lock, root, signals).context("cannot watch the socket")?;
+    let newcomers = newcomers.into_iter().map(StdUnixStream::from);
+    driver.take_in(newcomers.map(UnixStream::from_std).collect());
     announce(root, mode, open_files);
     match driver.run().context("waiting for events failed")? {
-        End::Stopped => drop(link),
+        End::Stopped => {
+            drop((link, pid_file));
+            tracing::info!("stopped");
+        }
+        // The link is the next process's now; the PID file names that one already.
         End::HandedOver => link.into_iter().for_each(Link::leave),
     }
-    drop(pid_file);
-    tracing::info!("stopped");
     Ok(())
 }
 

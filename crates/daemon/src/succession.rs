@@ -8,7 +8,9 @@
 //!
 //! ```text
 //! new → old   ready\n
-//! old → new   the length of an Estate (8 bytes, with both descriptors), the Estate as JSON, held frames
+//! old → new   the length of an Estate and the number of newcomers (8 bytes each), with the listening
+//!             socket and the lock; the newcomers' sockets, up to 200 with a byte; the Estate as JSON;
+//!             held frames
 //! new → old   taken\n
 //! old → new   end of file: the old process is gone
 //! ```
@@ -17,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -47,6 +49,8 @@ const TAKEN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the new process waits for the old one to end its connections; that one allows itself two
 /// seconds.
 const ESTATE_PATIENCE: Duration = Duration::from_secs(10);
+/// Descriptors that go with one message. The kernel takes 253.
+const DESCRIPTORS: usize = 200;
 /// More than any number of names takes.
 const ESTATE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
@@ -183,9 +187,10 @@ impl Succession {
         mut self,
         door: &Door,
         lock: &Lock,
+        newcomers: &[mio::net::UnixStream],
         left: &[Lingering],
     ) -> anyhow::Result<()> {
-        self.try_to_hand_over(door, lock, left)
+        self.try_to_hand_over(door, lock, newcomers, left)
             .map_err(|error| error.context(self.end()).context("the bus was not handed over"))
     }
 
@@ -193,6 +198,7 @@ impl Succession {
         &mut self,
         door: &Door,
         lock: &Lock,
+        newcomers: &[mio::net::UnixStream],
         left: &[Lingering],
     ) -> anyhow::Result<()> {
         let stream = UnixStream::from(self.stream.as_fd().try_clone_to_owned()?);
@@ -206,19 +212,11 @@ impl Succession {
         });
         let estate = Estate { socket_is_ours: door.is_ours(), names: names.collect() };
         let estate = serde_json::to_vec(&estate)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut rights = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [door.as_fd(), lock.as_fd()];
-        rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let length = (estate.len() as u64).to_be_bytes();
-        let sent = rustix::net::sendmsg(
-            &stream,
-            &[IoSlice::new(&length)],
-            &mut rights,
-            SendFlags::NOSIGNAL,
-        )?;
-        if sent != length.len() {
-            bail!("the socket took {sent} of {} bytes", length.len());
+        let lengths = [estate.len() as u64, newcomers.len() as u64].map(u64::to_be_bytes).concat();
+        send_descriptors(&stream, &lengths, &[door.as_fd(), lock.as_fd()])?;
+        for newcomers in newcomers.chunks(DESCRIPTORS) {
+            let descriptors: Vec<BorrowedFd<'_>> = newcomers.iter().map(AsFd::as_fd).collect();
+            send_descriptors(&stream, &[0], &descriptors)?;
         }
         let mut out = BufWriter::new(&stream);
         out.write_all(&estate)?;
@@ -255,6 +253,8 @@ pub(crate) struct Inheritance {
     pub(crate) listener: OwnedFd,
     pub(crate) socket_is_ours: bool,
     pub(crate) lock: File,
+    /// Connections that were accepted, and have said nothing yet.
+    pub(crate) newcomers: Vec<OwnedFd>,
     pub(crate) left: Vec<Lingering>,
 }
 
@@ -272,30 +272,24 @@ impl Predecessor {
     /// Says that this process is ready, and waits for what the old one leaves.
     pub(crate) fn inherit(&mut self) -> anyhow::Result<Inheritance> {
         self.stream.write_all(READY).context("the old server is gone")?;
-        let mut length = [0; 8];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut rights = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::net::recvmsg(
-            &self.stream,
-            &mut [IoSliceMut::new(&mut length)],
-            &mut rights,
-            RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
-        )
-        .context("the old server hands nothing over")?;
-        if received.bytes != length.len() {
-            bail!("the old server has gone on by itself, or ended");
-        }
-        let descriptors = rights.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
-            _ => Vec::new(),
-        });
-        let descriptors: Vec<OwnedFd> = descriptors.collect();
+        let (mut estate_bytes, mut newcomers_count) = ([0; 8], [0; 8]);
+        let mut lengths = [&mut estate_bytes[..], &mut newcomers_count].map(IoSliceMut::new);
+        let descriptors = receive_descriptors(&self.stream, &mut lengths)?;
         let Ok([listener, lock]) = <[OwnedFd; 2]>::try_from(descriptors) else {
             bail!("the old server has not handed its socket and lock over");
         };
-        let length = u64::from_be_bytes(length);
+        let (length, count) =
+            (u64::from_be_bytes(estate_bytes), u64::from_be_bytes(newcomers_count));
         if length > ESTATE_BYTES_MAX {
             bail!("the old server announces {length} bytes");
+        }
+        let mut newcomers = Vec::new();
+        while (newcomers.len() as u64) < count {
+            let came = receive_descriptors(&self.stream, &mut [IoSliceMut::new(&mut [0])])?;
+            if came.is_empty() {
+                bail!("the old server has not handed over all connections");
+            }
+            newcomers.extend(came);
         }
         let mut input = BufReader::new(&self.stream);
         let mut estate = Vec::new();
@@ -309,7 +303,7 @@ impl Predecessor {
             left.push(Lingering { name, uid, frames });
         }
         let socket_is_ours = estate.socket_is_ours;
-        Ok(Inheritance { listener, socket_is_ours, lock: File::from(lock), left })
+        Ok(Inheritance { listener, socket_is_ours, lock: File::from(lock), newcomers, left })
     }
 
     /// Says that everything is taken over, and waits until the old process is gone.
@@ -322,6 +316,44 @@ impl Predecessor {
             Err(error) => Err(error).context("the old server does not end"),
         }
     }
+}
+
+/// Sends bytes together with descriptors.
+fn send_descriptors(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> anyhow::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    rights.push(SendAncillaryMessage::ScmRights(descriptors));
+    let slices = [IoSlice::new(bytes)];
+    let sent = rustix::net::sendmsg(stream, &slices, &mut rights, SendFlags::NOSIGNAL)?;
+    if sent != bytes.len() {
+        bail!("the socket took {sent} of {} bytes", bytes.len());
+    }
+    Ok(())
+}
+
+/// Receives exactly so many bytes, and the descriptors that come with them.
+fn receive_descriptors(
+    stream: &UnixStream,
+    bytes: &mut [IoSliceMut<'_>],
+) -> anyhow::Result<Vec<OwnedFd>> {
+    let wanted: usize = bytes.iter().map(|slice| slice.len()).sum();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+    let received = rustix::net::recvmsg(stream, bytes, &mut rights, flags)
+        .context("the old server hands nothing over")?;
+    if received.bytes != wanted {
+        bail!("the old server has gone on by itself, or ended");
+    }
+    let descriptors = rights.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    });
+    Ok(descriptors.collect())
 }
 
 fn read_frame(input: &mut impl Read) -> anyhow::Result<Bytes> {

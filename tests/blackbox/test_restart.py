@@ -1,0 +1,303 @@
+"""A new server follows the old one: nobody is refused, nothing that was sent is lost, and if the new one fails the old one goes on."""
+import json
+import os
+import signal
+import socket
+import stat
+import threading
+
+import pytest
+
+import procfs
+from wire import Closed, Connection, Silence, message
+from world import BIN, ORIGINALS, wait_until
+
+
+def restart(world, **more):
+    done = world.busd("restart", **more)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout
+
+
+def ask_for_restart(world, program, **arguments):
+    """The request that `hermes-busd restart` makes, with another program; returns the answer."""
+    with world.connect() as asker:
+        asker.send(dict({"type": "admin", "op": "restart", "protocol": 2, "req": 1, "program": str(program)}, **arguments))
+        answer = asker.recv(within_s=20)
+        assert answer["req"] == 1
+        return answer
+
+
+def script(world, name, text):
+    path = world.directory / name
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_another_process_listens_on_the_same_socket(world):
+    old = world.start_daemon()
+    identity = world.socket_identity()
+    text = restart(world)
+    new = world.pid_in_file()
+    assert new != old and "Stopping busd (pid=%d)..." % old in text and "busd started (pid=%d)" % new in text
+    assert world.socket_identity() == identity, "the socket was never unlinked"
+    wait_until(lambda: not procfs.alive(old), "the old process to end")
+    assert "pid=%d" % new in world.busd("status").stdout
+
+
+def test_the_lock_and_everything_else_belong_to_the_new_process(world):
+    world.start_daemon()
+    restart(world)
+    new = world.pid_in_file()
+    os.unlink(world.socket_path)
+    # Without the socket only the lock says who the server is.
+    assert "pid=%d" % new in world.busd("start").stdout, "it was asked to bind anew"
+    assert stat.S_IMODE(os.stat(world.socket_path).st_mode) == 0o600
+    second = world.run([BIN / "hermes-bus-server"])
+    assert second.returncode == 1 and "runs" in second.stderr
+    stopped = world.busd("stop")
+    assert "Stopping busd (pid=%d)..." % new in stopped.stdout
+    assert not os.path.exists(world.socket_path) and not world.pid_file.exists()
+
+
+def test_no_connect_is_refused_and_no_accepted_message_is_lost_while_it_restarts(world):
+    """Scripts send all the time, each on a connection of its own, to an endpoint that comes back after each restart."""
+    world.start_daemon()
+    stop, refused, told = threading.Event(), [], []
+    got = set()
+
+    def receive():
+        while not stop.is_set():
+            try:
+                with Connection(world.socket_path) as receiver:
+                    receiver.register("ear")
+                    while True:
+                        got.add(receiver.expect("message")["id"])
+            except Closed:
+                pass
+            except (OSError, Silence) as error:
+                refused.append(error)
+
+    def send(worker):
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = "%d-%d" % (worker, number)
+            try:
+                with Connection(world.socket_path) as sender:
+                    sender.message("ear", "x", id=name)
+                    answer = sender.recv()
+                    if answer["type"] == "receipt":
+                        told.append(name)
+                    else:
+                        refused.append(answer)
+            except Closed:
+                # Not said to be taken: the sender knows that it does not know.
+                pass
+            except (OSError, Silence) as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=receive)] + [threading.Thread(target=send, args=(n,)) for n in range(4)]
+    for thread in threads[:1]:
+        thread.start()
+    wait_until(lambda: "ear" in world.endpoints(), "the receiver")
+    for thread in threads[1:]:
+        thread.start()
+    for _ in range(10):
+        before = len(told)
+        restart(world)
+        wait_until(lambda: len(told) > before + 20, "traffic after the restart")
+    stop.set()
+    for thread in threads[1:]:
+        thread.join()
+    wait_until(lambda: set(told) <= got, "everything that was said to be taken to arrive")
+    world.busd("stop")
+    threads[0].join()
+    refused = [error for error in refused if not isinstance(error, (FileNotFoundError, ConnectionRefusedError)) or not stop.is_set()]
+    assert refused == [], refused[:5]
+
+
+def test_connections_that_have_said_nothing_yet_go_on_in_the_new_process(world):
+    world.start_daemon()
+    ear = world.connect("ear")
+    quiet = [world.connect() for _ in range(450)]
+    quiet[-1].fence()
+    begun = world.connect()
+    begun.write(b"\0")
+    quiet[-1].fence()
+    restart(world)
+    ear.rest()
+    ear = world.connect("ear")
+    for number, connection in enumerate(quiet[:-1]):
+        connection.message("ear", number)
+    for connection in quiet[:-1]:
+        assert connection.recv()["status"] == "delivered"
+    assert sorted(ear.expect("message")["body"] for _ in quiet[:-1]) == list(range(len(quiet) - 1))
+    # Others can know that they were cut off.
+    quiet[-1].rest()
+    begun.rest()
+
+
+def test_what_is_sent_while_the_receiver_is_on_its_way_back_is_held_for_it(world):
+    world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    restart(world)
+    ear.rest()
+    with world.connect("mouth") as mouth:
+        mouth.message("ear", "meanwhile")
+        mouth.fence()
+        ear = world.connect("ear")
+        assert ear.expect("message")["body"] == "meanwhile"
+
+
+def test_what_the_receiver_had_not_read_goes_on_to_the_new_process(world):
+    world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    # More than its socket takes, so that some of it waits in the bus.
+    sent = ["%d:%s" % (number, "x" * 50_000) for number in range(20)]
+    mouth.send(*[message("ear", text) for text in sent])
+    mouth.fence()
+    restarted = threading.Thread(target=restart, args=(world,))
+    restarted.start()
+    mouth.rest()
+    # The old process gives its clients two seconds to read. This one does not use them.
+    restarted.join()
+    first = [frame["body"] for frame in map(json.loads, whole_frames(ear)) if frame["type"] == "message"]
+    again = world.connect("ear")
+    # The one whose bytes had begun to leave was cut off, and is counted.
+    rest = [again.expect("message")["body"] for _ in range(len(sent) - len(first) - 1)]
+    assert first + sent[len(first):len(first) + 1] + rest == sent, "each once, in order"
+    assert rest, "some of it went through the new process"
+    again.fence()
+
+
+def whole_frames(connection):
+    """What a receiver finds in its socket when the bus has closed, a frame that was cut off left out."""
+    frames = []
+    try:
+        while True:
+            frames.append(connection.recv_bytes())
+    except Closed:
+        return frames
+
+
+def test_messages_that_had_just_arrived_are_not_lost(world):
+    world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    asker = world.connect()
+    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                "environment": world._environment(None)})
+    sent = 0
+    with pytest.raises((OSError, Closed)):
+        while True:
+            mouth.message("ear", sent, id=str(sent))
+            sent += 1
+    got = [json.loads(frame)["body"] for frame in whole_frames(ear)]
+    with world.connect("ear") as again:
+        again.fence()
+        assert got == list(range(len(got))), "in order, none in between is missing"
+        assert got, "what had been written before the end of the connection is there"
+
+
+@pytest.mark.parametrize("what", ["ends at once", "ends when it is ready", "talks nonsense", "cannot be started", "is no absolute path"])
+def test_if_the_new_process_fails_the_old_one_goes_on(world, what):
+    pid = world.start_daemon()
+    programs = {
+        "ends at once": lambda: script(world, "ends", "#!/bin/sh\nexit 7\n"),
+        "ends when it is ready": lambda: script(world, "ready", "#!/bin/sh\necho ready >&0\nhead -c 1 >/dev/null\n"),
+        "talks nonsense": lambda: script(world, "nonsense", "#!/bin/sh\necho hello >&0\n"),
+        "cannot be started": lambda: world.directory / "nothing",
+        "is no absolute path": lambda: "hermes-bus-server",
+    }
+    ear = world.connect("ear")
+    answer = ask_for_restart(world, programs[what]())
+    if what == "ends when it is ready":
+        # It was ready, so the connections were ended; then it had nobody to hand over to.
+        assert answer["type"] == "admin_result"
+        ear.rest()
+        wait_until(lambda: "this process goes on" in world.log_file.read_text(), "the old process to notice")
+        ear = world.connect("ear")
+    else:
+        assert answer["type"] == "error" and answer["detail"], answer
+    with world.connect() as script_:
+        script_.message("ear", "still here")
+        assert script_.recv()["status"] == "delivered"
+    assert ear.expect("message")["body"] == "still here"
+    assert world.pid_in_file() == pid
+    assert [child for child in world.processes() if child != pid and procfs.alive(child)] == []
+    restart(world)
+    assert world.pid_in_file() != pid
+
+
+def test_a_failed_restart_says_so(world):
+    pid = world.start_daemon()
+    # The new server reads its environment before it says that it is ready.
+    world.run(["chmod", "000", world.log_file])
+    if os.access(world.log_file, os.W_OK):
+        world.run(["chmod", "600", world.log_file])
+        os.rename(world.log_file, str(world.log_file) + ".old")
+        os.mkdir(world.log_file)
+    done = world.busd("restart")
+    assert done.returncode == 1 and "goes on (pid=%d)" % pid in done.stdout + done.stderr, (done.stdout, done.stderr)
+    assert world.endpoints() == {}
+
+
+def test_requests_that_make_no_sense_are_refused(world):
+    world.start_daemon()
+    for request, word in [({"op": "fly"}, "op"), ({}, "op"), ({"op": "restart"}, "program"), ({"op": "restart", "program": 5}, "string")]:
+        with world.connect() as asker:
+            asker.send(dict({"type": "admin", "protocol": 2, "req": "r"}, **request))
+            answer = asker.recv()
+            assert (answer["type"], answer["code"], answer["req"]) == ("error", "invalid_field", "r") and word in answer["detail"], answer
+            asker.fence()
+
+
+def test_a_stop_in_the_middle_of_a_restart_stops(world):
+    pid = world.start_daemon()
+    sleeper = script(world, "sleeper", "#!/bin/sh\nexec sleep 60\n")
+    asker = world.connect()
+    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(sleeper)})
+    wait_until(lambda: "starting the process that follows" in world.log_file.read_text(), "the restart to begin")
+    assert world.busd("stop").returncode == 0
+    assert not procfs.alive(pid) and not os.path.exists(world.socket_path)
+    for child in world.processes():
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_released_bus_is_replaced_by_this_one(world):
+    old = world.spawn([ORIGINALS["0.7.0"], "-m", "hermes_bus.server"])
+    wait_until(lambda: os.path.exists(world.socket_path), "the original to listen")
+    text = restart(world)
+    assert "busd started" in text
+    wait_until(lambda: old.poll() is not None, "the original to end")
+    with world.connect("ear") as ear:
+        ear.fence()
+
+
+def test_a_client_of_ours_comes_back_by_itself(world):
+    world.start_daemon()
+    world.spawn([BIN / "hermes-bus", "listen", "ear", "--json"], output="listen.out")
+    wait_until(lambda: "listening as ear" in world.output("listen.out"), "the listener")
+    for number in range(5):
+        restart(world)
+        # Right away, while the listener is on its way back.
+        sent = world.run([BIN / "notify-hermes", "--to", "ear", "text %d" % number])
+        assert sent.returncode == 0, sent.stderr
+        wait_until(lambda: "text %d" % number in world.output("listen.out"), "the listener to print it")
+
+
+def test_the_successor_flag_is_not_for_people(world):
+    done = world.run([BIN / "hermes-bus-server", "--successor"])
+    assert done.returncode == 1 and "another one starts" in done.stderr
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = world.spawn([BIN / "hermes-bus-server", "--successor"], output="successor.out", stdin=theirs)
+        theirs.close()
+        assert ours.recv(16) == b"ready\n"
+        ours.close()
+        assert child.wait(10) == 1
+    assert not os.path.exists(world.socket_path)
