@@ -40,7 +40,7 @@ mod timers;
 
 pub use config::{Config, Protection};
 pub use counters::Counters;
-pub use effects::{CloseReason, Effect, Event, Severity};
+pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};
 pub use histogram::Histogram;
 pub use intake::Reading;
 pub use router::{Next, Payload, Probed, Router, Usage};

@@ -18,7 +18,7 @@ use crate::ledger::{Budget, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind};
 use crate::session::{Credentials, Phase, Session, SessionKey, Waited};
 use crate::timers::{Timer, Timers};
-use crate::{CloseReason, Config, Counters, Effect, Event, Moment, Now};
+use crate::{CloseReason, Config, Counters, Effect, Event, Moment, Now, Peer};
 
 /// A frame's payload, as the driver has it.
 #[derive(Clone, Copy)]
@@ -238,7 +238,7 @@ impl Router {
             self.counters.refused_users += 1;
             let what = format!("user {uid} may not use this bus");
             self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
-            self.log(Event::Misbehaved { uid, pid, what });
+            self.log(Event::Misbehaved { peer: Peer { endpoint: None, uid, pid }, what });
             self.finish(key, CloseReason::Refused);
         }
         key
@@ -273,6 +273,7 @@ impl Router {
             Kind::Unknown => {
                 self.take_note_of_frame(key);
                 self.counters.ignored_unknown_type += 1;
+                self.log_of(key, |peer| Event::Ignored { peer, what: "its type is unknown" });
                 Next::Taken
             }
         }
@@ -570,10 +571,11 @@ impl Router {
         what: &str,
         id: Option<Raw<'_>>,
     ) {
-        let Some(session) = self.session(key) else { return };
-        let Credentials { uid, pid } = session.credentials;
+        if self.session(key).is_none() {
+            return;
+        }
         self.tell_error(key, code, Detail::Text(what), id);
-        self.log(Event::Misbehaved { uid, pid, what: format!("{code}: {what}") });
+        self.log_of(key, |peer| Event::Misbehaved { peer, what: format!("{code}: {what}") });
         self.forget_intake(key);
         self.finish(key, reason);
     }
@@ -620,6 +622,13 @@ impl Router {
         self.effects.push(Effect::Log(event));
     }
 
+    /// Logs what the peer of a session has done.
+    pub(crate) fn log_of(&mut self, key: SessionKey, event: impl FnOnce(Peer) -> Event) {
+        if let Some(peer) = self.session(key).map(Peer::of) {
+            self.log(event(peer));
+        }
+    }
+
     // ---- timers of one session ------------------------------------------------------------------------
 
     fn check_heartbeat(&mut self, key: SessionKey) {
@@ -634,6 +643,7 @@ impl Router {
             self.timers.set(silent_until, Timer::Heartbeat(key));
         } else {
             self.counters.timeout_heartbeat += 1;
+            self.log_of(key, |peer| Event::Silent { peer });
             self.end_session(key, CloseReason::Heartbeat);
         }
     }
@@ -661,6 +671,7 @@ impl Router {
             && until <= now
         {
             self.counters.timeout_drain += 1;
+            self.log_of(key, |peer| Event::LeftUnread { peer });
             self.end_session(key, CloseReason::DrainTimeout);
         }
     }

@@ -469,6 +469,7 @@ impl Router {
             message.payload_bytes()
         );
         self.tell_error(key, ErrorCode::FrameTooLarge, Detail::Text(&what), Some(message.id));
+        self.log_of(key, |peer| Event::TooLarge { peer, bytes: message.payload_bytes() });
         self.hold_if_answers_pile_up(key)
     }
 
@@ -476,10 +477,8 @@ impl Router {
         let key = message.sender;
         self.take_note_of_frame(key);
         self.counters.refused_endpoint_not_found += 1;
+        self.log_of(key, |peer| Event::NotFound { peer });
         let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
-            if let Some(sender) = self.name_of(key) {
-                self.log(Event::NotFound { sender });
-            }
             return Next::Taken;
         };
         self.end_courtesy(key);
