@@ -8,14 +8,13 @@
 //! read comes back short. A short read spends the edge, except when the peer has closed: no further
 //! edge follows then, so reading goes on to the end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hermes_bus_core::{
-    CloseReason, Effect, Event, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
-    Severity,
+    CloseReason, Effect, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
 };
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
@@ -26,6 +25,7 @@ use rustix::io::Errno;
 
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
 use crate::door::Door;
+use crate::logging::{EventLog, target};
 use crate::signals::{Signals, Wish};
 use crate::sys::{self, HangUp};
 
@@ -67,7 +67,7 @@ pub(crate) struct Driver {
     next_door_check: Instant,
     stopping: bool,
     read_buffer: Vec<u8>,
-    log_limits: HashMap<std::mem::Discriminant<Event>, LogLimit>,
+    event_log: EventLog,
 }
 
 impl Driver {
@@ -94,7 +94,7 @@ impl Driver {
             next_door_check: now + DOOR_CHECK,
             stopping: false,
             read_buffer: vec![0; READ_BYTES],
-            log_limits: HashMap::new(),
+            event_log: EventLog::new(),
         })
     }
 
@@ -108,7 +108,7 @@ impl Driver {
             }
             self.turn(&events);
         }
-        self.log_left_out(LogTime::AtTheEnd);
+        self.event_log.sum_up_all();
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Driver {
             // After an accept that failed there may be no further edge.
             self.door_is_ready = true;
             self.check_door();
-            self.log_left_out(LogTime::InBetween);
+            self.event_log.sum_up();
         }
         if std::mem::take(&mut self.door_is_ready) && !self.stopping {
             self.let_in();
@@ -194,7 +194,7 @@ impl Driver {
         if let Some(door) = &mut self.door
             && let Err(error) = door.check(self.poll.registry(), DOOR)
         {
-            tracing::error!("the socket cannot be bound anew: {error:#}");
+            tracing::error!(target: target::DOOR, "the socket cannot be bound anew: {error:#}");
         }
     }
 
@@ -209,7 +209,7 @@ impl Driver {
         self.open_connections += 1;
         self.connections[key.index()] = Some(connection);
         if let Err(error) = registered {
-            tracing::error!("a connection cannot be watched: {error}");
+            tracing::error!(target: target::DOOR, "a connection cannot be watched: {error}");
             self.router.closed(key, CloseReason::ConnectionLost);
         }
         // A peer that may not connect has an answer waiting already.
@@ -224,7 +224,7 @@ impl Driver {
                 Wish::CheckSocket => self.next_door_check = Instant::now(),
                 Wish::Stop if self.stopping => {}
                 Wish::Stop => {
-                    tracing::info!("stopping");
+                    tracing::info!(target: target::BUS, "stopping");
                     self.stopping = true;
                     // Nobody comes in any more; the path is free for the next daemon.
                     drop(self.door.take());
@@ -496,7 +496,7 @@ impl Driver {
     /// The peer reads no more. What it sent before it closed may still wait to be read, or be held;
     /// its end is noticed there. If it only keeps its sending side open, it has nothing more to say.
     fn on_write_error(&mut self, key: SessionKey, error: Errno) {
-        tracing::debug!("write: {error}");
+        tracing::debug!(target: target::ROUTER, "write: {error}");
         let Some(connection) = self.connection_mut(key) else { return };
         connection.write_is_lost = true;
         connection.hung_up = true;
@@ -521,7 +521,7 @@ impl Driver {
         let token = Token(key.index());
         let registry = self.poll.registry();
         if let Err(error) = registry.reregister(&mut connection.stream, token, interest) {
-            tracing::error!("a connection cannot be watched: {error}");
+            tracing::error!(target: target::DOOR, "a connection cannot be watched: {error}");
             self.router.closed(key, CloseReason::ConnectionLost);
         }
     }
@@ -533,7 +533,7 @@ impl Driver {
             match effect {
                 Effect::Resume(key) => self.make_ready(key),
                 Effect::Close(key, _) => self.close(key),
-                Effect::Log(event) => self.log(&event),
+                Effect::Log(event) => self.event_log.log(event),
             }
         }
     }
@@ -548,53 +548,4 @@ impl Driver {
             let _ = self.poll.registry().deregister(&mut connection.stream);
         }
     }
-
-    /// One line for an event; of each kind a few lines in a while, then only how many more.
-    fn log(&mut self, event: &Event) {
-        if event.severity() == Severity::Debug {
-            tracing::debug!("{event}");
-            return;
-        }
-        let limit = self.log_limits.entry(std::mem::discriminant(event)).or_insert_with(|| {
-            LogLimit { since: Instant::now(), lines: 0, left_out: 0, last: String::new() }
-        });
-        limit.lines += 1;
-        if limit.lines <= LOG_LINES {
-            tracing::warn!("{event}");
-        } else {
-            limit.left_out += 1;
-            limit.last = event.to_string();
-        }
-    }
-
-    /// Says how many lines were left out of the kinds whose time is up.
-    fn log_left_out(&mut self, time: LogTime) {
-        self.log_limits.retain(|_, limit| {
-            let is_over = time == LogTime::AtTheEnd || limit.since.elapsed() >= LOG_WINDOW;
-            if is_over && limit.left_out > 0 {
-                tracing::warn!("{} more like this: {}", limit.left_out, limit.last);
-            }
-            !is_over
-        });
-    }
-}
-
-/// When it is said how many log lines were left out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LogTime {
-    InBetween,
-    AtTheEnd,
-}
-
-/// Lines of one kind within [`LOG_WINDOW`].
-const LOG_LINES: u32 = 10;
-const LOG_WINDOW: Duration = Duration::from_secs(10);
-
-/// How many lines of one kind were written lately.
-struct LogLimit {
-    since: Instant,
-    lines: u32,
-    left_out: u32,
-    /// The last one that was left out.
-    last: String,
 }

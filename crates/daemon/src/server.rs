@@ -10,7 +10,7 @@ use hermes_bus_core::{Config, Router};
 use crate::door::{Door, Link};
 use crate::driver::Driver;
 use crate::lock::Lock;
-use crate::logging::{self, Target};
+use crate::logging::{self, Settings, target};
 use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
 use crate::signals::{HangUp, Signals};
@@ -54,15 +54,14 @@ pub fn run(root: &Root, mode: Mode) -> anyhow::Result<()> {
     }
     let directory = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {directory}"))?;
-    let log_file = root.log_file();
-    let target = match mode {
-        Mode::Foreground => Target::StandardError,
-        Mode::Detached => Target::File(&log_file),
-    };
-    logging::start(&target).with_context(|| format!("cannot log to {}", log_file.display()))?;
+    let (settings, complaint) = Settings::from_environment();
+    logging::start(&settings, mode, &root.log_file())?;
+    if let Some(complaint) = complaint {
+        tracing::warn!(target: target::CONFIG, "{complaint}");
+    }
     let lock = take_lock(root)?;
     if root.is_writable_for_others() {
-        tracing::warn!("{directory} is writable for other users: they could put a socket there");
+        tracing::warn!(target: target::BUS, "{directory} is writable for other users: they could put a socket there");
     }
     let hang_up = match mode {
         Mode::Foreground => HangUp::Stops,
@@ -81,7 +80,7 @@ pub fn run(root: &Root, mode: Mode) -> anyhow::Result<()> {
     announce(root, mode, open_files);
     driver.run().context("waiting for events failed")?;
     drop((link, pid_file));
-    tracing::info!("stopped");
+    tracing::info!(target: target::BUS, "stopped");
     drop(lock);
     Ok(())
 }
@@ -124,8 +123,8 @@ fn announce(root: &Root, mode: Mode, open_files: Option<u64>) {
         format!("listening on {socket} (pid={pid}, version {version}, open files: {open_files})");
     match mode {
         // The terminal has the announcement already.
-        Mode::Foreground => tracing::debug!("{line}"),
-        Mode::Detached => tracing::info!("{line}"),
+        Mode::Foreground => tracing::debug!(target: target::BUS, "{line}"),
+        Mode::Detached => tracing::info!(target: target::BUS, "{line}"),
     }
     warn_of_hooks(root);
 }
@@ -134,12 +133,12 @@ fn announce(root: &Root, mode: Mode, open_files: Option<u64>) {
 fn warn_of_hooks(root: &Root) {
     let is_set = |value: &str| !matches!(value.trim().to_lowercase().as_str(), "" | "none" | "[]");
     if std::env::var("HERMES_BUS_HOOKS").is_ok_and(|hooks| is_set(&hooks)) {
-        tracing::warn!("HERMES_BUS_HOOKS is set, but this version runs no hooks");
+        tracing::warn!(target: target::HOOKS, "HERMES_BUS_HOOKS is set, but this version runs no hooks");
     }
     for directory in [hermes_home(), Some(root.directory().to_owned())].into_iter().flatten() {
         let file = directory.join("hermes-bus/hooks.yaml");
         if file.is_file() {
-            tracing::warn!("{} is there, but this version runs no hooks", file.display());
+            tracing::warn!(target: target::HOOKS, "{} is there, but this version runs no hooks", file.display());
             return;
         }
     }
