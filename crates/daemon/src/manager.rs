@@ -207,7 +207,7 @@ fn spawn_server(root: &Root, log: File) -> anyhow::Result<Child> {
 }
 
 /// The server that was installed together with this program, else the one on PATH.
-fn server_program() -> PathBuf {
+pub(crate) fn server_program() -> PathBuf {
     let beside = env::current_exe().ok().map(|program| program.with_file_name(SERVER));
     beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from(SERVER))
 }
