@@ -5,7 +5,7 @@ use core::fmt;
 use bytes::Bytes;
 use hermes_bus_proto::EndpointName;
 
-use crate::session::SessionKey;
+use crate::session::{Session, SessionKey};
 
 /// Something for the driver to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,34 @@ impl CloseReason {
             CloseReason::FrameTimeout => "frame_timeout",
             CloseReason::DrainTimeout => "drain_timeout",
             CloseReason::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// Who did it, as far as the bus knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// The name, if one is registered.
+    pub endpoint: Option<EndpointName>,
+    /// User id.
+    pub uid: u32,
+    /// Process id; 0 where it cannot be seen from here.
+    pub pid: u32,
+}
+
+impl Peer {
+    pub(crate) fn of(session: &Session) -> Self {
+        let endpoint = session.registration().map(|registration| registration.name.clone());
+        Peer { endpoint, uid: session.credentials.uid, pid: session.credentials.pid }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Peer { endpoint, uid, pid } = self;
+        match endpoint {
+            Some(name) => write!(f, "{:?} (pid={pid} uid={uid})", name.as_str()),
+            None => write!(f, "peer pid={pid} uid={uid}"),
         }
     }
 }
@@ -122,10 +150,34 @@ pub enum Event {
         /// Messages dropped meanwhile.
         dropped: u64,
     },
-    /// A registered sender, who hears nothing of it, wrote to somebody who is not there.
+    /// A message was refused: nobody of that name is there. A registered sender hears nothing of it.
     NotFound {
         /// The sender.
-        sender: EndpointName,
+        peer: Peer,
+    },
+    /// A message was refused: it is over the limit with the fields that the bus adds.
+    TooLarge {
+        /// The sender.
+        peer: Peer,
+        /// What it would have been.
+        bytes: usize,
+    },
+    /// A frame was passed over.
+    Ignored {
+        /// The sender.
+        peer: Peer,
+        /// Why.
+        what: &'static str,
+    },
+    /// A registered session was ended for its silence.
+    Silent {
+        /// Whose.
+        peer: Peer,
+    },
+    /// A connection was ended because its peer did not read what was left for it.
+    LeftUnread {
+        /// Whose.
+        peer: Peer,
     },
     /// A receiver's connection ended in the middle of a message, or with messages that nobody else
     /// can get.
@@ -137,10 +189,8 @@ pub enum Event {
     },
     /// A peer broke the protocol.
     Misbehaved {
-        /// Its user.
-        uid: u32,
-        /// Its process.
-        pid: u32,
+        /// Who.
+        peer: Peer,
         /// What it did.
         what: String,
     },
@@ -148,6 +198,8 @@ pub enum Event {
     IntakeFull {
         /// Bytes held.
         bytes: usize,
+        /// Who holds the most of them, and how many.
+        most: Option<(Peer, usize)>,
     },
 }
 
@@ -160,14 +212,93 @@ pub enum Severity {
     Debug,
 }
 
+/// What is known of an event, each by itself: the fields of a structured log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fields<'a> {
+    /// The kind of event, in snake case.
+    pub event: &'static str,
+    /// The name of the endpoint that it is about.
+    pub endpoint: Option<&'a str>,
+    /// The user of who is to blame.
+    pub uid: Option<u32>,
+    /// The process of who is to blame.
+    pub pid: Option<u32>,
+    /// Messages concerned.
+    pub messages: Option<u64>,
+    /// Bytes concerned.
+    pub bytes: Option<u64>,
+    /// Why, in one word.
+    pub reason: Option<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    fn of_endpoint(event: &'static str, name: &'a EndpointName) -> Self {
+        Fields { event, endpoint: Some(name.as_str()), ..Fields::default() }
+    }
+
+    fn of_peer(event: &'static str, peer: &'a Peer) -> Self {
+        let endpoint = peer.endpoint.as_ref().map(EndpointName::as_str);
+        Fields { event, endpoint, uid: Some(peer.uid), pid: Some(peer.pid), ..Fields::default() }
+    }
+
+    fn messages(self, messages: u64) -> Self {
+        Fields { messages: Some(messages), ..self }
+    }
+
+    fn bytes(self, bytes: usize) -> Self {
+        Fields { bytes: Some(bytes as u64), ..self }
+    }
+}
+
 impl Event {
     /// How much this matters.
     pub fn severity(&self) -> Severity {
         match self {
-            Event::Registered { .. } | Event::Ended { .. } | Event::NotFound { .. } => {
-                Severity::Debug
-            }
+            Event::Registered { .. } | Event::Ended { .. } => Severity::Debug,
             _ => Severity::Warning,
+        }
+    }
+
+    /// What is known of it, each by itself.
+    pub fn fields(&self) -> Fields<'_> {
+        use Fields as F;
+        match self {
+            Event::Registered { name, .. } => F::of_endpoint("registered", name),
+            Event::Ended { name, reason } => {
+                F { reason: Some(reason.as_str()), ..F::of_endpoint("ended", name) }
+            }
+            Event::Fight { name, .. } => F::of_endpoint("fight", name),
+            Event::StallBegan { name, queued_bytes } => {
+                F::of_endpoint("stall_began", name).bytes(*queued_bytes)
+            }
+            Event::StallEnded { name, dropped } => {
+                F::of_endpoint("stall_ended", name).messages(*dropped)
+            }
+            Event::BroadcastDropped { name } => {
+                F::of_endpoint("broadcast_dropped", name).messages(1)
+            }
+            Event::HeldDropped { name, messages } => {
+                F::of_endpoint("held_dropped", name).messages(*messages)
+            }
+            Event::HeldOverflow { name, messages } => {
+                F::of_endpoint("held_overflow", name).messages(*messages)
+            }
+            Event::StalledToTheEnd { name, dropped } => {
+                F::of_endpoint("stalled_to_the_end", name).messages(*dropped)
+            }
+            Event::CutOff { name, messages } => F::of_endpoint("cut_off", name).messages(*messages),
+            Event::NotFound { peer } => F::of_peer("not_found", peer).messages(1),
+            Event::TooLarge { peer, bytes } => {
+                F::of_peer("too_large", peer).messages(1).bytes(*bytes)
+            }
+            Event::Ignored { peer, .. } => F::of_peer("ignored", peer),
+            Event::Silent { peer } => F::of_peer("silent", peer),
+            Event::LeftUnread { peer } => F::of_peer("left_unread", peer),
+            Event::Misbehaved { peer, .. } => F::of_peer("misbehaved", peer),
+            Event::IntakeFull { bytes, most } => match most {
+                Some((peer, _)) => F::of_peer("intake_full", peer).bytes(*bytes),
+                None => F { event: "intake_full", ..F::default() }.bytes(*bytes),
+            },
         }
     }
 }
@@ -218,20 +349,36 @@ impl fmt::Display for Event {
                     name.as_str()
                 )
             }
-            Event::NotFound { sender } => {
-                write!(f, "{:?} wrote to an endpoint that is not there", sender.as_str())
+            Event::NotFound { peer } => write!(f, "{peer} wrote to an endpoint that is not there"),
+            Event::TooLarge { peer, bytes } => write!(
+                f,
+                "{peer}: a message was refused; with the fields that the bus adds it would be \
+                 {bytes} bytes"
+            ),
+            Event::Ignored { peer, what } => write!(f, "{peer}: a frame was passed over: {what}"),
+            Event::Silent { peer } => {
+                write!(f, "{peer} was silent for too long: its session was ended")
+            }
+            Event::LeftUnread { peer } => {
+                write!(f, "{peer} did not read what was left for it: its connection was ended")
             }
             Event::CutOff { name, messages } => write!(
                 f,
                 "the connection of {:?} ended; messages it had not got whole: {messages}",
                 name.as_str()
             ),
-            Event::Misbehaved { uid, pid, what } => write!(f, "peer pid={pid} uid={uid}: {what}"),
-            Event::IntakeFull { bytes } => write!(
-                f,
-                "{bytes} bytes of unfinished frames: reading pauses for all but the one that is \
-                 nearest to its end"
-            ),
+            Event::Misbehaved { peer, what } => write!(f, "{peer}: {what}"),
+            Event::IntakeFull { bytes, most } => {
+                write!(
+                    f,
+                    "{bytes} bytes of unfinished frames: reading pauses for all but the one that \
+                     is nearest to its end"
+                )?;
+                match most {
+                    Some((peer, held)) => write!(f, "; {peer} holds the most ({held} bytes)"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use hermes_bus_proto::ErrorCode;
 use crate::router::Router;
 use crate::session::{Deadline, Holds, Intake, Session, SessionKey};
 use crate::timers::Timer;
-use crate::{CloseReason, Event};
+use crate::{CloseReason, Event, Peer};
 
 /// What is read at a time while the budget is used up.
 const SMALL_READ_BYTES: usize = 4 * 1024;
@@ -94,7 +94,10 @@ impl Router {
         self.stop_frame_clock(key);
         if self.intake_held.is_empty() {
             let bytes = self.intake.total().used();
-            self.log(Event::IntakeFull { bytes });
+            let sessions = self.sessions.iter().map(|(_, session)| session);
+            let most = sessions.max_by_key(|session| session.intake.bytes);
+            let most = most.map(|session| (Peer::of(session), session.intake.bytes));
+            self.log(Event::IntakeFull { bytes, most });
         }
         self.intake_held.insert(key);
     }

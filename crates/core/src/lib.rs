@@ -42,7 +42,7 @@ mod timers;
 
 pub use config::{Config, Protection};
 pub use counters::Counters;
-pub use effects::{CloseReason, Effect, Event, Severity};
+pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};
 pub use handover::Lingering;
 pub use histogram::Histogram;
 pub use intake::Reading;

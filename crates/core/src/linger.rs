@@ -154,6 +154,7 @@ impl Router {
         let Ok(envelope) = Envelope::scan(&message.frame[HEADER_BYTES..]) else { return false };
         let Some(to) = envelope.to else { return false };
         self.counters.refused_endpoint_not_found += 1;
+        self.log_of(waiter, |peer| Event::NotFound { peer });
         let detail = Detail::NotConnected(to);
         self.tell_error(waiter, ErrorCode::EndpointNotFound, detail, envelope.id);
         if let Some(session) = self.session_mut(waiter) {

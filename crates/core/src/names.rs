@@ -31,6 +31,7 @@ impl Router {
         if !self.session(key).is_some_and(Session::is_anonymous) {
             self.take_note_of_frame(key);
             self.counters.ignored_register += 1;
+            self.log_of(key, |peer| Event::Ignored { peer, what: "a second 'register'" });
             return Next::Taken;
         }
         let name = match read_name(envelope) {

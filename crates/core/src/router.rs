@@ -19,7 +19,7 @@ use crate::outbox::{Account, ChunkPool, FrameKind};
 use crate::session::{Credentials, Phase, Session, SessionKey, Waited};
 use crate::tap::Tap;
 use crate::timers::{Timer, Timers};
-use crate::{CloseReason, Config, Counters, Effect, Event, Histogram, Moment, Now, TapBatch};
+use crate::{CloseReason, Config, Counters, Effect, Event, Histogram, Moment, Now, Peer, TapBatch};
 
 /// A frame's payload, as the driver has it.
 #[derive(Clone, Copy)]
@@ -288,7 +288,7 @@ impl Router {
             self.counters.refused_users += 1;
             let what = format!("user {uid} may not use this bus");
             self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
-            self.log(Event::Misbehaved { uid, pid, what });
+            self.log(Event::Misbehaved { peer: Peer { endpoint: None, uid, pid }, what });
             self.finish(key, CloseReason::Refused);
         }
         key
@@ -326,6 +326,7 @@ impl Router {
             Kind::Admin | Kind::Unknown => {
                 self.take_note_of_frame(key);
                 self.counters.ignored_unknown_type += 1;
+                self.log_of(key, |peer| Event::Ignored { peer, what: "its type is unknown" });
                 Next::Taken
             }
         }
@@ -517,12 +518,12 @@ impl Router {
     fn admin(&mut self, key: SessionKey, payload: Payload<'_>) -> Next {
         self.take_note_of_frame(key);
         let Some(session) = self.session(key) else { return Next::Finished };
-        let Credentials { uid, pid } = session.credentials;
+        let uid = session.credentials.uid;
         if uid != 0 && uid != self.config.owner_uid {
             self.counters.refused_admin += 1;
             let what = format!("user {uid} does not own this bus");
             self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
-            self.log(Event::Misbehaved { uid, pid, what });
+            self.log_of(key, |peer| Event::Misbehaved { peer, what });
         } else {
             self.effects.push(Effect::Admin(key, Bytes::copy_from_slice(payload.bytes())));
         }
@@ -669,10 +670,11 @@ impl Router {
         what: &str,
         id: Option<Raw<'_>>,
     ) {
-        let Some(session) = self.session(key) else { return };
-        let Credentials { uid, pid } = session.credentials;
+        if self.session(key).is_none() {
+            return;
+        }
         self.tell_error(key, code, Detail::Text(what), id);
-        self.log(Event::Misbehaved { uid, pid, what: format!("{code}: {what}") });
+        self.log_of(key, |peer| Event::Misbehaved { peer, what: format!("{code}: {what}") });
         self.forget_intake(key);
         self.finish(key, reason);
     }
@@ -719,6 +721,13 @@ impl Router {
         self.effects.push(Effect::Log(event));
     }
 
+    /// Logs what the peer of a session has done.
+    pub(crate) fn log_of(&mut self, key: SessionKey, event: impl FnOnce(Peer) -> Event) {
+        if let Some(peer) = self.session(key).map(Peer::of) {
+            self.log(event(peer));
+        }
+    }
+
     // ---- timers of one session ------------------------------------------------------------------------
 
     fn check_heartbeat(&mut self, key: SessionKey) {
@@ -733,6 +742,7 @@ impl Router {
             self.timers.set(silent_until, Timer::Heartbeat(key));
         } else {
             self.counters.timeout_heartbeat += 1;
+            self.log_of(key, |peer| Event::Silent { peer });
             self.end_session(key, CloseReason::Heartbeat);
         }
     }
@@ -760,6 +770,7 @@ impl Router {
             && until <= now
         {
             self.counters.timeout_drain += 1;
+            self.log_of(key, |peer| Event::LeftUnread { peer });
             self.end_session(key, CloseReason::DrainTimeout);
         }
     }

@@ -17,9 +17,7 @@ use crate::outbox::{
     Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN,
 };
 use crate::router::{Next, Payload, Router};
-use crate::session::{
-    Courtesy, Credentials, Patience, Session, SessionKey, Stalled, Waited, WaitingSender,
-};
+use crate::session::{Courtesy, Patience, Session, SessionKey, Stalled, Waited, WaitingSender};
 use crate::tap::Outcome;
 use crate::timers::Timer;
 
@@ -501,10 +499,7 @@ impl Router {
         self.take_note_of_frame(key);
         self.counters.refused_from += 1;
         let what = "field 'from' must be the sender's own name, or missing";
-        if let Some(session) = self.session(key) {
-            let Credentials { uid, pid } = session.credentials;
-            self.log(Event::Misbehaved { uid, pid, what: what.to_owned() });
-        }
+        self.log_of(key, |peer| Event::Misbehaved { peer, what: what.to_owned() });
         self.tell_error(key, ErrorCode::Forbidden, Detail::Text(what), Some(message.id));
         self.hold_if_answers_pile_up(key)
     }
@@ -520,6 +515,7 @@ impl Router {
             message.payload_bytes()
         );
         self.tell_error(key, ErrorCode::FrameTooLarge, Detail::Text(&what), Some(message.id));
+        self.log_of(key, |peer| Event::TooLarge { peer, bytes: message.payload_bytes() });
         self.hold_if_answers_pile_up(key)
     }
 
@@ -528,10 +524,8 @@ impl Router {
         self.take_note_of_frame(key);
         self.tap(message, Outcome::NotFound);
         self.counters.refused_endpoint_not_found += 1;
+        self.log_of(key, |peer| Event::NotFound { peer });
         let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
-            if let Some(sender) = self.name_of(key) {
-                self.log(Event::NotFound { sender });
-            }
             return Next::Taken;
         };
         self.end_courtesy(key);

@@ -19,6 +19,7 @@ use mio::{Interest, Registry, Token};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::logging::target;
 use crate::sys;
 
 /// Released clients take a refused connect for a dead bus: the queue must never be full.
@@ -61,10 +62,6 @@ impl Door {
         rustix::net::listen(&listener, BACKLOG)
             .with_context(|| format!("what was handed over is no socket for {shown}"))?;
         let listener = StdUnixListener::from(listener);
-        let address = listener.local_addr()?;
-        if address.as_pathname() != Some(path) {
-            bail!("what was handed over is not the socket for {shown}, but {address:?}");
-        }
         listener.set_nonblocking(true)?;
         let identity = identity(path).with_context(|| format!("{shown} is gone"))?;
         Ok(Door::new(path, UnixListener::from_std(listener), identity, is_ours))
@@ -101,7 +98,9 @@ impl Door {
             match self.listener.accept() {
                 Ok((stream, _)) => match sys::peer_credentials(&stream) {
                     Ok(credentials) => return Some((stream, credentials)),
-                    Err(error) => tracing::warn!("a peer without credentials: {error}"),
+                    Err(error) => {
+                        tracing::warn!(target: target::DOOR, "a peer without credentials: {error}");
+                    }
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -111,6 +110,7 @@ impl Door {
                     if !logged {
                         self.full_since = Some(Instant::now());
                         tracing::error!(
+                            target: target::DOOR,
                             "no room for another connection ({open} are open): {error}; \
                              connections are closed until there is"
                         );
@@ -150,7 +150,7 @@ impl Door {
         };
         match rebound {
             Ok((listener, identity)) => {
-                tracing::warn!("the socket's path was gone; it is bound anew");
+                tracing::warn!(target: target::DOOR, "the socket's path was gone; it is bound anew");
                 registry.deregister(&mut self.listener)?;
                 (self.listener, self.identity) = (listener, identity);
                 self.is_ours = true;
@@ -160,7 +160,7 @@ impl Door {
             Err(error) => {
                 let trouble = format!("{}: {error:#}", self.path.display());
                 if self.trouble.as_ref() != Some(&trouble) {
-                    tracing::error!("nobody new can reach the bus: {trouble}");
+                    tracing::error!(target: target::DOOR, "nobody new can reach the bus: {trouble}");
                     self.trouble = Some(trouble);
                 }
             }
@@ -246,6 +246,7 @@ impl Link {
             let may_go = found.file_type().is_symlink() || found.file_type().is_socket();
             if !is_ours && (!may_go || is_alive(&path)) {
                 tracing::warn!(
+                    target: target::DOOR,
                     "{} is taken: clients that look there are not served",
                     path.display()
                 );
@@ -256,7 +257,7 @@ impl Link {
         match std::os::unix::fs::symlink(&target, &path) {
             Ok(()) => Some(Link { path, target }),
             Err(error) => {
-                tracing::warn!("{} cannot be linked to the socket: {error}", path.display());
+                tracing::warn!(target: target::DOOR, "{} cannot be linked to the socket: {error}", path.display());
                 None
             }
         }

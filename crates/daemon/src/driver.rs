@@ -8,15 +8,14 @@
 //! read comes back short. A short read spends the edge, except when the peer has closed: no further
 //! edge follows then, so reading goes on to the end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hermes_bus_core::{
-    CloseReason, Effect, Event, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router,
-    SessionKey, Severity,
+    CloseReason, Effect, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
 };
 use hermes_bus_proto::ErrorCode;
 use hermes_bus_proto::frame::{self, Decoded};
@@ -31,6 +30,7 @@ use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
 use crate::control::{self, Asker, Operation};
 use crate::door::Door;
 use crate::lock::Lock;
+use crate::logging::{EventLog, target};
 use crate::root::Root;
 use crate::signals::{Signals, Wish};
 use crate::succession::{Order, Progress, Succession};
@@ -97,7 +97,7 @@ pub(crate) struct Driver {
     read_buffer: Vec<u8>,
     /// How long turns took, from waking up to going to sleep.
     turns: Histogram,
-    log_limits: HashMap<std::mem::Discriminant<Event>, LogLimit>,
+    event_log: EventLog,
 }
 
 impl Driver {
@@ -131,7 +131,7 @@ impl Driver {
             stopping: false,
             read_buffer: vec![0; READ_BYTES],
             turns: Histogram::default(),
-            log_limits: HashMap::new(),
+            event_log: EventLog::new(),
         })
     }
 
@@ -149,7 +149,7 @@ impl Driver {
             }
             let end = self.hand_over()?;
             if let Some(end) = end {
-                self.log_left_out(LogTime::AtTheEnd);
+                self.event_log.sum_up_all();
                 return Ok(end);
             }
         }
@@ -225,7 +225,7 @@ impl Driver {
         let now = Instant::now();
         if now >= self.next_door_check {
             self.next_door_check = now + DOOR_CHECK;
-            self.log_left_out(LogTime::InBetween);
+            self.event_log.sum_up();
             if !self.stopping {
                 // After an accept that failed there may be no further edge.
                 self.door_is_ready = true;
@@ -254,7 +254,7 @@ impl Driver {
         if let Some(door) = &mut self.door
             && let Err(error) = door.check(self.poll.registry(), DOOR)
         {
-            tracing::error!("the socket cannot be bound anew: {error:#}");
+            tracing::error!(target: target::DOOR, "the socket cannot be bound anew: {error:#}");
         }
     }
 
@@ -269,7 +269,7 @@ impl Driver {
         self.open_connections += 1;
         self.connections[key.index()] = Some(connection);
         if let Err(error) = registered {
-            tracing::error!("a connection cannot be watched: {error}");
+            tracing::error!(target: target::DOOR, "a connection cannot be watched: {error}");
             self.router.closed(key, CloseReason::ConnectionLost);
         }
         // A peer that may not connect has an answer waiting already.
@@ -284,7 +284,7 @@ impl Driver {
                 Wish::CheckSocket => self.next_door_check = Instant::now(),
                 Wish::Stop if self.stopping => {}
                 Wish::Stop => {
-                    tracing::info!("stopping");
+                    tracing::info!(target: target::BUS, "stopping");
                     // Nobody comes in any more; the path is free for the next daemon.
                     drop(self.door.take());
                     self.shut_down();
@@ -334,13 +334,13 @@ impl Driver {
         match Succession::begin(order, &self.root, false) {
             Ok(mut succession) => {
                 if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
-                    tracing::error!("the next process cannot be watched: {error}");
+                    tracing::error!(target: target::BUS, "the next process cannot be watched: {error}");
                 }
-                tracing::info!("starting the process that follows (pid={})", succession.pid());
+                tracing::info!(target: target::BUS, "starting the process that follows (pid={})", succession.pid());
                 self.succession = Some((succession, asker));
             }
             Err(error) => {
-                tracing::error!("no other process can follow: {error:#}");
+                tracing::error!(target: target::BUS, "no other process can follow: {error:#}");
                 self.refuse(&asker, ErrorCode::Rejected, &format!("{error:#}"));
             }
         }
@@ -360,13 +360,13 @@ impl Driver {
         match succession.look() {
             Progress::NotReady => {}
             Progress::Failed(why) => {
-                tracing::error!("the process that was to follow failed: {why}; this one goes on");
+                tracing::error!(target: target::BUS, "the process that was to follow failed: {why}; this one goes on");
                 let asker = asker.clone();
                 self.refuse(&asker, ErrorCode::Rejected, &why);
                 self.succession = None;
             }
             Progress::Ready => {
-                tracing::info!("handing over to pid={}", succession.pid());
+                tracing::info!(target: target::BUS, "handing over to pid={}", succession.pid());
                 let result = json!({"pid": succession.pid()});
                 let answer = asker.result(result.as_object().cloned().unwrap_or_default());
                 self.router.answer_admin(asker.key, &answer);
@@ -374,7 +374,7 @@ impl Driver {
                 if let Some(door) = &mut self.door
                     && let Err(error) = door.deregister(self.poll.registry())
                 {
-                    tracing::error!("the socket is still watched: {error}");
+                    tracing::error!(target: target::BUS, "the socket is still watched: {error}");
                 }
                 self.read_what_has_arrived();
                 for key in self.router.untouched() {
@@ -396,7 +396,9 @@ impl Driver {
                     self.admit(key, stream);
                     self.make_ready(key);
                 }
-                Err(error) => tracing::warn!("a peer without credentials: {error}"),
+                Err(error) => {
+                    tracing::warn!(target: target::DOOR, "a peer without credentials: {error}");
+                }
             }
         }
     }
@@ -410,12 +412,12 @@ impl Driver {
         let newcomers = std::mem::take(&mut self.newcomers);
         match succession.hand_over(&door, &self.lock, &newcomers, &self.router.lingering()) {
             Ok(()) => {
-                tracing::info!("handed over to pid={pid}");
+                tracing::info!(target: target::BUS, "handed over to pid={pid}");
                 door.leave();
                 Ok(Some(End::HandedOver))
             }
             Err(error) => {
-                tracing::error!("{error:#}; this process goes on");
+                tracing::error!(target: target::BUS, "{error:#}; this process goes on");
                 self.stopping = false;
                 self.door_is_ready = true;
                 self.door.insert(door).register(self.poll.registry(), DOOR)?;
@@ -690,7 +692,7 @@ impl Driver {
     /// The peer reads no more. What it sent before it closed may still wait to be read, or be held;
     /// its end is noticed there. If it only keeps its sending side open, it has nothing more to say.
     fn on_write_error(&mut self, key: SessionKey, error: Errno) {
-        tracing::debug!("write: {error}");
+        tracing::debug!(target: target::ROUTER, "write: {error}");
         let Some(connection) = self.connection_mut(key) else { return };
         connection.write_is_lost = true;
         connection.hung_up = true;
@@ -715,7 +717,7 @@ impl Driver {
         let token = Token(key.index());
         let registry = self.poll.registry();
         if let Err(error) = registry.reregister(&mut connection.stream, token, interest) {
-            tracing::error!("a connection cannot be watched: {error}");
+            tracing::error!(target: target::DOOR, "a connection cannot be watched: {error}");
             self.router.closed(key, CloseReason::ConnectionLost);
         }
     }
@@ -728,7 +730,7 @@ impl Driver {
                 Effect::Resume(key) => self.make_ready(key),
                 Effect::Close(key, _) => drop(self.close(key)),
                 Effect::Admin(key, payload) => self.on_admin(key, &payload),
-                Effect::Log(event) => self.log(&event),
+                Effect::Log(event) => self.event_log.log(event),
             }
         }
     }
@@ -743,53 +745,4 @@ impl Driver {
         let _ = self.poll.registry().deregister(&mut connection.stream);
         Some(connection)
     }
-
-    /// One line for an event; of each kind a few lines in a while, then only how many more.
-    fn log(&mut self, event: &Event) {
-        if event.severity() == Severity::Debug {
-            tracing::debug!("{event}");
-            return;
-        }
-        let limit = self.log_limits.entry(std::mem::discriminant(event)).or_insert_with(|| {
-            LogLimit { since: Instant::now(), lines: 0, left_out: 0, last: String::new() }
-        });
-        limit.lines += 1;
-        if limit.lines <= LOG_LINES {
-            tracing::warn!("{event}");
-        } else {
-            limit.left_out += 1;
-            limit.last = event.to_string();
-        }
-    }
-
-    /// Says how many lines were left out of the kinds whose time is up.
-    fn log_left_out(&mut self, time: LogTime) {
-        self.log_limits.retain(|_, limit| {
-            let is_over = time == LogTime::AtTheEnd || limit.since.elapsed() >= LOG_WINDOW;
-            if is_over && limit.left_out > 0 {
-                tracing::warn!("{} more like this: {}", limit.left_out, limit.last);
-            }
-            !is_over
-        });
-    }
-}
-
-/// When it is said how many log lines were left out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LogTime {
-    InBetween,
-    AtTheEnd,
-}
-
-/// Lines of one kind within [`LOG_WINDOW`].
-const LOG_LINES: u32 = 10;
-const LOG_WINDOW: Duration = Duration::from_secs(10);
-
-/// How many lines of one kind were written lately.
-struct LogLimit {
-    since: Instant,
-    lines: u32,
-    left_out: u32,
-    /// The last one that was left out.
-    last: String,
 }

@@ -1,6 +1,7 @@
 //! The daemon of the hermes bus: sockets, clocks, files and processes around the router.
 //!
 //! - [`server`] runs a bus in this process: `driver` is its loop, `door` its listening socket.
+//! - [`service`] speaks to a service manager, and installs the bus as a service.
 //! - [`manager`] starts, stops and examines one from outside.
 //!
 //! No rule about routing or limits is in here: those are the router's.
@@ -11,6 +12,7 @@ pub mod manager;
 pub mod metrics;
 pub mod root;
 pub mod server;
+pub mod service;
 
 mod connection;
 mod control;

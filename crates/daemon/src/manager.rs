@@ -3,6 +3,7 @@
 //! Who owns a socket is asked of the kernel: the credentials of whoever listens on it, or the holder
 //! of the root's lock. A process that a PID file merely names is never signalled.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use crate::control::RESTART;
 use crate::lock::Lock;
-use crate::logging::{self, LogFile};
+use crate::logging;
 use crate::report;
 use crate::root::Root;
 use crate::sys::Process;
@@ -121,8 +122,8 @@ pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
     let shown = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {shown}"))?;
     let log_file = root.log_file();
-    let log =
-        LogFile::open(&log_file).with_context(|| format!("cannot write {}", log_file.display()))?;
+    let log = logging::append_to(&log_file)
+        .with_context(|| format!("cannot write {}", log_file.display()))?;
     let mut server = spawn_server(root, log)?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
@@ -153,8 +154,8 @@ pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
 }
 
 fn started(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome {
-    let mut log = LogFile::open(&root.log_file())?;
-    log.line(&format!("start: server pid={pid}, version={}", env!("CARGO_PKG_VERSION")))?;
+    let version = env!("CARGO_PKG_VERSION");
+    logging::note(&root.log_file(), &format!("start: server pid={pid}, version={version}"))?;
     writeln!(out, "busd started (pid={pid})")?;
     writeln!(out, "  socket: {}", root.socket().display())?;
     writeln!(out, "  log:    {}", root.log_file().display())?;
@@ -200,22 +201,21 @@ fn wait_for_unresponsive(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome 
     }
 }
 
-fn spawn_server(root: &Root, log: LogFile) -> anyhow::Result<Child> {
+fn spawn_server(root: &Root, log: File) -> anyhow::Result<Child> {
     let program = server_program();
-    let errors = log.into_file();
     Command::new(&program)
         .arg("--detached")
         .arg("--root")
         .arg(root.directory())
         .stdin(Stdio::null())
-        .stdout(errors.try_clone()?)
-        .stderr(errors)
+        .stdout(log.try_clone()?)
+        .stderr(log)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))
 }
 
 /// The server that was installed together with this program, else the one on PATH.
-fn server_program() -> PathBuf {
+pub(crate) fn server_program() -> PathBuf {
     let beside = env::current_exe().ok().map(|program| program.with_file_name(SERVER));
     beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from(SERVER))
 }
@@ -230,15 +230,16 @@ pub fn stop(root: &Root, out: &mut dyn Write) -> Outcome {
     }
     writeln!(out, "Stopping busd (pid={pid})...")?;
     out.flush()?;
-    let mut log = LogFile::open(&root.log_file()).ok();
-    let mut note = |text: String| log.as_mut().map(|log| log.line(&text));
+    let log_file = root.log_file();
+    // A log that cannot be written keeps nobody from stopping the bus.
+    let note = |text: &str| drop(logging::note(&log_file, text));
     if let Some(process) = Process::find(pid) {
-        note(format!("stop: sending SIGTERM to pid={pid}"));
+        note(&format!("stop: sending SIGTERM to pid={pid}"));
         let not_ours = || format!("cannot signal the bus's process (pid={pid})");
         process.signal(Signal::TERM).with_context(not_ours)?;
         if !process.wait(STOP_PATIENCE) {
             writeln!(out, "  process not responding to SIGTERM, sending SIGKILL...")?;
-            note(format!("stop: sending SIGKILL to pid={pid}"));
+            note(&format!("stop: sending SIGKILL to pid={pid}"));
             process.signal(Signal::KILL).with_context(not_ours)?;
             if !process.wait(KILL_PATIENCE) {
                 anyhow::bail!("process {pid} does not end, not even by force");
@@ -246,7 +247,7 @@ pub fn stop(root: &Root, out: &mut dyn Write) -> Outcome {
         }
     }
     clean_up(root)?;
-    note("stop: complete".to_owned());
+    note("stop: complete");
     writeln!(out, "busd stopped")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -315,9 +316,6 @@ pub fn restart(root: &Root, out: &mut dyn Write) -> Outcome {
 fn succeed(root: &Root, old: u32, program: &Path, out: &mut dyn Write) -> Outcome {
     writeln!(out, "Stopping busd (pid={old})...")?;
     out.flush()?;
-    let log_file = root.log_file();
-    let mut log = LogFile::open(&log_file).ok();
-    let mut note = |text: String| log.as_mut().map(|log| log.line(&text));
     let environment: Map<String, Value> = env::vars_os()
         .filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?.into()))
@@ -338,7 +336,7 @@ fn succeed(root: &Root, old: u32, program: &Path, out: &mut dyn Write) -> Outcom
     loop {
         match look(root) {
             Daemon::Running { pid, .. } if Some(u64::from(pid)) == new => {
-                note("stop: complete".to_owned());
+                logging::note(&root.log_file(), "stop: complete")?;
                 writeln!(out, "busd stopped")?;
                 return started(root, pid, out);
             }

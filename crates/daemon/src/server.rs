@@ -13,7 +13,7 @@ use crate::control;
 use crate::door::{Door, Link};
 use crate::driver::{Driver, End};
 use crate::lock::Lock;
-use crate::logging::{self, Target};
+use crate::logging::{self, Settings, target};
 use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
 use crate::signals::Signals;
@@ -67,14 +67,13 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
     }
     let directory = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {directory}"))?;
-    let log_file = root.log_file();
-    let target = match mode {
-        Mode::Foreground => Target::StandardError,
-        Mode::Detached => Target::File(&log_file),
-    };
-    logging::start(&target).with_context(|| format!("cannot log to {}", log_file.display()))?;
+    let (settings, complaint) = Settings::from_environment();
+    logging::start(&settings, mode, &root.log_file())?;
+    if let Some(complaint) = complaint {
+        tracing::warn!(target: target::CONFIG, "{complaint}");
+    }
     if root.is_writable_for_others() {
-        tracing::warn!("{directory} is writable for other users: they could put a socket there");
+        tracing::warn!(target: target::BUS, "{directory} is writable for other users: they could put a socket there");
     }
     let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
@@ -100,7 +99,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
     };
     if let Some(predecessor) = predecessor {
         if let Err(error) = predecessor.relieve() {
-            tracing::warn!("{error:#}");
+            tracing::warn!(target: target::BUS, "{error:#}");
         }
         lock.put_in_own_name().context("the lock was lost")?;
     }
@@ -112,7 +111,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
     match driver.run().context("waiting for events failed")? {
         End::Stopped => {
             drop((link, pid_file));
-            tracing::info!("stopped");
+            tracing::info!(target: target::BUS, "stopped");
         }
         // The link is the next process's now; the PID file names that one already.
         End::HandedOver => link.into_iter().for_each(Link::leave),
@@ -159,8 +158,8 @@ fn announce(root: &Root, mode: Mode, open_files: Option<u64>) {
         format!("listening on {socket} (pid={pid}, version {version}, open files: {open_files})");
     match mode {
         // The terminal has the announcement already.
-        Mode::Foreground => tracing::debug!("{line}"),
-        Mode::Detached => tracing::info!("{line}"),
+        Mode::Foreground => tracing::debug!(target: target::BUS, "{line}"),
+        Mode::Detached => tracing::info!(target: target::BUS, "{line}"),
     }
     warn_of_hooks(root);
 }
@@ -169,12 +168,12 @@ fn announce(root: &Root, mode: Mode, open_files: Option<u64>) {
 fn warn_of_hooks(root: &Root) {
     let is_set = |value: &str| !matches!(value.trim().to_lowercase().as_str(), "" | "none" | "[]");
     if std::env::var("HERMES_BUS_HOOKS").is_ok_and(|hooks| is_set(&hooks)) {
-        tracing::warn!("HERMES_BUS_HOOKS is set, but this version runs no hooks");
+        tracing::warn!(target: target::HOOKS, "HERMES_BUS_HOOKS is set, but this version runs no hooks");
     }
     for directory in [hermes_home(), Some(root.directory().to_owned())].into_iter().flatten() {
         let file = directory.join("hermes-bus/hooks.yaml");
         if file.is_file() {
-            tracing::warn!("{} is there, but this version runs no hooks", file.display());
+            tracing::warn!(target: target::HOOKS, "{} is there, but this version runs no hooks", file.display());
             return;
         }
     }

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::Door;
 use crate::lock::Lock;
-use crate::logging::LogFile;
+use crate::logging;
 use crate::root::Root;
 
 /// How long a new process may take until it is ready.
@@ -120,7 +120,7 @@ impl Succession {
         command.arg("--root").arg(root.directory()).arg(FLAG).args(&order.arguments);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         if !is_supervised {
-            let log = LogFile::open(&root.log_file()).context("cannot write the log")?.into_file();
+            let log = logging::append_to(&root.log_file()).context("cannot write the log")?;
             command.arg("--detached").stdout(log.try_clone()?).stderr(log);
             if let Some(environment) = &order.environment {
                 command.env_clear().envs(environment);

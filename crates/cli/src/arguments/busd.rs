@@ -34,4 +34,19 @@ pub enum Command {
     /// Names that were connected are held for their clients. A bus that cannot hand over is stopped
     /// and started anew.
     Restart,
+    /// Have the service manager of this user (systemd, launchd) run the bus
+    ///
+    /// Writes the service's files, and enables and starts it where a service manager answers. A bus
+    /// that was started by hand has to be stopped before. Files of somebody else are never overwritten.
+    InstallService {
+        /// Only show the files and commands
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Stop that service and remove its files
+    UninstallService {
+        /// Only show what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
 }

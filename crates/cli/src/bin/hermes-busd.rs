@@ -8,6 +8,7 @@ use hermes_bus::arguments::busd::{Arguments, Command};
 use hermes_bus::screen::is_closed_pipe;
 use hermes_bus_daemon::manager::{self, Form};
 use hermes_bus_daemon::root::Root;
+use hermes_bus_daemon::service::{self, Change};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -18,6 +19,12 @@ fn main() -> ExitCode {
                 Command::Start => manager::start(&root, &mut out),
                 Command::Stop => manager::stop(&root, &mut out),
                 Command::Restart => manager::restart(&root, &mut out),
+                Command::InstallService { dry_run } => {
+                    service::install(&root, change(dry_run), &mut out)
+                }
+                Command::UninstallService { dry_run } => {
+                    service::uninstall(&root, change(dry_run), &mut out)
+                }
                 Command::Status { json } => {
                     manager::status(&root, if json { Form::Json } else { Form::Text }, &mut out)
                 }
@@ -33,4 +40,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn change(dry_run: bool) -> Change {
+    if dry_run { Change::DryRun } else { Change::Real }
 }

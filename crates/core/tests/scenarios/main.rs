@@ -1,6 +1,7 @@
 //! The router as stories on a virtual clock: connections in memory, sockets that take as much as a
 //! test lets them, time that passes only when a test says so.
 
+mod blame;
 mod budgets;
 mod courtesy;
 mod handover;

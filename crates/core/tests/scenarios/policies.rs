@@ -79,7 +79,12 @@ fn strict_from_refuses_messages_under_another_name() {
     world.send(script, &json!({"type": "message", "to": "b", "from": "cron", "body": "a script"}));
     assert_eq!(world.bodies(b), ["own name", "no name", "a script"]);
     assert_eq!(world.counters().refused_from, 4);
-    assert!(world.log.iter().any(|event| matches!(event, Event::Misbehaved { pid: 7, .. })));
+    assert!(
+        world
+            .log
+            .iter()
+            .any(|event| matches!(event, Event::Misbehaved { peer, .. } if peer.pid == 7))
+    );
     world.end();
 }
 
