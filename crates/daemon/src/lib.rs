@@ -1,10 +1,12 @@
 //! The daemon of the hermes bus: sockets, clocks, files and processes around the router.
 //!
 //! - [`server`] runs a bus in this process: `driver` is its loop, `door` its listening socket.
-//! - [`manager`] starts, stops and examines one from outside.
+//! - [`manager`] starts, stops and examines one from outside; [`doctor`] looks for what is wrong.
+//! - [`metrics`] tells what was counted.
 //!
 //! No rule about routing or limits is in here: those are the router's.
 
+pub mod doctor;
 pub mod hooks;
 pub mod logging;
 pub mod manager;
