@@ -17,8 +17,8 @@ pub(super) fn endpoint(name: &str) -> Cow<'_, str> {
     }
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
-    let shown = &name[..name.floor_char_boundary(SHOWN_BYTES_MAX)];
-    let shown = shown.replace(is_harmful, "\u{fffd}");
+    let end = (0..=SHOWN_BYTES_MAX.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+    let shown = name[..end.unwrap_or(0)].replace(is_harmful, "\u{fffd}");
     Cow::Owned(format!("{shown}…{:016x}", hasher.finish()))
 }
 
