@@ -196,7 +196,7 @@ impl Failure {
 }
 
 /// What to do about a bus that does not answer.
-const HUNG: &str = ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus";
+pub const HUNG: &str = ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus";
 
 /// The command that starts a bus which listens there; nothing where none would.
 fn how_to_start(socket: &Path) -> String {

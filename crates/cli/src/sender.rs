@@ -4,11 +4,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use hermes_bus_client::{Bus, Outgoing, bus_directory, socket_in};
+use hermes_bus_daemon::root::Root;
 use hermes_bus_plugin::rules::{Part, Rules, RulesError};
 use hermes_bus_plugin::tmux;
 
 use crate::failure::{Failure, exit};
-use crate::screen::note;
+use crate::screen::{harmless_line, note};
 
 /// The bus on a socket, in a root directory, or where the environment says. A bus whose directory is
 /// known may be started.
@@ -22,6 +23,22 @@ pub fn find_bus(socket: Option<&Path>, root: Option<&Path>) -> Result<Bus, Failu
         (None, Ok(directory)) => Ok(Bus::in_directory(directory)),
         (None, Err(error)) => Err(Failure::new("no_home", error.to_string())),
     }
+}
+
+/// The root directory of the bus that [`find_bus`] finds, for what is not said through its socket.
+pub fn find_root(socket: Option<&Path>, root: Option<&Path>) -> Result<Root, Failure> {
+    let directory = match socket.map(|socket| (socket, socket.parent())) {
+        None => root,
+        Some((socket, Some(directory))) if socket == socket_in(directory) => Some(directory),
+        Some((socket, _)) => {
+            let text = format!(
+                "{} does not stand in a bus's root directory: give that with --root",
+                harmless_line(&socket.display().to_string())
+            );
+            return Err(Failure::new("no_root", text));
+        }
+    };
+    Root::find(directory).map_err(|error| Failure::new("no_home", error.to_string()))
 }
 
 /// The sender's name as receivers see it: the name given or the tmux session this runs in, looked up

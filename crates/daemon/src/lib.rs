@@ -1,11 +1,14 @@
 //! The daemon of the hermes bus: sockets, clocks, files and processes around the router.
 //!
 //! - [`server`] runs a bus in this process: `driver` is its loop, `door` its listening socket.
+//! - [`config`] reads the configuration, [`hooks`] runs programs for messages, [`logging`] writes lines,
+//!   [`metrics`] tells what was counted.
 //! - [`service`] speaks to a service manager, and installs the bus as a service.
-//! - [`manager`] starts, stops and examines one from outside.
+//! - [`manager`] starts, stops and examines one from outside; [`doctor`] looks for what is wrong.
 //!
 //! No rule about routing or limits is in here: those are the router's.
 
+pub mod doctor;
 pub mod hooks;
 pub mod logging;
 pub mod manager;

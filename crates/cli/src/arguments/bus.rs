@@ -61,6 +61,19 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         count: u32,
     },
+    /// Print what the bus has counted, as OpenMetrics text
+    ///
+    /// A scraper reads the same at /metrics on run/metrics.sock in the root directory.
+    Metrics,
+    /// Look for everything that could keep the bus from working, and say what to do about it
+    ///
+    /// It changes nothing without --fix, and never starts a bus. The exit code is 0 if there is
+    /// nothing to do, else 1.
+    Doctor {
+        /// Do what is safe: remove what a dead bus left behind, and close files of the bus to others
+        #[arg(long)]
+        fix: bool,
+    },
     /// Print the versions of this program and of the bus that runs
     Version,
     /// Watch three agents work over a private bus; leaves nothing behind

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  not done: no bus, an unknown endpoint, a refusal, a body that is no JSON
+  1  not done: no bus, an unknown endpoint, a refusal, a body that is no JSON, findings of doctor
   2  wrong usage
   3  time ran out: no reply, or fewer messages than asked for
   4  standard input cannot be read
@@ -40,7 +40,10 @@ mod tests {
         let document = std::fs::read_to_string(path).expect("docs stand beside the crates");
         for line in EXIT_CODES.lines().skip(1) {
             let (code, meaning) = line.trim().split_once("  ").expect("a code and its meaning");
-            let row = format!("| {code} | {} |", meaning.replace("--exec", "`--exec`"));
+            let row = format!(
+                "| {code} | {} |",
+                meaning.replace("--exec", "`--exec`").replace("doctor", "`doctor`")
+            );
             assert!(document.contains(&row), "docs/COMMANDS.md lacks the row:\n{row}");
         }
     }

@@ -1,9 +1,22 @@
-//! Metrics: what the daemon has counted, as OpenMetrics text.
+//! Metrics: what the daemon has counted, for scrapers and people.
+//!
+//! The driver fills a [`Snapshot`] when it is asked for one. Turning it into text, and talking to
+//! whoever reads it, happens on a thread of its own ([`Server`]): routing never waits for that.
+
+mod client;
+mod families;
+mod label;
+mod server;
+mod text;
 
 use hermes_bus_core::{Counters, Histogram, Usage};
 use hermes_bus_proto::listing::EndpointDetails;
 
 use crate::hooks;
+
+pub use client::{FetchError, fetch};
+pub use server::{Reply, Requests, Server};
+pub use text::{Form, render};
 
 /// Everything that is measured, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -35,4 +48,47 @@ pub struct Endpoint {
     pub details: EndpointDetails,
     /// The most bytes that ever waited in this session's queue.
     pub pending_bytes_peak: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hermes_bus_proto::listing::{Amount, EndpointState, Traffic};
+
+    use super::*;
+
+    pub(super) fn endpoint(name: &str, connected_at: f64) -> Endpoint {
+        let details = EndpointDetails {
+            endpoint: name.to_owned(),
+            state: EndpointState::Online,
+            session_id: "session-1".to_owned(),
+            protocol: 1,
+            connected_at,
+            uid: 1000,
+            pid: 4242,
+            pending: Amount { messages: 1, bytes: 5 },
+            sent: Traffic::default(),
+            received: Traffic::default(),
+            dropped: 0,
+            impatient: false,
+        };
+        Endpoint { details, pending_bytes_peak: 9 }
+    }
+
+    pub(super) fn snapshot() -> Snapshot {
+        let mut delivery = Histogram::default();
+        delivery.record(Duration::from_micros(3));
+        Snapshot {
+            server: "hermes-bus/9.9".to_owned(),
+            uptime_s: 12.5,
+            connections: 4,
+            router: Counters { messages: 10, dropped_cut_off: 1, ..Counters::default() },
+            usage: Usage { queued: 77, ..Usage::default() },
+            endpoints: vec![endpoint("one", 1.0), endpoint("two", 2.0)],
+            delivery,
+            turns: Histogram::default(),
+            hooks: Some(hooks::Counters { failed: 3, ..hooks::Counters::default() }),
+        }
+    }
 }

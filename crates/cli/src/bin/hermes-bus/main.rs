@@ -1,9 +1,11 @@
 //! `hermes-bus`: what people and scripts do with a bus.
 
 mod demo;
+mod doctor;
 mod listen;
 mod look;
 mod manual;
+mod metrics;
 mod send;
 
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         Command::Completions { shell, program } => manual::completions(shell, &program),
         Command::Man { dir: Some(directory), .. } => manual::write_pages(&directory),
         Command::Man { program, dir: None } => manual::page(&program),
+        Command::Doctor { fix } => doctor::doctor(fix, &place),
         command => with_a_bus(command, &place),
     };
     match outcome {
@@ -35,7 +38,10 @@ fn main() -> ExitCode {
 fn with_a_bus(command: Command, place: &Place) -> anyhow::Result<ExitCode> {
     let mut bus = find_bus(place.socket.as_deref(), place.root.as_deref())?;
     // Who only looks must not change what there is to be seen.
-    let only_looks = matches!(command, Command::List | Command::Ping { .. } | Command::Version);
+    let only_looks = matches!(
+        command,
+        Command::List | Command::Ping { .. } | Command::Version | Command::Metrics
+    );
     if place.no_start || only_looks {
         bus = bus.start(Start::Never);
     }
@@ -54,7 +60,11 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::List => look::list(place, bus).await,
         Command::Ping { count } => look::ping(count, place, bus).await,
         Command::Version => look::version(place, bus).await,
-        Command::Demo | Command::Completions { .. } | Command::Man { .. } => {
+        Command::Metrics => metrics::metrics(place, bus).await,
+        Command::Demo
+        | Command::Doctor { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. } => {
             unreachable!("needs no bus")
         }
     }
