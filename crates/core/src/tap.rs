@@ -2,6 +2,7 @@
 //! it. Nobody who routes waits for them: the driver takes the batch at the end of a turn, and what it
 //! leaves is bounded, the oldest dropped first.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -84,7 +85,16 @@ enum TappedPayload<'a> {
     Shared { payload: &'a Bytes, insert_at: usize, inserted: &'a [u8] },
 }
 
-impl Tapped<'_> {
+impl<'a> Tapped<'a> {
+    /// The message's JSON as a level 1 receiver gets it, borrowed where it lies in one piece.
+    pub fn text(&self) -> Cow<'a, [u8]> {
+        match self.payload {
+            TappedPayload::Copied(bytes) => Cow::Borrowed(bytes),
+            TappedPayload::Shared { payload, inserted: [], .. } => Cow::Borrowed(payload),
+            TappedPayload::Shared { .. } => Cow::Owned(self.payload().into()),
+        }
+    }
+
     /// The message's JSON as a level 1 receiver gets it, in memory of its own.
     pub fn payload(&self) -> Bytes {
         match self.payload {
@@ -137,7 +147,7 @@ impl TapBatch {
 
     /// Adds a message by copying its parts.
     #[inline]
-    pub(crate) fn push_copy(&mut self, parts: &[&[u8]], outcome: Outcome) {
+    pub fn push_copy(&mut self, parts: &[&[u8]], outcome: Outcome) {
         let before = self.copied.len();
         for part in parts {
             self.copied.extend_from_slice(part);
@@ -166,7 +176,7 @@ impl TapBatch {
 
     /// Drops the oldest messages until no more than `bytes_max` are taken, or one message is left.
     #[inline]
-    pub(crate) fn shrink_to(&mut self, bytes_max: usize) {
+    pub fn shrink_to(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.messages.len() > 1 {
             let Some(oldest) = self.messages.pop_front() else { break };
             self.bytes -= oldest.load_bytes();
@@ -239,6 +249,8 @@ mod tests {
         let expected =
             ["{\"a\": 1, \"id\": 2}", "{\"b\": 1, \"id\": 3}", "{\"c\": 1}", "{\"d\": 1}"];
         assert_eq!(texts(&batch), expected);
+        let borrowed = batch.iter().map(|m| String::from_utf8_lossy(&m.text()).into_owned());
+        assert_eq!(borrowed.collect::<Vec<_>>(), expected);
         let outcomes: Vec<&str> = batch.iter().map(|m| m.outcome.as_str()).collect();
         assert_eq!(outcomes, ["accepted", "held", "endpoint_not_found", "over_limit"]);
     }

@@ -1,8 +1,31 @@
 //! Hooks: programs that are run for every message that was routed.
 //!
-//! They have a thread of their own. Routing never waits for it.
+//! They have a thread of their own. Routing never waits for it: it hands over what went through, and
+//! goes on; what the thread cannot take in time is dropped, the oldest first, and counted.
+//!
+//! - [`resolve`] finds out which hooks there are; `entries` reads their file.
+//! - [`runner`] has the thread. `queue` keeps the calls that wait; `call` sees one child process from
+//!   its start to its end, `pipes` what goes into it and comes out; `program` knows how a file is run.
 
 use std::time::Duration;
+
+mod call;
+mod complaints;
+mod entries;
+mod facts;
+mod hook;
+mod pipes;
+mod program;
+mod queue;
+pub mod resolve;
+pub mod runner;
+mod tally;
+
+pub use entries::TIMEOUT_S_MAX;
+pub use hook::{Filter, Hook, Pattern};
+pub use program::PYTHON_VARIABLE;
+pub use resolve::{Environment, Found, Source};
+pub use runner::Runner;
 
 /// Limits of all hooks together, as the configuration has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
