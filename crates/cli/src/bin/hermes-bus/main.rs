@@ -1,5 +1,6 @@
 //! `hermes-bus`: what people and scripts do with a bus.
 
+mod config;
 mod demo;
 mod listen;
 mod look;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Command::Completions { shell, program } => manual::completions(shell, &program),
         Command::Man { dir: Some(directory), .. } => manual::write_pages(&directory),
         Command::Man { program, dir: None } => manual::page(&program),
+        Command::Config(asked) => config::run(&asked, &place),
         command => with_a_bus(command, &place),
     };
     match outcome {
@@ -54,7 +56,7 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::List => look::list(place, bus).await,
         Command::Ping { count } => look::ping(count, place, bus).await,
         Command::Version => look::version(place, bus).await,
-        Command::Demo | Command::Completions { .. } | Command::Man { .. } => {
+        Command::Demo | Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("needs no bus")
         }
     }
