@@ -55,7 +55,13 @@ pub fn reference() -> String {
 }
 
 fn entry(key: &Key, defaults: &Settings) -> String {
-    let mut facts = vec![format!("Default: `{}`", key.written(defaults)), key.form()];
+    // How values are written is in the introduction.
+    let (before, after) = (key.form(), key.form());
+    let form = match (before.split_once(" ("), after.rsplit_once(')')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}{after}"),
+        _ => before,
+    };
+    let mut facts = vec![format!("Default: `{}`", key.written(defaults)), form];
     let range = key.range();
     if !range.is_empty() {
         facts.push(range);

@@ -115,12 +115,13 @@ pub(super) fn written_level(level: Level) -> &'static str {
     LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(word, _)| word)
 }
 
-/// A text in quotes as YAML and JSON read it. Everything that is no plain character is escaped.
+/// A text in quotes as YAML and JSON read it. What could steer a terminal, or end a line, is escaped.
 pub(super) fn quoted(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     let is_plain = |character: char| {
         !character.is_control()
-            && !matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+            && !matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            && !matches!(character, '\u{feff}' | '\u{fffe}' | '\u{ffff}')
     };
     if json.chars().all(is_plain) {
         return json;
@@ -189,7 +190,9 @@ mod tests {
 
     #[test]
     fn quoted_texts_are_plain_and_read_back() {
-        for text in ["a", "", "\"\\", "\n\t\0\u{1b}", "\u{85}\u{7f}\u{2028}\u{feff}", "é😀"] {
+        for text in
+            ["a", "", "\"\\", "\n\t\0\u{1b}", "\u{202e}", "\u{85}\u{7f}\u{2028}\u{feff}", "é😀"]
+        {
             let quoted = quoted(text);
             assert!(!quoted.chars().any(char::is_control), "{quoted}");
             let node = super::super::yaml::parse(quoted.as_bytes()).unwrap();
