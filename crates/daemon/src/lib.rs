@@ -8,6 +8,7 @@
 //!
 //! No rule about routing or limits is in here: those are the router's.
 
+pub mod config;
 pub mod doctor;
 pub mod hooks;
 pub mod logging;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use hermes_bus_daemon::config::parse_time;
 
-use super::EXIT_CODES;
+use super::{Adjustments, EXIT_CODES};
 use crate::screen::Color;
 use crate::sender::Content;
 
@@ -76,6 +77,9 @@ pub enum Command {
     },
     /// Print the versions of this program and of the bus that runs
     Version,
+    /// Look at the configuration of the bus
+    #[command(subcommand)]
+    Config(Config),
     /// Watch three agents work over a private bus; leaves nothing behind
     Demo,
     /// Print a completion script for a shell
@@ -100,6 +104,43 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// `hermes-bus config`
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Find mistakes in the configuration before the bus does
+    ///
+    /// With a FILE, in that file alone; else in all that the bus would read.
+    Check {
+        /// A configuration file
+        #[arg(conflicts_with_all = ["config", "set"])]
+        file: Option<PathBuf>,
+        /// What is set here.
+        #[command(flatten)]
+        adjustments: Adjustments,
+    },
+    /// Print every key with its value, and where that comes from
+    ///
+    /// What is printed can be used as a configuration file. Tokens are left out. A bus that runs may
+    /// have been started with other variables and options, or before the file was changed.
+    Show {
+        /// Print the defaults instead
+        #[arg(long, conflicts_with_all = ["config", "set"])]
+        default: bool,
+        /// What is set here.
+        #[command(flatten)]
+        adjustments: Adjustments,
+    },
+    /// Print where the configuration file is
+    Path {
+        /// What is set here.
+        #[command(flatten)]
+        adjustments: Adjustments,
+    },
+    /// Print the reference of all keys
+    #[command(hide = true)]
+    Reference,
 }
 
 /// A message on the command line.
@@ -164,7 +205,7 @@ pub struct Request {
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
     /// How long to wait for the reply: seconds, or a number with a unit (500ms, 2m)
-    #[arg(long, value_name = "TIME", default_value = "30", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_time)]
     pub timeout: Duration,
 }
 
@@ -186,20 +227,8 @@ pub struct Listen {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// End after this time: seconds, or a number with a unit (500ms, 2m)
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,
-}
-
-/// Seconds, or a number with a unit.
-fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
-    match seconds {
-        Some(Ok(duration)) => Ok(duration),
-        Some(Err(error)) => Err(error.to_string()),
-        None => humantime::parse_duration(text).map_err(|_| {
-            "not a time: give seconds, or a number with a unit (500ms, 2m)".to_owned()
-        }),
-    }
 }
 
 #[cfg(test)]
@@ -210,15 +239,5 @@ mod tests {
     fn the_definition_is_sound() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_seconds_or_have_a_unit() {
-        assert_eq!(duration("2.5"), Ok(Duration::from_millis(2500)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "x", "-1", "NaN", "1e99"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -6,7 +6,11 @@ pub mod notify_agent;
 pub mod notify_hermes;
 pub mod server;
 
-use clap::CommandFactory;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory};
+use hermes_bus_daemon::config::Sources;
+use hermes_bus_daemon::root::Root;
 
 /// The table of exit codes, for `--help` and the manual pages.
 pub const EXIT_CODES: &str = "\
@@ -18,6 +22,25 @@ Exit codes:
   4  standard input cannot be read
   5  another session took the name
   6  a command that was given with --exec failed";
+
+/// What the command line says about the configuration.
+#[derive(Args, Debug, Default)]
+pub struct Adjustments {
+    /// Configuration file [default: $HERMES_BUS_CONFIG, else hermes-bus/config.yaml in the root
+    /// directory]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set a key of the configuration, as in sessions.linger=5s; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Adjustments {
+    /// Where the configuration of the bus in `root` is read from.
+    pub fn sources(&self, root: &Root) -> Sources {
+        Sources::new(root, self.config.clone(), self.set.clone())
+    }
+}
 
 /// Every program's definition.
 pub fn programs() -> Vec<clap::Command> {

@@ -1,5 +1,6 @@
 //! `hermes-bus`: what people and scripts do with a bus.
 
+mod config;
 mod demo;
 mod doctor;
 mod listen;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Man { dir: Some(directory), .. } => manual::write_pages(&directory),
         Command::Man { program, dir: None } => manual::page(&program),
         Command::Doctor { fix } => doctor::doctor(fix, &place),
+        Command::Config(asked) => config::run(&asked, &place),
         command => with_a_bus(command, &place),
     };
     match outcome {
@@ -62,6 +64,7 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::Version => look::version(place, bus).await,
         Command::Metrics => metrics::metrics(place, bus).await,
         Command::Demo
+        | Command::Config(_)
         | Command::Doctor { .. }
         | Command::Completions { .. }
         | Command::Man { .. } => {

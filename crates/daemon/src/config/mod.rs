@@ -1,0 +1,83 @@
+//! The configuration: every limit and policy that a user may set, from `config.yaml`, the environment
+//! and the command line.
+//!
+//! [`keys`](mod@keys) is the one table of what can be set. Reading, checking, showing, comparing and the
+//! reference all walk it, so a key is described once. `yaml` reads text under limits and knows where
+//! everything stands; `value` knows the kinds of values, `scalars`, `lists` and `access` read and write them; `sources` puts the layers on top of each
+//! other. Secrets never appear in anything that is shown.
+
+mod access;
+mod changes;
+mod environment;
+mod error;
+mod files;
+pub mod keys;
+mod lists;
+mod reference;
+mod scalars;
+mod show;
+mod sources;
+mod value;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::{hooks, logging};
+
+pub use changes::{Change, Changes};
+pub use error::{ConfigError, Place, Position, Problem};
+pub use reference::reference;
+pub use scalars::parse_time;
+pub use sources::{Loaded, Origin, Sources, parse};
+
+/// Most bytes of a configuration file (256 KiB). People write these by hand; a larger one is a mistake.
+pub const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Limits and delays of the router. Its `server` and `owner_uid` are not a user's to set: whoever
+    /// starts the router sets them.
+    pub router: hermes_bus_core::Config,
+    /// Files that tokens of [`Config::protected`](hermes_bus_core::Config::protected) were read from, by
+    /// the protected name; for showing them.
+    pub token_files: BTreeMap<String, PathBuf>,
+    /// The bus's socket.
+    pub socket: Socket,
+    /// Limits of all hooks together.
+    pub hooks: hooks::Limits,
+    /// How to log.
+    pub log: logging::Settings,
+    /// Where metrics are read.
+    pub metrics: Metrics,
+}
+
+/// The bus's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Connections that wait to be accepted; the kernel may allow fewer (`net.core.somaxconn`).
+    pub backlog: u32,
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Socket { backlog: 4_096 }
+    }
+}
+
+/// Where metrics are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Whether there is a socket for them, `ROOT/run/metrics.sock`.
+    pub socket: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { socket: true }
+    }
+}
+
+#[cfg(test)]
+mod tests;
