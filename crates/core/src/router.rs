@@ -208,6 +208,16 @@ impl Router {
         self.tap.as_mut().map(Tap::take).unwrap_or_default()
     }
 
+    /// Offers what was routed to somebody who takes it, or gives it back because it is too much for
+    /// now; then it is kept, and offered again with what comes after it.
+    pub fn offer_tapped(&mut self, take: impl FnOnce(TapBatch) -> Result<(), TapBatch>) {
+        if let Some(tap) = self.tap.as_mut().filter(|tap| !tap.batch.is_empty())
+            && let Err(refused) = take(tap.take())
+        {
+            tap.batch = refused;
+        }
+    }
+
     // ---- turns --------------------------------------------------------------------------------
 
     /// Begins a turn: sets the time, and does what was due until then. The clock never runs back.
@@ -477,6 +487,11 @@ impl Router {
         &self.delivery
     }
 
+    /// Open connections, registered or not.
+    pub fn connections(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Every registered endpoint, and the most bytes that ever waited in its session's queue.
     pub fn endpoints(&mut self) -> impl Iterator<Item = (EndpointDetails, usize)> {
         let Router { now, registered, sessions, .. } = self;
@@ -545,7 +560,7 @@ impl Router {
             ("answer_bytes", usage.answers),
             ("intake_bytes", usage.intake),
             ("held_bytes", usage.held),
-            ("open_connections", self.sessions.len()),
+            ("open_connections", self.connections()),
         ];
         let counters = self.counters.iter().chain(gauges.map(|(name, value)| (name, value as u64)));
         ServerDetails {

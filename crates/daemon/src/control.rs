@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hermes_bus_core::SessionKey;
 use hermes_bus_proto::{ErrorCode, control};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::succession::Order;
 
@@ -51,8 +51,9 @@ pub(crate) fn read(key: SessionKey, payload: &Bytes) -> Result<(Asker, Operation
 
 impl Asker {
     /// It was done.
-    pub(crate) fn result(&self, result: Map<String, Value>) -> Vec<u8> {
+    pub(crate) fn result(&self, result: Value) -> Vec<u8> {
         let mut frame = Vec::new();
+        let result = result.as_object().cloned().unwrap_or_default();
         control::admin_result(&mut frame, self.op, self.req.as_ref(), result);
         frame
     }

@@ -3,10 +3,10 @@
 //! The path belongs to whoever holds the root's lock. A socket that is left over is removed only
 //! under it; a living socket of somebody else never is.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,8 +22,6 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::logging::target;
 use crate::sys;
 
-/// Released clients take a refused connect for a dead bus: the queue must never be full.
-const BACKLOG: i32 = 4_096;
 /// Longest path that fits into a socket's address.
 const PATH_BYTES_MAX: usize = 107;
 
@@ -31,6 +29,25 @@ const PATH_BYTES_MAX: usize = 107;
 const PATIENCE: Duration = Duration::ZERO;
 /// After so long it is worth another line that there is no room for connections.
 const FULL_AGAIN: Duration = Duration::from_secs(300);
+
+/// Who may connect, as far as the socket itself decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// Connections that may wait to be accepted. Released clients take a refused connect for a dead
+    /// bus: the queue must never be full.
+    pub(crate) backlog: i32,
+    /// Whether other users may try. Then their credentials decide.
+    pub(crate) is_open_to_others: bool,
+}
+
+impl Access {
+    /// Gives the socket at the path its mode. It is bound under a tight umask.
+    fn open_for(self, path: &Path) -> anyhow::Result<()> {
+        let mode = if self.is_open_to_others { 0o666 } else { 0o600 };
+        fs::set_permissions(path, Permissions::from_mode(mode))
+            .with_context(|| format!("cannot change the mode of {}", path.display()))
+    }
+}
 
 /// The listening socket.
 pub(crate) struct Door {
@@ -40,6 +57,7 @@ pub(crate) struct Door {
     identity: (u64, u64),
     /// Whether the bus has bound it itself, and so removes it. A service manager's socket stays.
     is_ours: bool,
+    access: Access,
     /// Given up to tell a peer that there is no room for it.
     spare: Option<File>,
     /// When it was last logged that there is no room for connections.
@@ -50,27 +68,41 @@ pub(crate) struct Door {
 
 impl Door {
     /// Binds the socket. The caller holds the root's lock.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let (listener, identity) = bind(path)?;
-        Ok(Door::new(path, listener, identity, true))
+    pub(crate) fn open(path: &Path, access: Access) -> anyhow::Result<Self> {
+        let (listener, identity) = bind(path, access)?;
+        Ok(Door::new(path, listener, identity, access, true))
     }
 
     /// Takes over a socket that listens at the path already.
-    pub(crate) fn inherit(path: &Path, listener: OwnedFd, is_ours: bool) -> anyhow::Result<Self> {
+    pub(crate) fn inherit(
+        path: &Path,
+        access: Access,
+        listener: OwnedFd,
+        is_ours: bool,
+    ) -> anyhow::Result<Self> {
         let shown = path.display();
         // From now on the kernel names this process as the one that listens.
-        rustix::net::listen(&listener, BACKLOG)
+        rustix::net::listen(&listener, access.backlog)
             .with_context(|| format!("what was handed over is no socket for {shown}"))?;
         let listener = StdUnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let identity = identity(path).with_context(|| format!("{shown} is gone"))?;
-        Ok(Door::new(path, UnixListener::from_std(listener), identity, is_ours))
+        if is_ours {
+            access.open_for(path)?;
+        }
+        Ok(Door::new(path, UnixListener::from_std(listener), identity, access, is_ours))
     }
 
-    fn new(path: &Path, listener: UnixListener, identity: (u64, u64), is_ours: bool) -> Self {
+    fn new(
+        path: &Path,
+        listener: UnixListener,
+        identity: (u64, u64),
+        access: Access,
+        is_ours: bool,
+    ) -> Self {
         let spare = File::open("/dev/null").ok();
         let path = path.to_owned();
-        Door { path, listener, identity, is_ours, spare, full_since: None, trouble: None }
+        Door { path, listener, identity, access, is_ours, spare, full_since: None, trouble: None }
     }
 
     /// Whether the bus has bound the socket itself.
@@ -135,6 +167,20 @@ impl Door {
         turned_away
     }
 
+    /// Lets other users try, or not any more.
+    pub(crate) fn set_open_to_others(&mut self, is_open_to_others: bool) {
+        if self.access.is_open_to_others == is_open_to_others {
+            return;
+        }
+        self.access.is_open_to_others = is_open_to_others;
+        if self.is_ours
+            && identity(&self.path) == Some(self.identity)
+            && let Err(error) = self.access.open_for(&self.path)
+        {
+            tracing::error!(target: target::DOOR, "{error:#}");
+        }
+    }
+
     /// Sees whether the path still leads to this socket, and binds it anew if it does not.
     pub(crate) fn check(&mut self, registry: &Registry, token: Token) -> anyhow::Result<()> {
         let found = identity(&self.path);
@@ -146,7 +192,7 @@ impl Door {
             Some(_) if is_alive(&self.path) => {
                 Err(anyhow::anyhow!("the path leads to the living socket of another process"))
             }
-            _ => bind(&self.path),
+            _ => bind(&self.path, self.access),
         };
         match rebound {
             Ok((listener, identity)) => {
@@ -195,7 +241,7 @@ fn is_alive(path: &Path) -> bool {
     bus.is_ok_and(|bus| matches!(bus.open(), Ok(_) | Err(ConnectError::NoAnswer { .. })))
 }
 
-fn bind(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {
+fn bind(path: &Path, access: Access) -> anyhow::Result<(UnixListener, (u64, u64))> {
     let shown = path.display();
     let bytes = path.as_os_str().len();
     if bytes > PATH_BYTES_MAX {
@@ -218,8 +264,9 @@ fn bind(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {
     let bound = rustix::net::bind(&socket, &address);
     rustix::process::umask(umask);
     bound.with_context(|| format!("cannot bind {shown}"))?;
-    rustix::net::listen(socket.as_fd(), BACKLOG)
+    rustix::net::listen(socket.as_fd(), access.backlog)
         .with_context(|| format!("cannot listen on {shown}"))?;
+    access.open_for(path)?;
     let identity = identity(path).with_context(|| format!("{shown} vanished"))?;
     Ok((UnixListener::from_std(StdUnixListener::from(socket)), identity))
 }

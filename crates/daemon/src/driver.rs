@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
 use mio::event::Event as Readiness;
 use mio::net::UnixStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use serde_json::json;
 
@@ -34,6 +35,7 @@ use crate::logging::{EventLog, target};
 use crate::root::Root;
 use crate::signals::{Signals, Wish};
 use crate::succession::{Order, Progress, Succession};
+use crate::surroundings::{Reloaded, Surroundings};
 use crate::sys::{self, HangUp};
 
 /// What one read takes at most: more than a socket usually holds.
@@ -53,6 +55,7 @@ const DOOR_CHECK: Duration = Duration::from_secs(1);
 
 const DOOR: Token = Token(usize::MAX - 1);
 const SUCCESSOR: Token = Token(usize::MAX - 2);
+const WAKER: Token = Token(usize::MAX - 3);
 /// Signals have the tokens from here on.
 pub(crate) const SIGNALS: usize = usize::MAX - 16;
 /// How many they are at most.
@@ -97,6 +100,7 @@ pub(crate) struct Driver {
     read_buffer: Vec<u8>,
     /// How long turns took, from waking up to going to sleep.
     turns: Histogram,
+    surroundings: Surroundings,
     event_log: EventLog,
 }
 
@@ -107,8 +111,10 @@ impl Driver {
         lock: Lock,
         root: &Root,
         mut signals: Signals,
+        mut surroundings: Surroundings,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
+        surroundings.serve_metrics(Arc::new(Waker::new(poll.registry(), WAKER)?));
         door.register(poll.registry(), DOOR)?;
         signals.register(poll.registry(), SIGNALS)?;
         let now = Instant::now();
@@ -131,13 +137,14 @@ impl Driver {
             stopping: false,
             read_buffer: vec![0; READ_BYTES],
             turns: Histogram::default(),
+            surroundings,
             event_log: EventLog::new(),
         })
     }
 
     /// Runs until a signal ends it, or another process follows, and everything queued is written, or
     /// its time is up.
-    pub(crate) fn run(&mut self) -> std::io::Result<End> {
+    pub(crate) fn run(mut self) -> std::io::Result<End> {
         let mut events = Events::with_capacity(1024);
         loop {
             while !(self.stopping && self.router.is_idle()) {
@@ -147,9 +154,9 @@ impl Driver {
                 }
                 self.turn(&events);
             }
-            let end = self.hand_over()?;
-            if let Some(end) = end {
+            if let Some(end) = self.hand_over()? {
                 self.event_log.sum_up_all();
+                self.surroundings.end(&mut self.router);
                 return Ok(end);
             }
         }
@@ -170,7 +177,8 @@ impl Driver {
         let until_timer = self.router.next_wake().map_or(until_check, |moment| {
             Duration::from_micros(moment.as_micros()).saturating_sub(elapsed)
         });
-        Some(until_check.min(until_timer))
+        let until_due = self.surroundings.due(&self.router, now).unwrap_or(until_check);
+        Some(until_check.min(until_timer).min(until_due))
     }
 
     fn turn(&mut self, events: &Events) {
@@ -181,7 +189,8 @@ impl Driver {
         for event in events {
             match event.token() {
                 DOOR => self.door_is_ready = true,
-                SUCCESSOR => {}
+                // What they are about is looked at in every turn.
+                SUCCESSOR | WAKER => {}
                 Token(token) if (SIGNALS..SIGNALS + SIGNALS_MAX).contains(&token) => {
                     self.on_signal();
                 }
@@ -195,7 +204,11 @@ impl Driver {
         self.read_and_write();
         self.look_at_door();
         self.look_at_successor();
-        self.turns.record(self.now().moment.since(began.moment));
+        let now = Instant::now();
+        self.surroundings.pass_by(&mut self.router, &self.turns, now);
+        self.turns.record(
+            now.duration_since(self.began).saturating_sub(began.moment.since(Moment::default())),
+        );
     }
 
     /// The middle of a turn: what has arrived is routed, and answered.
@@ -285,11 +298,13 @@ impl Driver {
                 Wish::Stop if self.stopping => {}
                 Wish::Stop => {
                     tracing::info!(target: target::BUS, "stopping");
+                    self.surroundings.supervisor().stopping();
                     // Nobody comes in any more; the path is free for the next daemon.
                     drop(self.door.take());
                     self.shut_down();
                 }
-                Wish::Reload => self.reload(),
+                // What came of it is in the log.
+                Wish::Reload => drop(self.reload()),
             }
         }
     }
@@ -319,19 +334,53 @@ impl Driver {
     fn on_admin(&mut self, key: SessionKey, payload: &Bytes) {
         match control::read(key, payload) {
             Err(refusal) => self.router.answer_admin(key, &refusal),
-            Ok((_, Operation::Reload)) => self.reload(),
+            Ok((asker, Operation::Reload)) => {
+                let answer = match self.reload() {
+                    Ok(Reloaded { applied, need_restart, warnings }) => asker.result(json!({
+                        "applied": applied, "need_restart": need_restart, "warnings": warnings,
+                    })),
+                    Err(lines) => asker.refusal(ErrorCode::Rejected, &lines.join("\n")),
+                };
+                self.router.answer_admin(key, &answer);
+            }
             Ok((asker, Operation::Restart(order))) => self.begin_succession(asker, &order),
         }
     }
 
-    fn reload(&mut self) {}
+    /// Reads the configuration and the hooks again, and says in the log what came of it.
+    fn reload(&mut self) -> Result<Reloaded, Vec<String>> {
+        self.surroundings.supervisor().reloading();
+        let outcome = self.surroundings.reload(&mut self.router);
+        if let Some(door) = &mut self.door {
+            door.set_open_to_others(!self.router.config().allow_uids.is_empty());
+        }
+        match &outcome {
+            Ok(Reloaded { applied, need_restart, .. }) => {
+                tracing::info!(target: target::CONFIG, "reloaded; keys changed: {}", applied.len());
+                for change in applied {
+                    tracing::info!(target: target::CONFIG, "{change}");
+                }
+                for change in need_restart {
+                    tracing::warn!(target: target::CONFIG, "{change}: needs a restart");
+                }
+            }
+            Err(lines) => {
+                for line in lines {
+                    tracing::error!(target: target::CONFIG, "{line}");
+                }
+                tracing::error!(target: target::CONFIG, "the old configuration goes on");
+            }
+        }
+        self.surroundings.supervisor().ready("running");
+        outcome
+    }
 
     fn begin_succession(&mut self, asker: Asker, order: &Order) {
         if self.succession.is_some() || self.stopping {
             let what = "the bus is about to end already";
             return self.refuse(&asker, ErrorCode::ShuttingDown, what);
         }
-        match Succession::begin(order, &self.root, false) {
+        match Succession::begin(order, &self.root, self.surroundings.sources()) {
             Ok(mut succession) => {
                 if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
                     tracing::error!(target: target::BUS, "the next process cannot be watched: {error}");
@@ -367,8 +416,7 @@ impl Driver {
             }
             Progress::Ready => {
                 tracing::info!(target: target::BUS, "handing over to pid={}", succession.pid());
-                let result = json!({"pid": succession.pid()});
-                let answer = asker.result(result.as_object().cloned().unwrap_or_default());
+                let answer = asker.result(json!({"pid": succession.pid()}));
                 self.router.answer_admin(asker.key, &answer);
                 succession.deregister(self.poll.registry());
                 if let Some(door) = &mut self.door
@@ -410,6 +458,7 @@ impl Driver {
         let Some(door) = self.door.take() else { return Ok(Some(End::Stopped)) };
         let pid = succession.pid();
         let newcomers = std::mem::take(&mut self.newcomers);
+        self.surroundings.supervisor().hand_over(pid);
         match succession.hand_over(&door, &self.lock, &newcomers, &self.router.lingering()) {
             Ok(()) => {
                 tracing::info!(target: target::BUS, "handed over to pid={pid}");
@@ -418,6 +467,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::error!(target: target::BUS, "{error:#}; this process goes on");
+                self.surroundings.supervisor().hand_over(std::process::id());
                 self.stopping = false;
                 self.door_is_ready = true;
                 self.door.insert(door).register(self.poll.registry(), DOOR)?;

@@ -26,4 +26,5 @@ mod lock;
 mod report;
 mod signals;
 mod succession;
+mod surroundings;
 mod sys;

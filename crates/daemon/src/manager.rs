@@ -16,7 +16,8 @@ use hermes_bus_proto::listing::Listing;
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 
-use crate::control::RESTART;
+use crate::config::Sources;
+use crate::control::{RELOAD, RESTART};
 use crate::lock::Lock;
 use crate::logging;
 use crate::report;
@@ -33,6 +34,8 @@ const START_PATIENCE: Duration = Duration::from_secs(8);
 const STOP_PATIENCE: Duration = Duration::from_millis(3_500);
 /// How long the system may take to end a process by force.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to read its configuration.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a new server may take to be ready, as the old one waits for it, and some more.
 const SUCCESSION_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -113,10 +116,10 @@ pub type Outcome = anyhow::Result<ExitCode>;
 // ---- start ------------------------------------------------------------------------------------------
 
 /// Starts a detached server, unless one runs. Returns when its socket answers.
-pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
+pub fn start(root: &Root, sources: &Sources, out: &mut dyn Write) -> Outcome {
     match look(root) {
         Daemon::Running { pid, .. } => return already_running(pid, out),
-        Daemon::Unresponsive { pid } => return wait_for_unresponsive(root, pid, out),
+        Daemon::Unresponsive { pid } => return wait_for_unresponsive(root, sources, pid, out),
         Daemon::Absent => {}
     }
     let shown = root.directory().display().to_string();
@@ -124,7 +127,7 @@ pub fn start(root: &Root, out: &mut dyn Write) -> Outcome {
     let log_file = root.log_file();
     let log = logging::append_to(&log_file)
         .with_context(|| format!("cannot write {}", log_file.display()))?;
-    let mut server = spawn_server(root, log)?;
+    let mut server = spawn_server(root, sources, log)?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         if let Daemon::Running { pid, .. } = look(root) {
@@ -177,7 +180,7 @@ fn start_failed(root: &Root, out: &mut dyn Write) -> Outcome {
 
 /// A process owns the root but does not answer. It may be starting or ending, or its socket was
 /// deleted: it is asked to look, and waited for.
-fn wait_for_unresponsive(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome {
+fn wait_for_unresponsive(root: &Root, sources: &Sources, pid: u32, out: &mut dyn Write) -> Outcome {
     let deadline = Instant::now() + ANSWER_PATIENCE;
     if fs::symlink_metadata(root.socket()).is_err()
         && let Some(process) = Process::find(pid)
@@ -187,7 +190,7 @@ fn wait_for_unresponsive(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome 
     loop {
         match look(root) {
             Daemon::Running { pid, .. } => return already_running(pid, out),
-            Daemon::Absent => return start(root, out),
+            Daemon::Absent => return start(root, sources, out),
             Daemon::Unresponsive { .. } if Instant::now() < deadline => {
                 std::thread::sleep(LOOK_EVERY);
             }
@@ -201,12 +204,13 @@ fn wait_for_unresponsive(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome 
     }
 }
 
-fn spawn_server(root: &Root, log: File) -> anyhow::Result<Child> {
+fn spawn_server(root: &Root, sources: &Sources, log: File) -> anyhow::Result<Child> {
     let program = server_program();
     Command::new(&program)
         .arg("--detached")
         .arg("--root")
         .arg(root.directory())
+        .args(sources.arguments())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -299,21 +303,27 @@ fn remove_left_over(root: &Root) -> anyhow::Result<()> {
 
 /// Has a new server follow the one that runs, or, where that one cannot hand over, stops it and starts
 /// anew.
-pub fn restart(root: &Root, out: &mut dyn Write) -> Outcome {
+pub fn restart(root: &Root, sources: &Sources, out: &mut dyn Write) -> Outcome {
     let program = server_program();
     if let Daemon::Running { pid, listing } = look(root)
         && pid > 0
         && program.is_absolute()
         && listing.server.is_some_and(|server| server.admin_ops.iter().any(|op| op == RESTART))
     {
-        return succeed(root, pid, &program, out);
+        return succeed(root, sources, pid, &program, out);
     }
     stop(root, out)?;
-    start(root, out)
+    start(root, sources, out)
 }
 
 /// Has a new server follow that of process `old`.
-fn succeed(root: &Root, old: u32, program: &Path, out: &mut dyn Write) -> Outcome {
+fn succeed(
+    root: &Root,
+    sources: &Sources,
+    old: u32,
+    program: &Path,
+    out: &mut dyn Write,
+) -> Outcome {
     writeln!(out, "Stopping busd (pid={old})...")?;
     out.flush()?;
     let environment: Map<String, Value> = env::vars_os()
@@ -321,7 +331,12 @@ fn succeed(root: &Root, old: u32, program: &Path, out: &mut dyn Write) -> Outcom
             Some((name.into_string().ok()?, value.into_string().ok()?.into()))
         })
         .collect();
-    let order = json!({"program": program, "environment": environment});
+    let arguments: Vec<_> = sources
+        .arguments()
+        .iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let order = json!({"program": program, "arguments": arguments, "environment": environment});
     let order = order.as_object().cloned().unwrap_or_default();
     let asked = ask(root, RESTART, &order, SUCCESSION_PATIENCE);
     let new = match asked {
@@ -347,6 +362,41 @@ fn succeed(root: &Root, old: u32, program: &Path, out: &mut dyn Write) -> Outcom
             _ => std::thread::sleep(LOOK_EVERY),
         }
     }
+}
+
+/// Has the server that runs read its configuration and hooks again.
+pub fn reload(root: &Root, out: &mut dyn Write) -> Outcome {
+    let pid = match look(root) {
+        Daemon::Running { pid, .. } => pid,
+        Daemon::Unresponsive { pid } => {
+            writeln!(out, "{}", report::unresponsive(pid))?;
+            return Ok(ExitCode::FAILURE);
+        }
+        Daemon::Absent => {
+            writeln!(out, "busd not running: nothing to reload")?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let answer = match ask(root, RELOAD, &Map::new(), RELOAD_PATIENCE) {
+        Ok(answer) => answer,
+        Err(error) => {
+            writeln!(out, "busd (pid={pid}) keeps its old configuration:")?;
+            for line in format!("{error:#}").lines() {
+                writeln!(out, "  {line}")?;
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    writeln!(out, "busd reloaded (pid={pid})")?;
+    let told = [("applied", ""), ("need_restart", " (after a restart)"), ("warnings", "")];
+    for (kind, addition) in told {
+        let lines = answer.get(kind).and_then(Value::as_array).into_iter().flatten();
+        for line in lines.filter_map(Value::as_str) {
+            let warning = if kind == "warnings" { "warning: " } else { "" };
+            writeln!(out, "  {warning}{line}{addition}")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Has the daemon do something that only its owner may ask for.

@@ -6,18 +6,20 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hermes_bus_core::{Config, Router};
+use hermes_bus_core::Router;
 use mio::net::UnixStream;
 
-use crate::control;
-use crate::door::{Door, Link};
+use crate::config::{Loaded, Sources};
+use crate::door::{Access, Door, Link};
 use crate::driver::{Driver, End};
 use crate::lock::Lock;
-use crate::logging::{self, Settings, target};
+use crate::logging::{self, target};
 use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
+use crate::service;
 use crate::signals::Signals;
 use crate::succession::{Inheritance, Predecessor};
+use crate::surroundings::{Surroundings, router_config};
 use crate::sys;
 
 /// How a server runs.
@@ -59,40 +61,57 @@ pub struct AlreadyRunning {
 const LOCK_PATIENCE: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Runs a server until a signal ends it.
-pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
+/// Runs a server until a signal ends it, or another one follows it.
+///
+/// # Errors
+/// A configuration that cannot be used, a root where another bus runs, or a system that lacks something.
+pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow::Result<()> {
     if mode == Mode::Detached {
         // The starter has made this process a group of its own or not; either way it may leave.
         let _ = rustix::process::setsid();
     }
     let directory = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {directory}"))?;
-    let (settings, complaint) = Settings::from_environment();
-    logging::start(&settings, mode, &root.log_file())?;
-    if let Some(complaint) = complaint {
-        tracing::warn!(target: target::CONFIG, "{complaint}");
+    let Loaded { settings, warnings, .. } = sources.load()?;
+    let logging = logging::start(&settings.log, mode, &root.log_file())?;
+    for warning in warnings {
+        tracing::warn!(target: target::CONFIG, "{warning}");
     }
     if root.is_writable_for_others() {
-        tracing::warn!(target: target::BUS, "{directory} is writable for other users: they could put a socket there");
+        tracing::warn!(
+            target: target::BUS,
+            "{directory} is writable for other users: they could put a socket there"
+        );
     }
     let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
-    let mut router = Router::new(config(), fastrand::u64(..));
+    let access = Access {
+        backlog: i32::try_from(settings.socket.backlog).unwrap_or(i32::MAX),
+        is_open_to_others: !settings.router.allow_uids.is_empty(),
+    };
+    let mut router = Router::new(router_config(&settings), fastrand::u64(..));
+    let mut surroundings = Surroundings::new(root, sources, settings, logging);
+    surroundings.find_hooks(&mut router);
+    let path = root.socket();
     let (lock, door, newcomers, predecessor) = match origin {
         Origin::New => {
             let lock = take_lock(root)?;
-            (lock, Door::open(&root.socket())?, Vec::new(), None)
+            let door = match service::listening_socket(&path)? {
+                Some(listener) => Door::inherit(&path, access, listener.into(), false)?,
+                None => Door::open(&path, access)?,
+            };
+            (lock, door, Vec::new(), None)
         }
         Origin::Successor => {
             let mut predecessor = Predecessor::find()?;
             let inheritance = predecessor.inherit()?;
             let Inheritance { listener, socket_is_ours, lock, newcomers, left } = inheritance;
-            let door = Door::inherit(&root.socket(), listener, socket_is_ours)?;
+            let door = Door::inherit(&path, access, listener, socket_is_ours)?;
             router.restore(left);
             (Lock::inherit(lock), door, newcomers, Some(predecessor))
         }
     };
-    let link = hermes_home().and_then(|home| Link::place(&home, &root.socket()));
+    let link = hermes_home().and_then(|home| Link::place(&home, &path));
     let pid_file = match mode {
         Mode::Foreground => None,
         Mode::Detached => Some(PidFile::write(root)?),
@@ -103,11 +122,12 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
         }
         lock.put_in_own_name().context("the lock was lost")?;
     }
-    let mut driver =
-        Driver::new(router, door, lock, root, signals).context("cannot watch the socket")?;
+    announce(root, mode, surroundings.hooks_listing(), open_files);
+    surroundings.supervisor().ready(&format!("listening on {}", path.display()));
+    let mut driver = Driver::new(router, door, lock, root, signals, surroundings)
+        .context("cannot watch the socket")?;
     let newcomers = newcomers.into_iter().map(StdUnixStream::from);
     driver.take_in(newcomers.map(UnixStream::from_std).collect());
-    announce(root, mode, open_files);
     match driver.run().context("waiting for events failed")? {
         End::Stopped => {
             drop((link, pid_file));
@@ -117,11 +137,6 @@ pub fn run(root: &Root, mode: Mode, origin: Origin) -> anyhow::Result<()> {
         End::HandedOver => link.into_iter().for_each(Link::leave),
     }
     Ok(())
-}
-
-fn config() -> Config {
-    let owner_uid = rustix::process::geteuid().as_raw();
-    Config { owner_uid, admin_ops: control::OPS, ..Config::default() }
 }
 
 /// Takes the root's lock. A server that is just going down lets go of it in a moment; one that
@@ -143,39 +158,24 @@ fn take_lock(root: &Root) -> anyhow::Result<Lock> {
 }
 
 /// The lines that released servers begin with.
-fn announce(root: &Root, mode: Mode, open_files: Option<u64>) {
+fn announce(root: &Root, mode: Mode, hooks: &str, open_files: Option<u64>) {
     let socket = root.socket();
     let pid = std::process::id();
     if mode == Mode::Foreground {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "[HermesBus] listening on {}", socket.display());
-        let _ = writeln!(out, "[HermesBus] hooks: (none)");
+        let _ = writeln!(out, "[HermesBus] hooks: {hooks}");
         let _ = out.flush();
     }
     let open_files = open_files.map_or("unlimited".to_owned(), |files| files.to_string());
     let (socket, version) = (socket.display(), env!("CARGO_PKG_VERSION"));
-    let line =
-        format!("listening on {socket} (pid={pid}, version {version}, open files: {open_files})");
+    let line = format!(
+        "listening on {socket} (pid={pid}, version {version}, open files: {open_files}, hooks: {hooks})"
+    );
     match mode {
         // The terminal has the announcement already.
         Mode::Foreground => tracing::debug!(target: target::BUS, "{line}"),
         Mode::Detached => tracing::info!(target: target::BUS, "{line}"),
-    }
-    warn_of_hooks(root);
-}
-
-/// Released servers run hooks; this one does not yet, and must not keep quiet about it.
-fn warn_of_hooks(root: &Root) {
-    let is_set = |value: &str| !matches!(value.trim().to_lowercase().as_str(), "" | "none" | "[]");
-    if std::env::var("HERMES_BUS_HOOKS").is_ok_and(|hooks| is_set(&hooks)) {
-        tracing::warn!(target: target::HOOKS, "HERMES_BUS_HOOKS is set, but this version runs no hooks");
-    }
-    for directory in [hermes_home(), Some(root.directory().to_owned())].into_iter().flatten() {
-        let file = directory.join("hermes-bus/hooks.yaml");
-        if file.is_file() {
-            tracing::warn!(target: target::HOOKS, "{} is there, but this version runs no hooks", file.display());
-            return;
-        }
     }
 }
 

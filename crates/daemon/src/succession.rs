@@ -37,10 +37,12 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::config::Sources;
 use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging;
 use crate::root::Root;
+use crate::service;
 
 /// How long a new process may take until it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(8);
@@ -108,18 +110,21 @@ pub(crate) enum Progress {
 }
 
 impl Succession {
-    /// Starts the new process. It leaves the terminal if this one may not stay where it is: only a
-    /// supervisor keeps its server in the foreground.
-    pub(crate) fn begin(order: &Order, root: &Root, is_supervised: bool) -> anyhow::Result<Self> {
+    /// Starts the new process. Under a service manager it runs as this one does, and is told the same;
+    /// else it runs in the background, and as whoever has asked for it would have started it.
+    pub(crate) fn begin(order: &Order, root: &Root, sources: &Sources) -> anyhow::Result<Self> {
         let shown = order.program.display().to_string();
         if !order.program.is_absolute() {
             bail!("the program's path is not absolute: {shown}");
         }
         let (ours, theirs) = UnixStream::pair().context("no pair of sockets")?;
         let mut command = Command::new(&order.program);
-        command.arg("--root").arg(root.directory()).arg(FLAG).args(&order.arguments);
+        command.arg("--root").arg(root.directory()).arg(FLAG);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        if !is_supervised {
+        if service::is_supervised() {
+            command.args(sources.arguments()).env_remove(service::WATCHDOG_PID);
+        } else {
+            command.args(&order.arguments);
             let log = logging::append_to(&root.log_file()).context("cannot write the log")?;
             command.arg("--detached").stdout(log.try_clone()?).stderr(log);
             if let Some(environment) = &order.environment {

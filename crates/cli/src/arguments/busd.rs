@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::Adjustments;
+
 /// Manage the hermes bus that runs in the background.
 #[derive(Debug, Parser)]
 #[command(name = "hermes-busd", version)]
@@ -20,7 +22,11 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the bus, unless it runs
-    Start,
+    Start {
+        /// What is set here.
+        #[command(flatten)]
+        adjustments: Adjustments,
+    },
     /// Stop the bus, however it was started
     Stop,
     /// Say what runs, and who is connected
@@ -33,7 +39,16 @@ pub enum Command {
     ///
     /// Names that were connected are held for their clients. A bus that cannot hand over is stopped
     /// and started anew.
-    Restart,
+    Restart {
+        /// What is set here.
+        #[command(flatten)]
+        adjustments: Adjustments,
+    },
+    /// Have the bus read its configuration and hooks again
+    ///
+    /// Says what holds from now on, and what only after a restart. With a mistake in it, the old
+    /// configuration stays. SIGHUP does the same.
+    Reload,
     /// Have the service manager of this user (systemd, launchd) run the bus
     ///
     /// Writes the service's files, and enables and starts it where a service manager answers. A bus

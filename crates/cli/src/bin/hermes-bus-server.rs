@@ -12,9 +12,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mode = if arguments.detached { Mode::Detached } else { Mode::Foreground };
     let origin = if arguments.successor { Origin::Successor } else { Origin::New };
-    let served = Root::find(arguments.root.as_deref())
-        .map_err(anyhow::Error::from)
-        .and_then(|root| server::run(&root, mode, origin));
+    let served =
+        Root::find(arguments.root.as_deref()).map_err(anyhow::Error::from).and_then(|root| {
+            let sources = arguments.adjustments.sources(&root);
+            server::run(&root, mode, origin, sources)
+        });
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -16,9 +16,14 @@ fn main() -> ExitCode {
     let outcome =
         Root::find(arguments.root.as_deref()).map_err(anyhow::Error::from).and_then(|root| {
             match arguments.command {
-                Command::Start => manager::start(&root, &mut out),
+                Command::Start { adjustments } => {
+                    manager::start(&root, &adjustments.sources(&root), &mut out)
+                }
                 Command::Stop => manager::stop(&root, &mut out),
-                Command::Restart => manager::restart(&root, &mut out),
+                Command::Restart { adjustments } => {
+                    manager::restart(&root, &adjustments.sources(&root), &mut out)
+                }
+                Command::Reload => manager::reload(&root, &mut out),
                 Command::InstallService { dry_run } => {
                     service::install(&root, change(dry_run), &mut out)
                 }

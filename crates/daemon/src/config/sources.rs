@@ -81,6 +81,20 @@ impl Sources {
         &self.file
     }
 
+    /// What another program of the bus is to be told, wherever it runs, so that it has the same file
+    /// and flags.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        if self.file_is_named {
+            let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+            arguments.extend(["--config".into(), file.into_os_string()]);
+        }
+        for flag in &self.flags {
+            arguments.extend(["--set".into(), flag.into()]);
+        }
+        arguments
+    }
+
     /// A file alone, without environment and command line. It must be there.
     pub fn of_file(file: &Path) -> Self {
         let file = file.to_owned();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use hermes_bus_client::{Bus, CallError, Client, Inbox, Message, Outgoing};
+use hermes_bus_daemon::config::Sources;
 use hermes_bus_daemon::root::Root;
 use hermes_bus_daemon::server::{self, Mode, Origin};
 use serde_json::{Value, json};
@@ -62,7 +63,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
 /// The demo's server, in the process that the demo has started.
 fn serve(directory: &Path) -> anyhow::Result<()> {
     server::stop_at_end_of_input();
-    let served = server::run(&Root::find(Some(directory))?, Mode::Detached, Origin::New);
+    let root = Root::find(Some(directory))?;
+    // Nothing of what is set for the user's own bus.
+    let sources = Sources::with_environment(&root, None, Vec::new(), Vec::new());
+    let served = server::run(&root, Mode::Detached, Origin::New, sources);
     std::fs::remove_dir_all(directory).context("the demo's directory cannot be removed")?;
     served
 }
@@ -78,6 +82,7 @@ impl Server {
         let mut command = Command::new(program);
         // The demo keeps to itself: nothing of it shows where other clients look.
         command.arg("demo").env(SERVE, root.directory()).env_remove("HERMES_HOME");
+        command.env("HERMES_BUS_HOOKS", "none");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
         let mut server = Server(command.spawn().context("cannot start the bus")?);
         let deadline = Instant::now() + PATIENCE;

@@ -1,0 +1,201 @@
+//! What surrounds the router while it runs: the configuration, the log, hooks, metrics, and the service
+//! manager. The driver passes by once a turn; nothing here ever has it wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hermes_bus_core::{Config, Histogram, Router};
+use mio::Waker;
+
+use crate::config::{Changes, Settings, Sources};
+use crate::hooks::{self, Found, Runner};
+use crate::logging::{Logging, target};
+use crate::metrics::{self, Endpoint, Snapshot};
+use crate::root::Root;
+use crate::service::Supervisor;
+
+/// What is kept for hooks that nobody takes; the oldest goes first.
+const TAP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How soon what the hooks' thread could not take is offered again.
+const TAP_AGAIN: Duration = Duration::from_millis(5);
+/// How long hooks that run may take to read the rest of their message when the bus ends.
+const HOOKS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// See the module's documentation.
+pub(crate) struct Surroundings {
+    root: Root,
+    sources: Sources,
+    settings: Settings,
+    logging: Logging,
+    hooks: Option<Runner>,
+    /// The hooks in words, as released servers announce them.
+    hooks_listing: String,
+    /// The socket, which lives as long as this value, and what is asked through it.
+    metrics: Option<(metrics::Server, metrics::Requests)>,
+    supervisor: Supervisor,
+    began: Instant,
+}
+
+/// What a reload has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Reloaded {
+    /// `key: before -> after`, each in effect now.
+    pub(crate) applied: Vec<String>,
+    /// The same, each in effect after a restart.
+    pub(crate) need_restart: Vec<String>,
+    /// What is doubtful.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Surroundings {
+    /// Has everything ready but for the metrics socket, which waits for
+    /// [`Surroundings::serve_metrics`].
+    pub(crate) fn new(root: &Root, sources: Sources, settings: Settings, logging: Logging) -> Self {
+        let now = Instant::now();
+        Surroundings {
+            root: root.clone(),
+            sources,
+            settings,
+            logging,
+            hooks: None,
+            hooks_listing: String::new(),
+            metrics: None,
+            supervisor: Supervisor::from_environment(now),
+            began: now,
+        }
+    }
+
+    /// Opens the metrics socket, if there is to be one. The caller holds the root's lock. `waker` wakes
+    /// the driver when somebody asks.
+    pub(crate) fn serve_metrics(&mut self, waker: Arc<Waker>) {
+        if !self.settings.metrics.socket {
+            return;
+        }
+        let wake = move || drop(waker.wake());
+        match metrics::Server::start(&self.root.metrics_socket(), wake) {
+            Ok(metrics) => self.metrics = Some(metrics),
+            Err(error) => tracing::error!(target: target::METRICS, "no metrics: {error:#}"),
+        }
+    }
+
+    /// Finds the hooks and has them run from now on. Says what is wrong with them.
+    pub(crate) fn find_hooks(&mut self, router: &mut Router) -> Vec<String> {
+        let found = Found::find(&hooks::Environment::of_process(), self.root.directory());
+        for error in &found.errors {
+            tracing::error!(target: target::HOOKS, "{error}");
+        }
+        for warning in &found.warnings {
+            tracing::warn!(target: target::HOOKS, "{warning}");
+        }
+        self.hooks_listing = found.listing();
+        router.set_tap((!found.hooks.is_empty()).then_some(TAP_BYTES_MAX));
+        let limits = self.settings.hooks.clone();
+        match &self.hooks {
+            Some(runner) => runner.replace(found.hooks, limits),
+            None if found.hooks.is_empty() => {}
+            None => match Runner::start(found.hooks, limits) {
+                Ok(runner) => self.hooks = Some(runner),
+                Err(error) => {
+                    router.set_tap(None);
+                    tracing::error!(target: target::HOOKS, "no hook runs: {error}");
+                }
+            },
+        }
+        found.errors.into_iter().chain(found.warnings).collect()
+    }
+
+    /// The hooks in one line.
+    pub(crate) fn hooks_listing(&self) -> &str {
+        &self.hooks_listing
+    }
+
+    /// Whether a service manager runs this process, and is to know who runs instead.
+    pub(crate) fn supervisor(&mut self) -> &mut Supervisor {
+        &mut self.supervisor
+    }
+
+    /// What a process that follows this one is to be told of the configuration.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    // ---- once a turn ------------------------------------------------------------------------------
+
+    /// The end of a turn: what was routed goes to the hooks, who asks for metrics gets them, and the
+    /// watchdog its sign of life.
+    pub(crate) fn pass_by(&mut self, router: &mut Router, turns: &Histogram, now: Instant) {
+        if let Some(runner) = &self.hooks {
+            router.offer_tapped(|batch| runner.offer(batch));
+        }
+        if let Some((_, requests)) = &self.metrics {
+            let replies = requests.take();
+            if !replies.is_empty() {
+                let snapshot = Arc::new(self.snapshot(router, turns, now));
+                replies.into_iter().for_each(|reply| reply.send(snapshot.clone()));
+            }
+        }
+        self.supervisor.tick(now);
+    }
+
+    /// How long the driver may sleep until it has to pass by again.
+    pub(crate) fn due(&self, router: &Router, now: Instant) -> Option<Duration> {
+        let tap = router.has_tapped().then_some(TAP_AGAIN);
+        tap.into_iter().chain(self.supervisor.due(now)).min()
+    }
+
+    fn snapshot(&self, router: &mut Router, turns: &Histogram, now: Instant) -> Snapshot {
+        let endpoints = router.endpoints().map(|(details, pending_bytes_peak)| Endpoint {
+            details,
+            pending_bytes_peak: pending_bytes_peak as u64,
+        });
+        Snapshot {
+            endpoints: endpoints.collect(),
+            server: router.config().server.clone(),
+            uptime_s: now.duration_since(self.began).as_secs_f64(),
+            connections: router.connections(),
+            router: router.counters().clone(),
+            usage: router.usage(),
+            delivery: router.delivery().clone(),
+            turns: turns.clone(),
+            hooks: self.hooks.as_ref().map(Runner::counters),
+        }
+    }
+
+    // ---- reload and end ---------------------------------------------------------------------------
+
+    /// Reads the configuration and the hooks again, and applies what can be applied. On an error the
+    /// old configuration stays as it was.
+    ///
+    /// # Errors
+    /// What is wrong with the new one, a line each.
+    pub(crate) fn reload(&mut self, router: &mut Router) -> Result<Reloaded, Vec<String>> {
+        let loaded = self.sources.load().map_err(|error| error.lines())?;
+        let changes = Changes::between(&self.settings, &loaded.settings);
+        let settings = self.settings.reloaded(&loaded.settings);
+        self.logging.apply(&settings.log).map_err(|error| vec![format!("log: {error}")])?;
+        router.configure(settings.router.clone());
+        self.settings = settings;
+        let mut warnings = loaded.warnings;
+        for warning in &warnings {
+            tracing::warn!(target: target::CONFIG, "{warning}");
+        }
+        warnings.extend(self.find_hooks(router));
+        let lines = |changes: Vec<_>| changes.iter().map(ToString::to_string).collect();
+        let Changes { applied, need_restart } = changes;
+        Ok(Reloaded { applied: lines(applied), need_restart: lines(need_restart), warnings })
+    }
+
+    /// The bus ends: hooks that wait are dropped, hooks that run go on by themselves.
+    pub(crate) fn end(self, router: &mut Router) {
+        if let Some(runner) = self.hooks {
+            router.offer_tapped(|batch| runner.offer(batch));
+            runner.stop(HOOKS_PATIENCE);
+        }
+    }
+}
+
+/// The router's configuration in a server of this version, which belongs to this process's user.
+pub(crate) fn router_config(settings: &Settings) -> Config {
+    let owner_uid = rustix::process::geteuid().as_raw();
+    Config { owner_uid, admin_ops: crate::control::OPS, ..settings.router.clone() }
+}
