@@ -3,6 +3,7 @@
 
 mod budgets;
 mod courtesy;
+mod extremes;
 mod linger;
 mod names;
 mod routing;

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::environment::{self, Variable, suggest};
 use super::error::{ConfigError, Fault, PROBLEMS_MAX, Place, Position, Problem, shown};
@@ -12,6 +13,9 @@ use super::value::Context;
 use super::yaml::{self, Content, Node};
 use super::{FILE_BYTES_MAX, Settings, access, files};
 use crate::root::Root;
+
+/// How often released clients ping (`HEARTBEAT_INTERVAL` of the Python package).
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "HERMES_BUS_CONFIG";
@@ -331,6 +335,11 @@ impl<'a> Layers<'a> {
         }
         for mismatch in mismatches {
             self.problem(mismatch);
+        }
+        if self.settings.router.heartbeat <= PING_INTERVAL {
+            let what =
+                "sessions.heartbeat: released clients ping every 60 s, and are closed before";
+            self.warnings.push(what.to_owned());
         }
         let Layers { settings, origins, file, warnings, problems, more_problems, .. } = self;
         if problems.is_empty() {

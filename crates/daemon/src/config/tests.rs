@@ -434,6 +434,14 @@ fn a_misspelt_variable_is_warned_of() {
     assert_eq!(loaded.settings, Settings::default());
 }
 
+#[test]
+fn a_heartbeat_that_released_clients_do_not_survive_is_warned_of() {
+    assert_eq!(read("sessions: {heartbeat: 61s}").unwrap().warnings, [""; 0]);
+    let warnings = read("sessions: {heartbeat: 60s}").unwrap().warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("sessions.heartbeat: released clients"), "{warnings:?}");
+}
+
 // ---- secrets ----------------------------------------------------------------------------------------
 
 const SECRET: &str = "correct-horse-battery";
