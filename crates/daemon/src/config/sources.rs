@@ -74,7 +74,9 @@ impl Sources {
         let is_it =
             |(name, value): &&(OsString, OsString)| name == FILE_VARIABLE && !value.is_empty();
         let in_environment = || environment.iter().find(is_it).map(|(_, path)| PathBuf::from(path));
-        let named = file.or_else(in_environment);
+        // A daemon may change its directory before it reads the file again.
+        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let named = file.or_else(in_environment).map(whole);
         let file_is_named = named.is_some();
         let file = named.unwrap_or_else(|| root.config_file());
         Sources { file, file_is_named, environment, flags }

@@ -389,6 +389,8 @@ fn which_file_is_read() {
     };
     assert_eq!(of_file(None, Path::new("")).file(), root.config_file());
     assert_eq!(of_file(None, &named).file(), named);
+    let relative = std::env::current_dir().unwrap().join("x.yaml");
+    assert_eq!(of_file(None, Path::new("x.yaml")).file(), relative);
     assert_eq!(of_file(Some(&by_flag), &named).file(), by_flag);
     assert!(of_file(None, Path::new("")).load().is_ok(), "the usual file need not exist");
     let error = of_file(None, &named).load().unwrap_err();
