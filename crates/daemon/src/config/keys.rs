@@ -224,8 +224,8 @@ pub static KEYS: &[Key] = &[
     live(
         "sessions.heartbeat",
         time(SECOND, DAY, plain!(router.heartbeat)),
-        "A registered session that is silent for so long is closed. Released clients ping every 30 \
-         seconds.",
+        "A registered session that is silent for so long is closed. Released clients ping every 60 \
+         seconds: with less they are closed while they are alive.",
     ),
     live(
         "sessions.linger",

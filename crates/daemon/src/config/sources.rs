@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::environment::{self, Variable, suggest};
 use super::error::{ConfigError, Fault, PROBLEMS_MAX, Place, Position, Problem, shown};
@@ -12,6 +13,9 @@ use super::value::Context;
 use super::yaml::{self, Content, Node};
 use super::{FILE_BYTES_MAX, Settings, access, files};
 use crate::root::Root;
+
+/// How often released clients ping (`HEARTBEAT_INTERVAL` of the Python package).
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "HERMES_BUS_CONFIG";
@@ -70,7 +74,9 @@ impl Sources {
         let is_it =
             |(name, value): &&(OsString, OsString)| name == FILE_VARIABLE && !value.is_empty();
         let in_environment = || environment.iter().find(is_it).map(|(_, path)| PathBuf::from(path));
-        let named = file.or_else(in_environment);
+        // A daemon may change its directory before it reads the file again.
+        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let named = file.or_else(in_environment).map(whole);
         let file_is_named = named.is_some();
         let file = named.unwrap_or_else(|| root.config_file());
         Sources { file, file_is_named, environment, flags }
@@ -345,6 +351,11 @@ impl<'a> Layers<'a> {
         }
         for mismatch in mismatches {
             self.problem(mismatch);
+        }
+        if self.settings.router.heartbeat <= PING_INTERVAL {
+            let what =
+                "sessions.heartbeat: released clients ping every 60 s, and are closed before";
+            self.warnings.push(what.to_owned());
         }
         let Layers { settings, origins, file, warnings, problems, more_problems, .. } = self;
         if problems.is_empty() {

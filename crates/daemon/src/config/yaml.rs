@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span};
+use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, Span};
 
 use super::error::{Fault, Position, shown};
 
@@ -84,7 +84,11 @@ impl<'t> Reader<'t> {
         event.map_err(|error| {
             let marker = error.marker();
             let at = Position { line: marker.line(), column: marker.col() + 1 };
-            Fault::new(at, format!("no valid YAML: {}", error.kind()))
+            let what = match error.kind() {
+                ErrorKind::RecursionLimitExceeded => "nested too deeply".to_owned(),
+                kind => format!("no valid YAML: {kind}"),
+            };
+            Fault::new(at, what)
         })
     }
 
@@ -220,7 +224,7 @@ mod tests {
     fn deep_nesting_ends_in_an_error() {
         for deep in ["[".repeat(100_000), "- ".repeat(50_000), "{a: ".repeat(50_000)] {
             let what = fault(deep.as_bytes()).2;
-            assert!(what.contains("nest") || what.contains("recursion"), "{what}");
+            assert!(what == "nested too deeply", "{what}");
         }
         let allowed = format!("{}{}", "[".repeat(NESTING_MAX), "]".repeat(NESTING_MAX));
         assert!(parse(allowed.as_bytes()).is_ok());
