@@ -340,12 +340,12 @@ def test_where_clients_of_0_5_0_look(world):
 
 def test_a_bus_in_the_usual_place_beside_this_one(world):
     """Clients without the variable go there."""
-    world.start_daemon()
+    pid = world.start_daemon()
     env = {"HERMES_BUS_ROOT": world.directory / "other", "HERMES_HOME": None}
     finding = doctor(world, env=env).of("other bus")
-    assert finding["severity"] == "note" and str(world.pid_in_file()) in finding["what"]
-    os.kill(world.pid_in_file(), signal.SIGKILL)
-    wait_until(lambda: world.processes() == [], "the daemon to be gone")
+    assert finding["severity"] == "note" and "pid %d" % pid in finding["what"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not procfs.alive(pid), "the daemon to be gone")
     finding = doctor(world, env=env).of("other bus")
     assert "--root %s --fix" % world.root in finding["advice"]
     assert doctor(world, "--root", str(world.root), "--fix").repairs
