@@ -5,9 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::{Finding, Subject};
-use crate::manager::{Daemon, PidFile, pid_file};
+use crate::manager::{self, Daemon, PidFile, pid_file};
 use crate::root::Root;
-use crate::sys::Process;
 
 pub(super) fn environment(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "HERMES_BUS_ROOT";
@@ -67,14 +66,20 @@ pub(super) fn default_root(subject: &Subject<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let Ok(other) = Root::find(Some(default)) else { return Vec::new() };
-    let PidFile::Names(pid) = pid_file(&other) else { return Vec::new() };
-    let shown = other.pid_file().display().to_string();
-    let finding = if Process::find(pid).is_some() {
-        Finding::note(CHECK, format!("{shown} names process {pid}: a bus may run there as well"))
-            .advice("clients without HERMES_BUS_ROOT go to that one")
-    } else {
-        Finding::note(CHECK, format!("{shown} was left behind by a dead bus"))
-            .advice(format!("'hermes-bus doctor --root {} --fix' removes it", default.display()))
+    if pid_file(&other) == PidFile::Missing {
+        return Vec::new();
+    }
+    let finding = match manager::look(&other).pid() {
+        Some(pid) => {
+            let what = format!("{} has a bus as well (pid {pid})", default.display());
+            Finding::note(CHECK, what).advice("clients without HERMES_BUS_ROOT go to that one")
+        }
+        None => {
+            let what = format!("{} was left behind by a dead bus", other.pid_file().display());
+            let advice =
+                format!("'hermes-bus doctor --root {} --fix' removes it", default.display());
+            Finding::note(CHECK, what).advice(advice)
+        }
     };
     vec![finding]
 }
@@ -105,6 +110,7 @@ mod tests {
     use super::*;
     use crate::doctor::Severity;
     use crate::doctor::tests::{World, only};
+    use crate::lock::Lock;
 
     #[test]
     fn an_empty_root_variable_is_worth_a_warning() {
@@ -144,14 +150,15 @@ mod tests {
     fn a_bus_in_the_usual_place_is_told_about() {
         let mut world = World::created();
         let default = world.root.directory().join("default");
-        let file = Root::find(Some(&default)).unwrap().pid_file();
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let other = Root::find(Some(&default)).unwrap();
+        other.create().unwrap();
         world.surroundings.default_root = Some(default);
         assert_eq!(default_root(&world.subject()), []);
-        fs::write(&file, "999999999").unwrap();
+        fs::write(other.pid_file(), std::process::id().to_string()).unwrap();
         assert!(only(default_root(&world.subject())).what.contains("dead bus"));
-        fs::write(&file, std::process::id().to_string()).unwrap();
-        assert!(only(default_root(&world.subject())).what.contains("may run"));
+        let lock = Lock::take(&other).unwrap();
+        assert!(only(default_root(&world.subject())).what.contains("has a bus as well"));
+        drop(lock);
         world.surroundings.default_root = Some(world.root.directory().to_owned());
         assert_eq!(default_root(&world.subject()), []);
     }

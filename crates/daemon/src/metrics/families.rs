@@ -211,7 +211,13 @@ const GROUPS: &[Group] = &[
     },
     single("broadcasts", "broadcasts", "Messages to everyone."),
     single("receipts", "receipts", "Courtesy receipts given."),
-    single("sender_waits", "sender_waits", "Times that a sender waited for a receiver's queue."),
+    Group {
+        family: "sender_waits",
+        help: "Times that a sender was kept waiting: for a receiver's queue, or because it sent more \
+               than it may.",
+        label: "reason",
+        members: Members::Named(&[("sender_waits", "queue_full"), ("pace_waits", "pace")]),
+    },
     Group {
         family: "refused",
         help: "Messages, frames and connections that were refused.",

@@ -409,6 +409,26 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_connection_makes_room() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut connections = Connections::default();
+            for _ in 0..CONNECTIONS_MAX {
+                connections.add(std::future::pending());
+            }
+            let oldest = connections.oldest_first[0].clone();
+            let made = timeout(Duration::from_secs(3_600), connections.make_room()).await;
+            made.expect("room is made however long the others stay");
+            assert!(oldest.is_finished());
+            assert_eq!(connections.oldest_first.len(), CONNECTIONS_MAX - 1);
+        });
+    }
+
+    #[test]
     fn a_driver_that_is_gone_or_hung_is_said_to_be() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metrics.sock");
@@ -447,7 +467,8 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let began = tokio::time::Instant::now();
-            assert!(ask.snapshot().await.is_none());
+            let answer = timeout(Duration::from_secs(3_600), ask.snapshot()).await;
+            assert!(answer.expect("it is not waited for without end").is_none());
             assert_eq!(began.elapsed().as_secs(), SNAPSHOT_PATIENCE.as_secs());
         });
     }

@@ -166,6 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_every_family() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/METRICS.md");
+        let document = std::fs::read_to_string(path).expect("docs stand beside the crates");
+        let snapshot = snapshot();
+        let families = families(&snapshot);
+        for Family { name, kind, help, .. } in &families {
+            let is_row = |line: &str| {
+                line.starts_with(&format!("| `{PREFIX}{name}` | {} | ", kind.as_str()))
+                    && line.ends_with(&format!(" | {help} |"))
+            };
+            assert!(document.lines().any(is_row), "docs/METRICS.md lacks {name}: {help}");
+        }
+        let rows = document.lines().filter(|line| line.starts_with("| `hermes_bus_")).count();
+        assert_eq!(rows, families.len(), "docs/METRICS.md has rows that nothing gives");
+    }
+
+    #[test]
     fn a_label_holds_any_text() {
         let mut snapshot = snapshot();
         snapshot.endpoints[0].details.endpoint = "a\"b\\c\nd".to_owned();
