@@ -38,6 +38,8 @@ pub(crate) struct Door {
     listener: UnixListener,
     /// Device and inode of the socket that was bound.
     identity: (u64, u64),
+    /// The path is a service manager's, which opened the socket: it stays when this process ends.
+    is_inherited: bool,
     /// Given up to tell a peer that there is no room for it.
     spare: Option<File>,
     /// When it was last logged that there is no room for connections.
@@ -50,9 +52,25 @@ impl Door {
     /// Binds the socket. The caller holds the root's lock.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let (listener, identity) = bind(path)?;
-        let spare = File::open("/dev/null").ok();
-        let path = path.to_owned();
-        Ok(Door { path, listener, identity, spare, full_since: None, trouble: None })
+        Ok(Door::new(path, listener, identity))
+    }
+
+    /// Takes over a socket that a service manager has bound to `path` and goes on listening.
+    pub(crate) fn inherit(listener: StdUnixListener, path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        // Listening once more makes this process the one whom clients see at the other end.
+        rustix::net::listen(listener.as_fd(), BACKLOG)
+            .with_context(|| format!("cannot listen on {shown}"))?;
+        let identity = identity(path).with_context(|| format!("{shown} vanished"))?;
+        let mut door = Door::new(path, UnixListener::from_std(listener), identity);
+        door.is_inherited = true;
+        Ok(door)
+    }
+
+    fn new(path: &Path, listener: UnixListener, identity: (u64, u64)) -> Self {
+        let (path, spare) = (path.to_owned(), File::open("/dev/null").ok());
+        let is_inherited = false;
+        Door { path, listener, identity, is_inherited, spare, full_since: None, trouble: None }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -66,7 +84,7 @@ impl Door {
                 Ok((stream, _)) => match sys::peer_credentials(&stream) {
                     Ok(credentials) => return Some((stream, credentials)),
                     Err(error) => {
-                        tracing::warn!(target: target::DOOR, "a peer without credentials: {error}")
+                        tracing::warn!(target: target::DOOR, "a peer without credentials: {error}");
                     }
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
@@ -120,6 +138,7 @@ impl Door {
                 tracing::warn!(target: target::DOOR, "the socket's path was gone; it is bound anew");
                 registry.deregister(&mut self.listener)?;
                 (self.listener, self.identity) = (listener, identity);
+                self.is_inherited = false;
                 self.trouble = None;
                 self.register(registry, token)?;
             }
@@ -137,7 +156,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if identity(&self.path) == Some(self.identity) {
+        if !self.is_inherited && identity(&self.path) == Some(self.identity) {
             let _ = fs::remove_file(&self.path);
         }
     }

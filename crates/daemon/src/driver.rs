@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
 use crate::door::Door;
 use crate::logging::{EventLog, target};
+use crate::service::Supervisor;
 use crate::signals::{Signals, Wish};
 use crate::sys::{self, HangUp};
 
@@ -68,6 +69,7 @@ pub(crate) struct Driver {
     stopping: bool,
     read_buffer: Vec<u8>,
     event_log: EventLog,
+    supervisor: Supervisor,
 }
 
 impl Driver {
@@ -95,7 +97,13 @@ impl Driver {
             stopping: false,
             read_buffer: vec![0; READ_BYTES],
             event_log: EventLog::new(),
+            supervisor: Supervisor::from_environment(now),
         })
+    }
+
+    /// Tells the service manager that the socket answers.
+    pub(crate) fn ready(&mut self, status: &str) {
+        self.supervisor.ready(status);
     }
 
     /// Runs until a signal ends it and everything queued is written, or its time is up.
@@ -123,7 +131,8 @@ impl Driver {
         let until_timer = self.router.next_wake().map_or(until_check, |moment| {
             Duration::from_micros(moment.as_micros()).saturating_sub(elapsed)
         });
-        Some(until_check.min(until_timer))
+        let until_sign = self.supervisor.due(now).unwrap_or(until_check);
+        Some(until_check.min(until_timer).min(until_sign))
     }
 
     fn turn(&mut self, events: &Events) {
@@ -153,6 +162,7 @@ impl Driver {
         self.write_dirty();
         self.carry_out_effects();
         self.look_at_door();
+        self.supervisor.tick(Instant::now());
     }
 
     fn now(&self) -> Now {
@@ -225,6 +235,7 @@ impl Driver {
                 Wish::Stop if self.stopping => {}
                 Wish::Stop => {
                     tracing::info!(target: target::BUS, "stopping");
+                    self.supervisor.stopping();
                     self.stopping = true;
                     // Nobody comes in any more; the path is free for the next daemon.
                     drop(self.door.take());

@@ -13,6 +13,7 @@ use crate::lock::Lock;
 use crate::logging::{self, Settings, target};
 use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
+use crate::service;
 use crate::signals::{HangUp, Signals};
 use crate::sys;
 
@@ -69,7 +70,10 @@ pub fn run(root: &Root, mode: Mode) -> anyhow::Result<()> {
     };
     let signals = Signals::catch(hang_up).context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
-    let door = Door::open(&root.socket())?;
+    let door = match service::listening_socket(&root.socket())? {
+        Some(listener) => Door::inherit(listener, &root.socket())?,
+        None => Door::open(&root.socket())?,
+    };
     let link = hermes_home().and_then(|home| Link::place(&home, &root.socket()));
     let pid_file = match mode {
         Mode::Foreground => None,
@@ -78,6 +82,7 @@ pub fn run(root: &Root, mode: Mode) -> anyhow::Result<()> {
     let router = Router::new(config(), fastrand::u64(..));
     let mut driver = Driver::new(router, door, signals).context("cannot watch the socket")?;
     announce(root, mode, open_files);
+    driver.ready(&format!("listening on {}", root.socket().display()));
     driver.run().context("waiting for events failed")?;
     drop((link, pid_file));
     tracing::info!(target: target::BUS, "stopped");
