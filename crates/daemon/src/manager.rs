@@ -22,7 +22,7 @@ use crate::lock::Lock;
 use crate::logging;
 use crate::report;
 use crate::root::Root;
-use crate::sys::Process;
+use crate::sys::{self, Process};
 
 /// How long a connect may take, and how long the answer: as released managers have it.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -83,10 +83,16 @@ pub fn look(root: &Root) -> Daemon {
         return by_lock();
     };
     let Ok(mut connection) = bus.open() else { return by_lock() };
-    // A listener in another container has no id here; the holder of the lock may have one.
     let listener = connection.peer_pid().filter(|pid| *pid > 0);
-    let pid = listener.or_else(|| Lock::holder(root)).unwrap_or(0);
-    match connection.list(ANSWER_PATIENCE) {
+    let answer = connection.list(ANSWER_PATIENCE);
+    // The connection may have started the server, so its lock is looked at behind it. Where a service
+    // manager opened the socket, the listener is that manager, or a server that has ended long ago.
+    // A listener in another container has no id here, and a released server has no lock.
+    let serves =
+        |pid: &u32| !sys::is_service_manager(*pid) && sys::may_listen_at(*pid, &root.socket());
+    let by_socket = || listener.filter(serves);
+    let pid = Lock::holder(root).or_else(by_socket).unwrap_or(0);
+    match answer {
         Ok(listing) => Daemon::Running { pid, listing },
         Err(_) => Daemon::Unresponsive { pid },
     }
@@ -288,7 +294,9 @@ fn remove_left_over(root: &Root) -> anyhow::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     let socket = root.socket();
     let is_socket = fs::symlink_metadata(&socket).is_ok_and(|found| found.file_type().is_socket());
-    for path in [is_socket.then_some(socket), Some(root.pid_file())].into_iter().flatten() {
+    // A service manager listens on for the next client.
+    let may_go = is_socket && !sys::is_listened_at(&socket);
+    for path in [may_go.then_some(socket), Some(root.pid_file())].into_iter().flatten() {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hermes_bus_core::Credentials;
@@ -87,6 +88,49 @@ pub(crate) fn lock_holder(file: &File) -> Option<u32> {
     })
 }
 
+/// Whether a socket is listened on at this path, without connecting: where a service manager listens,
+/// that would start the service.
+pub(crate) fn is_listened_at(path: &Path) -> bool {
+    !listeners_at(path).is_empty()
+}
+
+/// The inodes of the sockets that are listened on at this path.
+fn listeners_at(path: &Path) -> Vec<u64> {
+    // Num RefCount Protocol Flags Type St Inode Path; the flag is that of a socket that listens.
+    let listener = |line: &str| {
+        let (fields, found) =
+            line.split_once('/').map(|(fields, rest)| (fields, format!("/{rest}")))?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let [_, _, _, flags, _, _, inode] = fields[..] else { return None };
+        let listens = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x10000 != 0);
+        inode.parse().ok().filter(|_| listens && path.as_os_str() == found.as_str())
+    };
+    let sockets = std::fs::read("/proc/net/unix").unwrap_or_default();
+    String::from_utf8_lossy(&sockets).lines().filter_map(listener).collect()
+}
+
+/// Whether a process may be the one that listens at this path: false if others are known to, and it
+/// does not. Where the kernel tells nothing, it may be.
+pub(crate) fn may_listen_at(pid: u32, path: &Path) -> bool {
+    let listeners = listeners_at(path);
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return std::fs::metadata(format!("/proc/{pid}")).is_ok() || listeners.is_empty();
+    };
+    let names: Vec<String> = listeners.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    names.is_empty()
+        || files.flatten().any(|file| {
+            std::fs::read_link(file.path())
+                .is_ok_and(|open| names.iter().any(|name| open.as_os_str() == name.as_str()))
+        })
+}
+
+/// Whether a process is a service manager: the listener of a socket that no server has taken over yet.
+pub(crate) fn is_service_manager(pid: u32) -> bool {
+    pid == 1
+        || std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| name.trim_end() == "systemd")
+}
+
 /// A process that can be signalled and waited for, and is still the same one then.
 pub(crate) struct Process {
     pid: Pid,
@@ -156,6 +200,33 @@ mod tests {
         assert_eq!(lock_holder(&looker), None);
         rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).unwrap();
         assert_eq!(lock_holder(&looker), Some(std::process::id()));
+    }
+
+    #[test]
+    fn who_listens_is_seen_without_connecting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(is_listened_at(&path));
+        assert!(!is_listened_at(&directory.path().join("a")));
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(may_listen_at(std::process::id(), &path));
+        assert!(!may_listen_at(other.id(), &path), "it has not got the socket");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!may_listen_at(other.id(), &path), "it has ended");
+        drop(listener);
+        assert!(!is_listened_at(&path), "only the file is left");
+        let bound = rustix::net::socket(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            None,
+        )
+        .unwrap();
+        let other = directory.path().join("silent");
+        let address = rustix::net::SocketAddrUnix::new(&other).unwrap();
+        rustix::net::bind(&bound, &address).unwrap();
+        assert!(!is_listened_at(&other), "bound, but not listened on");
     }
 
     #[test]
