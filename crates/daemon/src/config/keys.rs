@@ -373,26 +373,27 @@ pub static KEYS: &[Key] = &[
         bytes(0, 16 * MIB, number!(hooks.output_bytes_max: usize)),
         "How much of a hook's output is kept for the log.",
     ),
-    at_start(
+    live(
         "log.to",
         word!(SINKS, log.sink),
         "Where log lines go: a `file` (`run/busd.log` in the root directory), `stderr`, or the \
          system's `journal`. `auto`: standard error in the foreground, the file in the background, \
          the journal where standard error is connected to it.",
     ),
-    at_start("log.format", word!(FORMATS, log.format), "How a line looks."),
+    live("log.format", word!(FORMATS, log.format), "How a line looks."),
     live("log.level", word!(LEVELS, log.level), "The least important level that is logged."),
     live(
         "log.levels",
         Kind::Levels(plain!(log.levels)),
-        "Levels of single targets, in place of `log.level`: `{hooks: debug}`.",
+        "Levels of single targets, in place of `log.level`: `{hooks: debug}`. The targets are `bus`, \
+         `config`, `door`, `hooks`, `metrics`, `router` and `service`.",
     ),
-    at_start(
+    live(
         "log.file_bytes_max",
         bytes(64 * KIB, BUDGET_MAX, number!(log.file_bytes_max: u64)),
         "A log file over this size makes room.",
     ),
-    at_start(
+    live(
         "log.files_kept",
         count(0, 100, number!(log.files_kept: u32)),
         "Older log files that are kept (`busd.log.1`, …). With 0 a large file is cut to its end.",

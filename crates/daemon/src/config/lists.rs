@@ -3,7 +3,7 @@
 use super::error::{Fault, shown};
 use super::scalars::{LEVELS, level_words, parse_count, parse_word};
 use super::yaml::{Content, Node};
-use crate::logging::Level;
+use crate::logging::{Level, TARGETS};
 
 /// Most users, protected names and log targets that may be listed.
 pub(super) const LIST_MAX: usize = 1_000;
@@ -48,8 +48,6 @@ pub(super) fn read_users(node: &Node) -> Result<Vec<u32>, Vec<Fault>> {
 }
 
 pub(super) fn read_levels(node: &Node) -> Result<Vec<(String, Level)>, Vec<Fault>> {
-    /// A target is the name of a part of the program.
-    const TARGET_BYTES_MAX: usize = 64;
     let words = level_words();
     let entries = match &node.content {
         Content::Null => return Ok(Vec::new()),
@@ -66,10 +64,9 @@ pub(super) fn read_levels(node: &Node) -> Result<Vec<(String, Level)>, Vec<Fault
     let mut levels = Vec::new();
     let mut faults = Vec::new();
     for entry in entries {
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte);
-        let is_target = (1..=TARGET_BYTES_MAX).contains(&entry.key.len());
-        if !is_target || !entry.key.bytes().all(is_name) {
-            let what = format!("'{}' is no log target", shown(&entry.key));
+        if !TARGETS.contains(&entry.key.as_str()) {
+            let targets = TARGETS.join(", ");
+            let what = format!("'{}' is not one of the targets {targets}", shown(&entry.key));
             faults.push(Fault::new(entry.key_at, what));
             continue;
         }

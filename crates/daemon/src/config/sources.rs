@@ -92,8 +92,7 @@ impl Sources {
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         if self.file_is_named {
-            let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
-            arguments.extend(["--config".into(), file.into_os_string()]);
+            arguments.extend(["--config".into(), self.file.clone().into_os_string()]);
         }
         for flag in &self.flags {
             arguments.extend(["--set".into(), flag.into()]);

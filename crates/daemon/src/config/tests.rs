@@ -273,7 +273,8 @@ zebra: 1
         "config.yaml:5:1: linger: unknown key (did you mean 'sessions.linger'?)",
         "config.yaml:6:1: log.level: write 'level:' below 'log:'",
         "config.yaml:8:20: log.levels: 'loud' is not one of error, warn, info, debug",
-        "config.yaml:8:26: log.levels: 'a b' is no log target",
+        "config.yaml:8:26: log.levels: 'a b' is not one of the targets bus, config, door, hooks, \
+         metrics, router, service",
         "config.yaml:9:1: zebra: unknown key ('hermes-bus config show' lists all)",
     ];
     assert_eq!(lines(text), expected);
@@ -405,7 +406,7 @@ fn problems_of_all_layers_name_where_they_are() {
     let path = directory.path().join("hermes-bus/config.yaml");
     write(&path, b"log: {level: loud}");
     let environment = [("HERMES_BUS_LOG", "[1"), ("HERMES_BUS_HOOKS_TIMEOUT", "1 week")];
-    let flags = ["sessions.linger", "session.linger=1s", "queues.stall=", "log.levels={a: b}"];
+    let flags = ["sessions.linger", "session.linger=1s", "queues.stall=", "log.levels={hooks: b}"];
     let mut sources = sources(directory.path(), &environment, &flags);
     let not_text = std::os::unix::ffi::OsStringExt::from_vec(b"\xff".to_vec());
     sources.environment_for_tests().push(("HERMES_BUS_LOG_FORMAT".into(), not_text));

@@ -6,27 +6,61 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Subject, programs};
+use crate::config::Sources;
+use crate::hooks::{self, Found};
+use crate::root::Root;
 
 /// What the configuration says, as far as checks need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configured {
-    /// Why the configuration file cannot be used.
-    pub error: Option<String>,
+    /// Why the configuration cannot be used: all that is wrong with it.
+    pub errors: Vec<String>,
+    /// What is doubtful about it.
+    pub warnings: Vec<String>,
     /// Other users may connect, so that the socket is open to all.
     pub others_may_connect: bool,
     /// The files of the hooks, in their order.
     pub hooks: Vec<PathBuf>,
+    /// What is wrong with what names them. None of what it concerns is run.
+    pub hook_errors: Vec<String>,
+    /// What looks like a mistake there.
+    pub hook_warnings: Vec<String>,
+}
+
+impl Configured {
+    /// What a bus would be told that is started now, in this environment.
+    pub fn read(root: &Root) -> Self {
+        let found = Found::find(&hooks::Environment::of_process(), root.directory());
+        let loaded = Sources::new(root, None, Vec::new()).load();
+        let (errors, warnings, others_may_connect) = match loaded {
+            Ok(loaded) => {
+                (Vec::new(), loaded.warnings, !loaded.settings.router.allow_uids.is_empty())
+            }
+            Err(error) => (error.lines(), Vec::new(), false),
+        };
+        Configured {
+            errors,
+            warnings,
+            others_may_connect,
+            hooks: found.hooks.into_iter().map(|hook| hook.path).collect(),
+            hook_errors: found.errors,
+            hook_warnings: found.warnings,
+        }
+    }
 }
 
 pub(super) fn configuration(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
     let path = subject.root.config_file();
     let shown = path.display();
-    if let Some(error) = &subject.configured.error {
-        return vec![
+    let Configured { errors, warnings, .. } = subject.configured;
+    if !errors.is_empty() || !warnings.is_empty() {
+        let errors = errors.iter().map(|error| {
             Finding::problem(CHECK, error.clone())
-                .advice("'hermes-bus config check' says the same"),
-        ];
+                .advice("mend it: a bus does not start with it, nor reload it")
+        });
+        let warnings = warnings.iter().map(|warning| Finding::warning(CHECK, warning.clone()));
+        return errors.chain(warnings).collect();
     }
     let finding = match fs::metadata(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -51,12 +85,18 @@ const INTERPRETER: &str = "python3";
 
 pub(super) fn hooks(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "hooks";
-    let hooks = &subject.configured.hooks;
-    if hooks.is_empty() {
-        return vec![Finding::ok(CHECK, "there are none")];
+    let Configured { hooks, hook_errors, hook_warnings, .. } = subject.configured;
+    let errors = hook_errors.iter().map(|error| {
+        Finding::problem(CHECK, error.clone()).advice("mend it: what it concerns is not run")
+    });
+    let warnings = hook_warnings.iter().map(|warning| Finding::warning(CHECK, warning.clone()));
+    let mut findings: Vec<Finding> = errors.chain(warnings).collect();
+    if hooks.is_empty() && findings.is_empty() {
+        findings.push(Finding::ok(CHECK, "there are none"));
     }
     let has_interpreter = programs::find(&subject.surroundings.path, INTERPRETER).next().is_some();
-    hooks.iter().map(|path| hook(CHECK, path, has_interpreter)).collect()
+    findings.extend(hooks.iter().map(|path| hook(CHECK, path, has_interpreter)));
+    findings
 }
 
 fn hook(check: &'static str, path: &Path, has_interpreter: bool) -> Finding {
@@ -155,7 +195,7 @@ mod tests {
         assert_eq!(look(&world).severity, Severity::Ok);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         assert_eq!(look(&world).severity, Severity::Warning);
-        world.configured.error = Some("config.yaml:3:5: unknown key".to_owned());
+        world.configured.errors = vec!["config.yaml:3:5: unknown key".to_owned()];
         let finding = look(&world);
         assert_eq!(finding.severity, Severity::Problem);
         assert!(finding.what.contains("config.yaml:3:5"), "{}", finding.what);

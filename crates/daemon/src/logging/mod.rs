@@ -181,29 +181,10 @@ impl Default for Settings {
     }
 }
 
-/// The variable that sets the level.
-const LEVEL_VARIABLE: &str = "HERMES_BUS_LOG";
 /// Says where standard error goes to, where the journal reads it: device and inode.
 const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
 impl Settings {
-    /// The defaults, with the level that the environment sets. With it, why the environment's word
-    /// was not taken.
-    pub fn from_environment() -> (Self, Option<String>) {
-        let mut settings = Settings::default();
-        let wanted = std::env::var(LEVEL_VARIABLE).unwrap_or_default();
-        if wanted.is_empty() {
-            return (settings, None);
-        }
-        match wanted.parse() {
-            Ok(level) => {
-                settings.level = level;
-                (settings, None)
-            }
-            Err(error) => (settings, Some(format!("{LEVEL_VARIABLE}: {error}"))),
-        }
-    }
-
     fn filter(&self) -> Targets {
         let levels = self.levels.iter().map(|(target, level)| (target.as_str(), *level));
         Targets::new().with_default(self.level).with_targets(levels)

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub(crate) fn doctor(fix: bool, place: &Place) -> anyhow::Result<ExitCode> {
     let root = find_root(place.socket.as_deref(), place.root.as_deref())?;
     let surroundings = Surroundings::of_this_process();
-    let look = || examine(&root, &surroundings, &Configured::default());
+    let look = || examine(&root, &surroundings, &Configured::read(&root));
     let mut findings = look();
     let mut repairs = Vec::new();
     if fix && findings.iter().any(Finding::is_fixable) {
