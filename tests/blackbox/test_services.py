@@ -27,34 +27,40 @@ class Manager:
     def wait_for_client(self):
         assert select.select([self.listener], [], [], 10)[0], "nobody connects"
 
-    def start(self, arguments=(), env=None):
+    def start(self, arguments=(), process="LISTEN_PID=$$"):
         # The process id is part of the bargain: the shell becomes the server.
-        command = 'LISTEN_PID=$$ exec "$0" "$@"'
-        if self.listener.fileno() != 3:
-            os.dup2(self.listener.fileno(), 3)
-        changes = dict({"LISTEN_FDS": "1", "LISTEN_FDNAMES": "hermes-bus.socket"}, **(env or {}))
-        return self.world.spawn(["/bin/sh", "-c", command, SERVER, *arguments], env=changes, pass_fds=[3], output="hermes-bus-server.out")
+        command = process + ' exec "$0" "$@"'
+        variables = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "hermes-bus.socket"}
+        with at_descriptor_3(self.listener.fileno()):
+            return self.world.spawn(["/bin/sh", "-c", command, SERVER, *arguments], env=variables, pass_fds=[3], output="hermes-bus-server.out")
 
     def close(self):
         self.listener.close()
 
 
+@contextlib.contextmanager
+def at_descriptor_3(fd):
+    """Where the protocol wants it; whatever stands there in this process comes back."""
+    try:
+        saved = os.dup(3)
+    except OSError:
+        saved = None
+    os.dup2(fd, 3)
+    try:
+        yield
+    finally:
+        if saved is None:
+            os.close(3)
+        else:
+            os.dup2(saved, 3)
+            os.close(saved)
+
+
 @pytest.fixture
 def manager(world):
-    saved = os.dup(3) if _is_open(3) else None
     m = Manager(world)
     yield m
     m.close()
-    if saved is not None:
-        os.dup2(saved, 3)
-        os.close(saved)
-
-
-def _is_open(fd):
-    with contextlib.suppress(OSError):
-        os.fstat(fd)
-        return True
-    return False
 
 
 def test_the_first_client_starts_the_server_and_its_message_arrives(world, manager):
@@ -126,11 +132,13 @@ def test_a_socket_of_another_place_is_refused(world):
     manager.close()
 
 
-def test_sockets_that_are_meant_for_another_process_are_left_alone(world):
+@pytest.mark.parametrize("process", ["", "LISTEN_PID=1"], ids=["nobody", "another"])
+def test_sockets_that_are_meant_for_another_process_are_left_alone(world, process):
     """The variables are inherited by children of children; only the process that is named may take them."""
     manager = Manager(world, str(world.directory / "elsewhere.sock"))
-    server = world.spawn([SERVER], env={"LISTEN_FDS": "1", "LISTEN_PID": "1"}, pass_fds=[manager.listener.fileno()], output="hermes-bus-server.out")
-    wait_until(lambda: answers(world.socket_path), "a server on a socket of its own")
+    server = manager.start(process=process)
+    wait_until(lambda: server.poll() is not None or answers(world.socket_path), "a server on a socket of its own")
+    assert server.poll() is None, world.output("hermes-bus-server.out")
     server.terminate()
     assert server.wait(10) == 0
     manager.close()
