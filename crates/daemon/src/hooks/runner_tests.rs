@@ -9,7 +9,7 @@ use hermes_bus_core::Outcome;
 use rustix::process::{Pid, test_kill_process};
 
 use super::*;
-use crate::hooks::{Filter, Pattern};
+use crate::hooks::Pattern;
 
 /// Waits for something that nobody announces.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -404,7 +404,8 @@ fn the_oldest_calls_are_dropped_first() {
     let hook = stage.script("h", &format!("{GATE}\necho $HERMES_BUS_MESSAGE_ID >> $D/ids"));
     let limits = Limits { concurrency: 1, waiting_max: 3, ..Limits::default() };
     let runner = Runner::start(vec![hook.clone()], limits).unwrap();
-    runner.offer(numbered(0..10)).unwrap();
+    runner.offer(numbered(0..7)).unwrap();
+    runner.offer(numbered(7..10)).unwrap();
     until("the drops", || runner.counters().dropped == 6);
     assert_eq!((runner.counters().running, runner.counters().waiting), (1, 3));
     stage.open_gate();
@@ -413,8 +414,38 @@ fn the_oldest_calls_are_dropped_first() {
     runner.stop(Duration::from_secs(5));
     let told = log_of(&hook);
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("a call was dropped: too many calls wait"), "{told:?}");
-    assert!(told[1].contains("5 more calls were dropped"), "{told:?}");
+    assert!(told[0].contains("3 calls were dropped: too many calls wait"), "{told:?}");
+    assert!(told[1].contains("3 more calls were dropped"), "{told:?}");
+}
+
+#[test]
+fn the_same_calls_are_left_of_a_batch_whether_most_are_passed_over_or_not() {
+    let wait_all = |filter: Filter| {
+        let stage = Stage::new();
+        let first = stage.script("a", &format!("{GATE}\necho $HERMES_BUS_MESSAGE_ID >> $D/a"));
+        let second = stage.script("b", &format!("{GATE}\necho $HERMES_BUS_MESSAGE_ID >> $D/b"));
+        let hooks = vec![Hook { filter, ..first }, second];
+        let limits = Limits { concurrency: 3, waiting_max: 5, ..Limits::default() };
+        let runner = Runner::start(hooks, limits).unwrap();
+        runner.offer(numbered(0..1)).unwrap();
+        runner.offer(numbered(1..100)).unwrap();
+        until("the drops", || runner.counters().dropped == 200 - 3 - 5);
+        assert_eq!((runner.counters().running, runner.counters().waiting), (3, 5));
+        stage.open_gate();
+        assert_eq!(until_ended(&runner, 200).succeeded, 8);
+        let sorted = |name| {
+            let mut lines = stage.lines(name);
+            lines.sort();
+            lines
+        };
+        (sorted("a"), sorted("b"))
+    };
+    let all = wait_all(Filter::default());
+    let strings = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    assert_eq!(all, (strings(&["0", "1", "98", "99"]), strings(&["0", "97", "98", "99"])));
+    // A filter that takes everything, too, but has to be asked.
+    let asked = wait_all(Filter { to: Some(vec![Pattern::new("*")]), ..Filter::default() });
+    assert_eq!(asked, all);
 }
 
 #[test]
