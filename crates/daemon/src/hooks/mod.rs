@@ -23,7 +23,7 @@ mod tally;
 
 pub use entries::TIMEOUT_S_MAX;
 pub use hook::{Filter, Hook, Pattern};
-pub use program::PYTHON_VARIABLE;
+pub use program::{PYTHON_VARIABLE, keep_files_from_children};
 pub use resolve::{Environment, Found, Source};
 pub use runner::Runner;
 

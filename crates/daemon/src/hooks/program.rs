@@ -14,6 +14,13 @@ use tokio::process::Child;
 /// Names the Python interpreter that runs hooks which are no programs of their own.
 pub const PYTHON_VARIABLE: &str = "HERMES_BUS_PYTHON";
 
+/// Keeps the files that this process was given when it was started, or that were opened without care,
+/// from all its children: only the three standard streams are passed on. To be called before hooks are
+/// run, while nothing is open that is meant for another program.
+pub fn keep_files_from_children() {
+    close_fds::set_fds_cloexec(3, &[]);
+}
+
 /// How a file is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -29,7 +29,7 @@ use super::pipes::Output;
 use super::program;
 use super::queue::{Message, Queue};
 use super::tally::Tally;
-use super::{Counters, Hook, Limits};
+use super::{Counters, Filter, Hook, Limits};
 
 /// Bytes of messages that are handed over and not looked at yet; the router keeps what is more.
 const OFFERED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -45,6 +45,7 @@ const FAILURE_LINES_MAX: u32 = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 /// How often it is told that calls of one hook are dropped.
 const DROP_WINDOW: Duration = Duration::from_secs(10);
+const TOO_MANY: &str = "too many calls wait, the oldest go";
 /// What an answer from the thread may take beyond the patience it was told.
 const ANSWER_TIME: Duration = Duration::from_millis(200);
 
@@ -218,6 +219,8 @@ async fn serve(inbox: Inbox, hooks: Vec<Hook>, limits: Limits) {
 #[derive(Debug)]
 struct Slot {
     hook: Rc<Hook>,
+    /// It is run for every message.
+    takes_all: bool,
     /// Its path, for the log.
     name: String,
     /// Calls of it that run. Shared with its successor when the hooks are replaced.
@@ -232,6 +235,7 @@ impl Slot {
     fn of(hook: Hook) -> Rc<Self> {
         Rc::new(Slot {
             name: hook.path.display().to_string(),
+            takes_all: hook.filter == Filter::default(),
             hook: Rc::new(hook),
             running: Rc::default(),
             is_missing: Rc::default(),
@@ -243,6 +247,7 @@ impl Slot {
     /// The same hook with other settings.
     fn with_settings_of(&self, hook: Hook) -> Rc<Self> {
         Rc::new(Slot {
+            takes_all: hook.filter == Filter::default(),
             hook: Rc::new(hook),
             name: self.name.clone(),
             running: self.running.clone(),
@@ -308,11 +313,31 @@ impl Crew {
                 self.count_dropped(slot, batch.left_out(), "messages come too fast for the hooks");
             }
         }
-        for message in batch.iter() {
+        let mut passed_over = 0;
+        for (behind, message) in (0..batch.len()).rev().zip(batch.iter()) {
+            if self.is_in_vain(behind) {
+                passed_over += 1;
+                continue;
+            }
             self.queue_calls(message);
             self.start_what_may();
             self.make_room();
         }
+        if passed_over > 0 {
+            for slot in &self.state.borrow().slots {
+                self.count_dropped(slot, passed_over, TOO_MANY);
+            }
+        }
+    }
+
+    /// Whether all calls for a message would wait, and be dropped for those of the `behind` messages
+    /// that have come after it: while a batch is taken, no call ends. In a flood this is so for most
+    /// messages, and spares the copy of each.
+    fn is_in_vain(&self, behind: usize) -> bool {
+        let state = self.state.borrow();
+        state.running.len() >= state.limits.concurrency
+            && behind * state.slots.len() >= state.limits.waiting_max
+            && state.slots.iter().all(|slot| slot.takes_all)
     }
 
     fn queue_calls(&self, tapped: Tapped<'_>) {
@@ -341,7 +366,7 @@ impl Crew {
                 oldest.map(|(lane, _)| slots[lane].clone())
             };
             let Some(slot) = dropped else { return };
-            self.count_dropped(&slot, 1, "too many calls wait, the oldest go");
+            self.count_dropped(&slot, 1, TOO_MANY);
         }
     }
 
