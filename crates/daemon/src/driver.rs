@@ -33,6 +33,7 @@ use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging::{EventLog, target};
 use crate::root::Root;
+use crate::server::Mode;
 use crate::signals::{Signals, Wish};
 use crate::succession::{Order, Progress, Succession};
 use crate::surroundings::{Reloaded, Surroundings};
@@ -81,6 +82,7 @@ pub(crate) struct Driver {
     /// Held until the process ends or another one follows.
     lock: Lock,
     root: Root,
+    mode: Mode,
     /// Connections for the process that follows: they have said nothing yet.
     newcomers: Vec<UnixStream>,
     /// A process that is to follow this one, and who wants to hear of it.
@@ -110,6 +112,7 @@ impl Driver {
         mut door: Door,
         lock: Lock,
         root: &Root,
+        mode: Mode,
         mut signals: Signals,
         mut surroundings: Surroundings,
     ) -> std::io::Result<Self> {
@@ -124,6 +127,7 @@ impl Driver {
             door: Some(door),
             lock,
             root: root.clone(),
+            mode,
             newcomers: Vec::new(),
             succession: None,
             signals,
@@ -380,7 +384,7 @@ impl Driver {
             let what = "the bus is about to end already";
             return self.refuse(&asker, ErrorCode::ShuttingDown, what);
         }
-        match Succession::begin(order, &self.root, self.surroundings.sources()) {
+        match Succession::begin(order, &self.root, self.mode, self.surroundings.sources()) {
             Ok(mut succession) => {
                 if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
                     tracing::error!(target: target::BUS, "the next process cannot be watched: {error}");

@@ -90,8 +90,7 @@ pub fn look(root: &Root) -> Daemon {
     // A listener in another container has no id here, and a released server has no lock.
     let serves =
         |pid: &u32| !sys::is_service_manager(*pid) && sys::may_listen_at(*pid, &root.socket());
-    let by_socket = || listener.filter(serves);
-    let pid = Lock::holder(root).or_else(by_socket).unwrap_or(0);
+    let pid = listener.filter(serves).or_else(|| Lock::holder(root)).unwrap_or(0);
     match answer {
         Ok(listing) => Daemon::Running { pid, listing },
         Err(_) => Daemon::Unresponsive { pid },

@@ -12,6 +12,7 @@ use mio::net::UnixStream;
 use crate::config::{Loaded, Sources};
 use crate::door::{Access, Door, Link};
 use crate::driver::{Driver, End};
+use crate::hooks;
 use crate::lock::Lock;
 use crate::logging::{self, target};
 use crate::manager::{self, Daemon};
@@ -29,6 +30,16 @@ pub enum Mode {
     Foreground,
     /// Away from any terminal, with a PID file, logging to the log file.
     Detached,
+}
+
+impl Mode {
+    /// What tells a server to run so.
+    pub(crate) fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Mode::Foreground => &[],
+            Mode::Detached => &["--detached"],
+        }
+    }
 }
 
 /// Where a server gets its socket and lock from.
@@ -83,6 +94,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
             "{directory} is writable for other users: they could put a socket there"
         );
     }
+    hooks::keep_files_from_children();
     let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
     let access = Access {
@@ -124,7 +136,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     }
     announce(root, mode, surroundings.hooks_listing(), open_files);
     surroundings.supervisor().ready(&format!("listening on {}", path.display()));
-    let mut driver = Driver::new(router, door, lock, root, signals, surroundings)
+    let mut driver = Driver::new(router, door, lock, root, mode, signals, surroundings)
         .context("cannot watch the socket")?;
     let newcomers = newcomers.into_iter().map(StdUnixStream::from);
     driver.take_in(newcomers.map(UnixStream::from_std).collect());

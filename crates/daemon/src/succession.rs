@@ -42,6 +42,7 @@ use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging;
 use crate::root::Root;
+use crate::server::Mode;
 use crate::service;
 
 /// How long a new process may take until it is ready.
@@ -112,7 +113,12 @@ pub(crate) enum Progress {
 impl Succession {
     /// Starts the new process. Under a service manager it runs as this one does, and is told the same;
     /// else it runs in the background, and as whoever has asked for it would have started it.
-    pub(crate) fn begin(order: &Order, root: &Root, sources: &Sources) -> anyhow::Result<Self> {
+    pub(crate) fn begin(
+        order: &Order,
+        root: &Root,
+        mode: Mode,
+        sources: &Sources,
+    ) -> anyhow::Result<Self> {
         let shown = order.program.display().to_string();
         if !order.program.is_absolute() {
             bail!("the program's path is not absolute: {shown}");
@@ -122,11 +128,12 @@ impl Succession {
         command.arg("--root").arg(root.directory()).arg(FLAG);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         if service::is_supervised() {
-            command.args(sources.arguments()).env_remove(service::WATCHDOG_PID);
+            command.args(mode.arguments()).args(sources.arguments());
+            command.env_remove(service::WATCHDOG_PID);
         } else {
             command.args(&order.arguments);
             let log = logging::append_to(&root.log_file()).context("cannot write the log")?;
-            command.arg("--detached").stdout(log.try_clone()?).stderr(log);
+            command.args(Mode::Detached.arguments()).stdout(log.try_clone()?).stderr(log);
             if let Some(environment) = &order.environment {
                 command.env_clear().envs(environment);
             }

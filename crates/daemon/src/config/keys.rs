@@ -390,7 +390,7 @@ pub static KEYS: &[Key] = &[
     ),
     live(
         "log.file_bytes_max",
-        bytes(64 * KIB, BUDGET_MAX, number!(log.file_bytes_max: u64)),
+        bytes(4 * KIB, BUDGET_MAX, number!(log.file_bytes_max: u64)),
         "A log file over this size makes room.",
     ),
     live(

@@ -59,7 +59,9 @@ pub(super) fn configuration(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::problem(CHECK, error.clone())
                 .advice("mend it: a bus does not start with it, nor reload it")
         });
-        let warnings = warnings.iter().map(|warning| Finding::warning(CHECK, warning.clone()));
+        let warnings = warnings.iter().map(|warning| {
+            Finding::warning(CHECK, warning.clone()).advice("'hermes-bus config show' has it all")
+        });
         return errors.chain(warnings).collect();
     }
     let finding = match fs::metadata(&path) {
@@ -89,7 +91,9 @@ pub(super) fn hooks(subject: &Subject<'_>) -> Vec<Finding> {
     let errors = hook_errors.iter().map(|error| {
         Finding::problem(CHECK, error.clone()).advice("mend it: what it concerns is not run")
     });
-    let warnings = hook_warnings.iter().map(|warning| Finding::warning(CHECK, warning.clone()));
+    let warnings = hook_warnings.iter().map(|warning| {
+        Finding::warning(CHECK, warning.clone()).advice("look at what names the hooks")
+    });
     let mut findings: Vec<Finding> = errors.chain(warnings).collect();
     if hooks.is_empty() && findings.is_empty() {
         findings.push(Finding::ok(CHECK, "there are none"));

@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use tokio::process::Child;
 
+use crate::service::PRIVATE_VARIABLES;
+
 /// Names the Python interpreter that runs hooks which are no programs of their own.
 pub const PYTHON_VARIABLE: &str = "HERMES_BUS_PYTHON";
 
@@ -122,7 +124,12 @@ impl Launch<'_> {
         if self.kind == Kind::Python {
             command.arg(as_path(self.path));
         }
-        command.args(self.args).envs(self.variables.iter().copied());
+        command.args(self.args);
+        // What the service manager has told the daemon is not for others.
+        for name in PRIVATE_VARIABLES {
+            command.env_remove(name);
+        }
+        command.envs(self.variables.iter().copied());
         command.stdin(self.input.try_clone()?);
         command.stdout(self.output.try_clone()?).stderr(self.output.try_clone()?);
         command.process_group(0);
