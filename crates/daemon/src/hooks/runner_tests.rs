@@ -13,7 +13,7 @@ use crate::hooks::Pattern;
 
 /// Waits for something that nobody announces.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(std::time::Instant::now() < deadline, "waited for: {what}");
         thread::sleep(Duration::from_millis(2));
