@@ -10,7 +10,7 @@ import pytest
 
 import procfs
 from wire import Closed, Connection, message
-from world import BIN, answers, leave_dead_socket, listen_at, wait_until
+from world import BIN, answers, as_user, leave_dead_socket, listen_at, wait_until
 
 STRANGER = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -167,33 +167,17 @@ def test_no_link_where_somebody_lives_or_where_nothing_is(world):
 
 
 def as_stranger(path):
-    """Connects as another user, in a child; returns what happened as text."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+    """Connects as another user; returns what happened as text."""
+    def connect():
         try:
-            os.close(reading)
-            os.setgroups([])
-            os.setgid(STRANGER)
-            os.setuid(STRANGER)
-            try:
-                c = Connection(path, patience_s=5)
-                with contextlib.suppress(OSError):
-                    c.send({"type": "ping"})
-                frame = c.recv()
-                result = frame["type"] if frame["type"] != "error" else "error %s, %s" % (frame["code"], c.rest() or "then closed")
-            except PermissionError:
-                result = "cannot connect"
-            except BaseException as problem:
-                result = "%s: %s" % (type(problem).__name__, problem)
-            os.write(writing, result.encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        result = pipe.read().decode()
-    os.waitpid(child, 0)
-    return result
+            c = Connection(path, patience_s=5)
+        except PermissionError:
+            return "cannot connect"
+        with contextlib.suppress(OSError):
+            c.send({"type": "ping"})
+        frame = c.recv()
+        return frame["type"] if frame["type"] != "error" else "error %s, %s" % (frame["code"], c.rest() or "then closed")
+    return as_user(STRANGER, connect)
 
 
 @as_root

@@ -56,6 +56,30 @@ def answers(path, within_s=2.0):
         return False
 
 
+def as_user(uid, do):
+    """Calls a function as another user, in a child; returns the text that it returns."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            try:
+                result = do()
+            except BaseException as problem:
+                result = "%s: %s" % (type(problem).__name__, problem)
+            os.write(writing, result.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        result = pipe.read().decode()
+    os.waitpid(child, 0)
+    return result
+
+
 def _base_directory():
     # Socket paths are short, and another user must be able to walk to them.
     return "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()

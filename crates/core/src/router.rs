@@ -208,6 +208,13 @@ impl Router {
         self.tap.as_mut().map(Tap::take).unwrap_or_default()
     }
 
+    /// Gives back a batch that is done with, so that its memory is used again.
+    pub fn recycle_tapped(&mut self, spent: TapBatch) {
+        if let Some(tap) = &mut self.tap {
+            tap.recycle(spent);
+        }
+    }
+
     /// Offers what was routed to somebody who takes it, or gives it back because it is too much for
     /// now; then it is kept, and offered again with what comes after it.
     pub fn offer_tapped(&mut self, take: impl FnOnce(TapBatch) -> Result<(), TapBatch>) {

@@ -54,15 +54,23 @@ struct Record {
 enum Place {
     /// So many bytes of the copied ones.
     Copied(usize),
-    /// In memory of its own, with what is to be inserted into it.
-    Shared { payload: Bytes, insert_at: usize, inserted: Box<[u8]> },
+    /// In memory of its own. Few are: a record stays small.
+    Shared(Box<Shared>),
+}
+
+/// A payload, and what is to be inserted into it.
+#[derive(Debug)]
+struct Shared {
+    payload: Bytes,
+    insert_at: usize,
+    inserted: Vec<u8>,
 }
 
 impl Record {
     fn bytes(&self) -> usize {
         match &self.payload {
             Place::Copied(bytes) => *bytes,
-            Place::Shared { payload, inserted, .. } => payload.len() + inserted.len(),
+            Place::Shared(shared) => shared.payload.len() + shared.inserted.len(),
         }
     }
 
@@ -137,7 +145,8 @@ impl TapBatch {
                     at += bytes;
                     TappedPayload::Copied(&self.copied[at - bytes..at])
                 }
-                Place::Shared { payload, insert_at, inserted } => {
+                Place::Shared(shared) => {
+                    let Shared { payload, insert_at, inserted } = &**shared;
                     TappedPayload::Shared { payload, insert_at: *insert_at, inserted }
                 }
             };
@@ -164,14 +173,21 @@ impl TapBatch {
         inserted: &[u8],
         outcome: Outcome,
     ) {
-        let payload = Place::Shared { payload, insert_at, inserted: inserted.into() };
-        self.push(Record { outcome, payload });
+        let shared = Shared { payload, insert_at, inserted: inserted.to_vec() };
+        self.push(Record { outcome, payload: Place::Shared(Box::new(shared)) });
     }
 
     #[inline]
     fn push(&mut self, record: Record) {
         self.bytes += record.load_bytes();
         self.messages.push_back(record);
+    }
+
+    /// Empties it, but keeps its memory.
+    fn clear(&mut self) {
+        self.copied.clear();
+        self.messages.clear();
+        (self.copied_from, self.bytes, self.left_out) = (0, 0, 0);
     }
 
     /// Drops the oldest messages until no more than `bytes_max` are taken, or one message is left.
@@ -196,11 +212,18 @@ impl TapBatch {
 pub(crate) struct Tap {
     pub(crate) batch: TapBatch,
     pub(crate) bytes_max: usize,
+    spare: Vec<TapBatch>,
 }
+
+/// Batches whose memory is kept for the next ones. New memory for each would cost more than what is
+/// done with it.
+const SPARE_MAX: usize = 4;
+/// Larger ones are not kept.
+const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Tap {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Tap { batch: TapBatch::default(), bytes_max }
+        Tap { batch: TapBatch::default(), bytes_max, spare: Vec::new() }
     }
 
     #[inline]
@@ -222,12 +245,15 @@ impl Tap {
 
     /// What has come since the last time.
     pub(crate) fn take(&mut self) -> TapBatch {
-        let next = TapBatch {
-            copied: Vec::with_capacity(self.batch.copied.len()),
-            messages: VecDeque::with_capacity(self.batch.messages.len()),
-            ..TapBatch::default()
-        };
-        std::mem::replace(&mut self.batch, next)
+        std::mem::replace(&mut self.batch, self.spare.pop().unwrap_or_default())
+    }
+
+    /// Uses the memory of a batch again that somebody is done with.
+    pub(crate) fn recycle(&mut self, mut spent: TapBatch) {
+        if self.spare.len() < SPARE_MAX && spent.copied.capacity() <= SPARE_BYTES_MAX {
+            spent.clear();
+            self.spare.push(spent);
+        }
     }
 }
 

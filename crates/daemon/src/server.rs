@@ -103,7 +103,8 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     };
     let mut router = Router::new(router_config(&settings), fastrand::u64(..));
     let mut surroundings = Surroundings::new(root, sources, settings, logging);
-    surroundings.find_hooks(&mut router);
+    let found = surroundings.find_hooks();
+    surroundings.run_hooks(found, &mut router);
     let path = root.socket();
     let (lock, door, newcomers, predecessor) = match origin {
         Origin::New => {

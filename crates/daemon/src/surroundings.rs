@@ -78,9 +78,13 @@ impl Surroundings {
         }
     }
 
-    /// Finds the hooks and has them run from now on. Says what is wrong with them.
-    pub(crate) fn find_hooks(&mut self, router: &mut Router) -> Vec<String> {
-        let found = Found::find(&hooks::Environment::of_process(), self.root.directory());
+    /// Which hooks there are now.
+    pub(crate) fn find_hooks(&self) -> Found {
+        Found::find(&hooks::Environment::of_process(), self.root.directory())
+    }
+
+    /// Has these hooks run from now on, and says in the log what is wrong with them.
+    pub(crate) fn run_hooks(&mut self, found: Found, router: &mut Router) {
         for error in &found.errors {
             tracing::error!(target: target::HOOKS, "{error}");
         }
@@ -101,7 +105,6 @@ impl Surroundings {
                 }
             },
         }
-        found.errors.into_iter().chain(found.warnings).collect()
     }
 
     /// The hooks in one line.
@@ -125,6 +128,9 @@ impl Surroundings {
     /// watchdog its sign of life.
     pub(crate) fn pass_by(&mut self, router: &mut Router, turns: &Histogram, now: Instant) {
         if let Some(runner) = &self.hooks {
+            while let Some(spent) = runner.take_spent() {
+                router.recycle_tapped(spent);
+            }
             router.offer_tapped(|batch| runner.offer(batch));
         }
         if let Some((_, requests)) = &self.metrics {
@@ -163,13 +169,17 @@ impl Surroundings {
 
     // ---- reload and end ---------------------------------------------------------------------------
 
-    /// Reads the configuration and the hooks again, and applies what can be applied. On an error the
-    /// old configuration stays as it was.
+    /// Reads the configuration and the hooks again, and applies what can be applied. On an error in
+    /// either, all stays as it was.
     ///
     /// # Errors
     /// What is wrong with the new one, a line each.
     pub(crate) fn reload(&mut self, router: &mut Router) -> Result<Reloaded, Vec<String>> {
         let loaded = self.sources.load().map_err(|error| error.lines())?;
+        let found = self.find_hooks();
+        if !found.errors.is_empty() {
+            return Err(found.errors);
+        }
         let changes = Changes::between(&self.settings, &loaded.settings);
         let settings = self.settings.reloaded(&loaded.settings);
         self.logging.apply(&settings.log).map_err(|error| vec![format!("log: {error}")])?;
@@ -179,7 +189,8 @@ impl Surroundings {
         for warning in &warnings {
             tracing::warn!(target: target::CONFIG, "{warning}");
         }
-        warnings.extend(self.find_hooks(router));
+        warnings.extend(found.warnings.iter().cloned());
+        self.run_hooks(found, router);
         let lines = |changes: Vec<_>| changes.iter().map(ToString::to_string).collect();
         let Changes { applied, need_restart } = changes;
         Ok(Reloaded { applied: lines(applied), need_restart: lines(need_restart), warnings })

@@ -13,7 +13,7 @@ use std::process::ExitStatus;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ use super::{Counters, Filter, Hook, Limits};
 
 /// Bytes of messages that are handed over and not looked at yet; the router keeps what is more.
 const OFFERED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Batches that wait to be used again.
+const SPENT_MAX: usize = 4;
 /// What is added to the niceness of the thread and of the hooks, on Linux. Routing comes first where
 /// processors are scarce: 10,000 messages can mean thousands of processes in a few seconds.
 #[cfg(target_os = "linux")]
@@ -55,6 +57,8 @@ pub struct Runner {
     commands: Sender<Command>,
     /// Wakes the thread. Ends with this value, and with it the thread when its calls have ended.
     waker: UnixStream,
+    /// Batches that the thread is done with.
+    spent: Receiver<TapBatch>,
     shared: Arc<Shared>,
 }
 
@@ -87,8 +91,9 @@ impl Runner {
             tokio::net::UnixStream::from_std(woken)?
         };
         let (commands, receiver) = mpsc::channel();
+        let (done_with, spent) = mpsc::sync_channel(SPENT_MAX);
         let shared = Arc::new(Shared::default());
-        let inbox = Inbox { receiver, woken, shared: shared.clone() };
+        let inbox = Inbox { receiver, woken, done_with, shared: shared.clone() };
         thread::Builder::new().name("hooks".to_owned()).spawn(move || {
             // Of the thread alone: that is what Linux makes of it.
             #[cfg(target_os = "linux")]
@@ -96,7 +101,7 @@ impl Runner {
             let local = LocalSet::new();
             local.block_on(&runtime, serve(inbox, hooks, limits));
         })?;
-        Ok(Runner { commands, waker, shared })
+        Ok(Runner { commands, waker, spent, shared })
     }
 
     /// Hands over what was routed. Gives it back if the thread is behind; then it is offered again
@@ -115,6 +120,11 @@ impl Runner {
             Err(Command::Batch(batch)) => Err(batch),
             _ => Ok(()),
         }
+    }
+
+    /// A batch that the thread is done with: its memory may be used again.
+    pub fn take_spent(&self) -> Option<TapBatch> {
+        self.spent.try_recv().ok()
     }
 
     /// Uses other hooks and limits from now on. Calls that run go on under the old ones; of a hook
@@ -159,6 +169,8 @@ impl Runner {
 struct Inbox {
     receiver: Receiver<Command>,
     woken: tokio::net::UnixStream,
+    /// Where batches go back to.
+    done_with: SyncSender<TapBatch>,
     shared: Arc<Shared>,
 }
 
@@ -197,6 +209,8 @@ async fn serve(inbox: Inbox, hooks: Vec<Hook>, limits: Limits) {
             Some(Command::Batch(batch)) => {
                 crew.take(&batch);
                 inbox.shared.offered_bytes.fetch_sub(batch.bytes(), Ordering::Relaxed);
+                // If enough of them wait already, this one's memory is given back to the system.
+                let _ = inbox.done_with.try_send(batch);
             }
             Some(Command::Replace(hooks, limits)) => crew.replace(hooks, limits),
             Some(Command::Stop { patience, done }) => {
