@@ -135,7 +135,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         }
         lock.put_in_own_name().context("the lock was lost")?;
     }
-    announce(root, mode, surroundings.hooks_listing(), open_files);
+    announce(root, mode, &surroundings.hooks_listing(), open_files);
     surroundings.supervisor().ready(&format!("listening on {}", path.display()));
     let mut driver = Driver::new(router, door, lock, root, mode, signals, surroundings)
         .context("cannot watch the socket")?;

@@ -28,8 +28,8 @@ pub(crate) struct Surroundings {
     settings: Settings,
     logging: Logging,
     hooks: Option<Runner>,
-    /// The hooks in words, as released servers announce them.
-    hooks_listing: String,
+    /// The hooks that were found last.
+    found: Found,
     /// The socket, which lives as long as this value, and what is asked through it.
     metrics: Option<(metrics::Server, metrics::Requests)>,
     supervisor: Supervisor,
@@ -58,7 +58,7 @@ impl Surroundings {
             settings,
             logging,
             hooks: None,
-            hooks_listing: String::new(),
+            found: Found::default(),
             metrics: None,
             supervisor: Supervisor::from_environment(now),
             began: now,
@@ -91,13 +91,14 @@ impl Surroundings {
         for warning in &found.warnings {
             tracing::warn!(target: target::HOOKS, "{warning}");
         }
-        self.hooks_listing = found.listing();
-        router.set_tap((!found.hooks.is_empty()).then_some(TAP_BYTES_MAX));
+        self.found = found;
+        let hooks = self.found.hooks.clone();
+        router.set_tap((!hooks.is_empty()).then_some(TAP_BYTES_MAX));
         let limits = self.settings.hooks.clone();
         match &self.hooks {
-            Some(runner) => runner.replace(found.hooks, limits),
-            None if found.hooks.is_empty() => {}
-            None => match Runner::start(found.hooks, limits) {
+            Some(runner) => runner.replace(hooks, limits),
+            None if hooks.is_empty() => {}
+            None => match Runner::start(hooks, limits) {
                 Ok(runner) => self.hooks = Some(runner),
                 Err(error) => {
                     router.set_tap(None);
@@ -107,9 +108,9 @@ impl Surroundings {
         }
     }
 
-    /// The hooks in one line.
-    pub(crate) fn hooks_listing(&self) -> &str {
-        &self.hooks_listing
+    /// The hooks in one line, as released servers announce them.
+    pub(crate) fn hooks_listing(&self) -> String {
+        self.found.listing()
     }
 
     /// Whether a service manager runs this process, and is to know who runs instead.
@@ -190,10 +191,14 @@ impl Surroundings {
             tracing::warn!(target: target::CONFIG, "{warning}");
         }
         warnings.extend(found.warnings.iter().cloned());
-        self.run_hooks(found, router);
         let lines = |changes: Vec<_>| changes.iter().map(ToString::to_string).collect();
         let Changes { applied, need_restart } = changes;
-        Ok(Reloaded { applied: lines(applied), need_restart: lines(need_restart), warnings })
+        let mut applied: Vec<String> = lines(applied);
+        if found.hooks != self.found.hooks {
+            applied.push(format!("hooks: {}", found.listing()));
+        }
+        self.run_hooks(found, router);
+        Ok(Reloaded { applied, need_restart: lines(need_restart), warnings })
     }
 
     /// The bus ends: hooks that wait are dropped, hooks that run go on by themselves.

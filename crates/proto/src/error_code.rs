@@ -51,7 +51,7 @@ error_codes! {
     OverLimit = "over_limit",
     /// The message's time to live ran out.
     Expired = "expired",
-    /// The receiver refused the message for good.
+    /// The receiver refused the message for good, or the daemon an `admin` request; the detail says why.
     Rejected = "rejected",
     /// Delivered too often without being acknowledged.
     DeliveriesExceeded = "deliveries_exceeded",

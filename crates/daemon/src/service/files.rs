@@ -91,7 +91,7 @@ impl Service {
              RestartSec=1\n\
              WatchdogSec=30\n\
              TimeoutStopSec=20\n\
-             # The server ends its hooks itself, in good order.\n\
+             # Only the server is asked to end. Hooks that still run then end with the service.\n\
              KillMode=mixed\n\
              LimitNOFILE=524288\n",
             name = escape_percent(&name),
