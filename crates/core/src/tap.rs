@@ -301,6 +301,22 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_is_used_again_is_empty() {
+        let mut tap = Tap::new(100);
+        for round in 0..3 {
+            for _ in 0..5 {
+                tap.push_copy(&[&[b'x'; 60]], Outcome::Accepted);
+            }
+            tap.push_copy(&[format!("{round}").as_bytes()], Outcome::Held);
+            let batch = tap.take();
+            assert_eq!(texts(&batch).last(), Some(&round.to_string()));
+            assert_eq!(batch.len() as u64 + batch.left_out(), 6);
+            tap.recycle(batch);
+        }
+        assert!(tap.batch.is_empty() && tap.batch.bytes() == 0);
+    }
+
+    #[test]
     fn one_message_is_kept_however_large_it_is() {
         let mut batch = TapBatch::default();
         batch.push_copy(&[&[b'x'; 100]], Outcome::Accepted);

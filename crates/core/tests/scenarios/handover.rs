@@ -87,3 +87,19 @@ fn a_name_that_is_in_use_already_is_left_alone() {
     assert_eq!(next.take(holder)[0]["type"], "pong");
     next.end();
 }
+
+#[test]
+fn only_connections_that_have_said_and_heard_nothing_are_untouched() {
+    let mut world = World::new();
+    let quiet = world.connect();
+    let begun = world.connect();
+    world.router.buffered(begun, 1, Some(3));
+    let asked = world.connect();
+    world.send(asked, &json!({"type": "ping"}));
+    world.register("named");
+    let stranger = world.connect_as(4242);
+    assert_eq!(world.closed(stranger), Some(hermes_bus_core::CloseReason::Refused));
+    assert_eq!(world.router.untouched(), [quiet]);
+    world.router.buffered(begun, 0, None);
+    world.end();
+}

@@ -190,6 +190,28 @@ fn a_larger_queue_lets_waiting_senders_go_on() {
 }
 
 #[test]
+fn smaller_budgets_hold_for_what_comes_next() {
+    let mut world = World::new();
+    let (reader, sender) = (world.register("reader"), world.register("sender"));
+    let mut config = world.router.config().clone();
+    config.queue_bytes_reserved = 0;
+    config.queue_bytes_user_max = 1_000;
+    config.held_bytes_total_max = 1_000;
+    world.router.configure(config);
+    world.stop_reading(reader, 0);
+    world.message(sender, "reader", "x".repeat(600));
+    world.message(sender, "reader", "y".repeat(600));
+    assert_eq!(world.counters().sender_waits, 1, "the user's budget is used up");
+    world.read_on(reader);
+    assert_eq!(world.bodies(reader).len(), 2);
+    world.hang_up(reader);
+    world.message(sender, "reader", "x".repeat(600));
+    world.message(sender, "reader", "y".repeat(600));
+    assert_eq!(world.counters().dropped_held_overflow, 1, "the older one made room");
+    world.end();
+}
+
+#[test]
 fn how_fights_are_slowed_down_can_be_set() {
     let mut world = World::with(|config| {
         config.fight_replacements = 0;
