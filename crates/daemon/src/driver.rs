@@ -18,26 +18,26 @@ use bytes::Bytes;
 use hermes_bus_core::{
     CloseReason, Effect, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
 };
-use hermes_bus_proto::ErrorCode;
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
 use mio::event::Event as Readiness;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
-use serde_json::json;
 
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
-use crate::control::{self, Asker, Operation};
+use crate::control::Asker;
 use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging::{EventLog, target};
 use crate::root::Root;
 use crate::server::Mode;
 use crate::signals::{Signals, Wish};
-use crate::succession::{Order, Progress, Succession};
-use crate::surroundings::{Reloaded, Surroundings};
+use crate::succession::Succession;
+use crate::surroundings::Surroundings;
 use crate::sys::{self, HangUp};
+
+mod requests;
 
 /// What one read takes at most: more than a socket usually holds.
 const READ_BYTES: usize = 256 * 1024;
@@ -208,11 +208,8 @@ impl Driver {
         self.read_and_write();
         self.look_at_door();
         self.look_at_successor();
-        let now = Instant::now();
-        self.surroundings.pass_by(&mut self.router, &self.turns, now);
-        self.turns.record(
-            now.duration_since(self.began).saturating_sub(began.moment.since(Moment::default())),
-        );
+        self.surroundings.pass_by(&mut self.router, &self.turns, Instant::now());
+        self.turns.record(self.moment().since(began.moment));
     }
 
     /// The middle of a turn: what has arrived is routed, and answered.
@@ -231,9 +228,12 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        let moment = Moment::from_micros(self.began.elapsed().as_micros() as u64);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { moment, unix_us: unix.as_micros() as u64 }
+        Now { moment: self.moment(), unix_us: unix.as_micros() as u64 }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::from_micros(self.began.elapsed().as_micros() as u64)
     }
 
     // ---- the door and signals -------------------------------------------------------------------
@@ -330,154 +330,6 @@ impl Driver {
         while !self.ready.is_empty() && Instant::now() < until {
             self.router.begin_turn(self.now());
             self.read_and_write();
-        }
-    }
-
-    // ---- the next process -----------------------------------------------------------------------
-
-    fn on_admin(&mut self, key: SessionKey, payload: &Bytes) {
-        match control::read(key, payload) {
-            Err(refusal) => self.router.answer_admin(key, &refusal),
-            Ok((asker, Operation::Reload)) => {
-                let answer = match self.reload() {
-                    Ok(Reloaded { applied, need_restart, warnings }) => asker.result(json!({
-                        "applied": applied, "need_restart": need_restart, "warnings": warnings,
-                    })),
-                    Err(lines) => asker.refusal(ErrorCode::Rejected, &lines.join("\n")),
-                };
-                self.router.answer_admin(key, &answer);
-            }
-            Ok((asker, Operation::Restart(order))) => self.begin_succession(asker, &order),
-        }
-    }
-
-    /// Reads the configuration and the hooks again, and says in the log what came of it.
-    fn reload(&mut self) -> Result<Reloaded, Vec<String>> {
-        self.surroundings.supervisor().reloading();
-        let outcome = self.surroundings.reload(&mut self.router);
-        if let Some(door) = &mut self.door {
-            door.set_open_to_others(!self.router.config().allow_uids.is_empty());
-        }
-        match &outcome {
-            Ok(Reloaded { applied, need_restart, .. }) => {
-                tracing::info!(target: target::CONFIG, "reloaded; keys changed: {}", applied.len());
-                for change in applied {
-                    tracing::info!(target: target::CONFIG, "{change}");
-                }
-                for change in need_restart {
-                    tracing::warn!(target: target::CONFIG, "{change}: needs a restart");
-                }
-            }
-            Err(lines) => {
-                for line in lines {
-                    tracing::error!(target: target::CONFIG, "{line}");
-                }
-                tracing::error!(target: target::CONFIG, "the old configuration goes on");
-            }
-        }
-        self.surroundings.supervisor().ready("running");
-        outcome
-    }
-
-    fn begin_succession(&mut self, asker: Asker, order: &Order) {
-        if self.succession.is_some() || self.stopping {
-            let what = "the bus is about to end already";
-            return self.refuse(&asker, ErrorCode::ShuttingDown, what);
-        }
-        match Succession::begin(order, &self.root, self.mode, self.surroundings.sources()) {
-            Ok(mut succession) => {
-                if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
-                    tracing::error!(target: target::BUS, "the next process cannot be watched: {error}");
-                }
-                tracing::info!(target: target::BUS, "starting the process that follows (pid={})", succession.pid());
-                self.succession = Some((succession, asker));
-            }
-            Err(error) => {
-                tracing::error!(target: target::BUS, "no other process can follow: {error:#}");
-                self.refuse(&asker, ErrorCode::Rejected, &format!("{error:#}"));
-            }
-        }
-    }
-
-    fn refuse(&mut self, asker: &Asker, code: ErrorCode, detail: &str) {
-        let refusal = asker.refusal(code, detail);
-        self.router.answer_admin(asker.key, &refusal);
-    }
-
-    /// As soon as the next process is ready, this one ends its connections. Whoever comes now waits.
-    fn look_at_successor(&mut self) {
-        let Some((succession, asker)) = &mut self.succession else { return };
-        if self.stopping {
-            return;
-        }
-        match succession.look() {
-            Progress::NotReady => {}
-            Progress::Failed(why) => {
-                tracing::error!(target: target::BUS, "the process that was to follow failed: {why}; this one goes on");
-                let asker = asker.clone();
-                self.refuse(&asker, ErrorCode::Rejected, &why);
-                self.succession = None;
-            }
-            Progress::Ready => {
-                tracing::info!(target: target::BUS, "handing over to pid={}", succession.pid());
-                let answer = asker.result(json!({"pid": succession.pid()}));
-                self.router.answer_admin(asker.key, &answer);
-                succession.deregister(self.poll.registry());
-                if let Some(door) = &mut self.door
-                    && let Err(error) = door.deregister(self.poll.registry())
-                {
-                    tracing::error!(target: target::BUS, "the socket is still watched: {error}");
-                }
-                self.read_what_has_arrived();
-                for key in self.router.untouched() {
-                    let connection = self.close(key);
-                    self.newcomers.extend(connection.map(|connection| connection.stream));
-                    self.router.closed(key, CloseReason::ShuttingDown);
-                }
-                self.shut_down();
-            }
-        }
-    }
-
-    /// Goes on with connections that nobody has said anything on yet.
-    pub(crate) fn take_in(&mut self, newcomers: Vec<UnixStream>) {
-        for stream in newcomers {
-            match sys::peer_credentials(&stream) {
-                Ok(credentials) => {
-                    let key = self.router.connected(credentials);
-                    self.admit(key, stream);
-                    self.make_ready(key);
-                }
-                Err(error) => {
-                    tracing::warn!(target: target::DOOR, "a peer without credentials: {error}");
-                }
-            }
-        }
-    }
-
-    /// After the last connection has ended: gives the next process, if there is one, what it needs. If
-    /// that fails, this process goes on.
-    fn hand_over(&mut self) -> std::io::Result<Option<End>> {
-        let Some((succession, _)) = self.succession.take() else { return Ok(Some(End::Stopped)) };
-        let Some(door) = self.door.take() else { return Ok(Some(End::Stopped)) };
-        let pid = succession.pid();
-        let newcomers = std::mem::take(&mut self.newcomers);
-        self.surroundings.supervisor().hand_over(pid);
-        match succession.hand_over(&door, &self.lock, &newcomers, &self.router.lingering()) {
-            Ok(()) => {
-                tracing::info!(target: target::BUS, "handed over to pid={pid}");
-                door.leave();
-                Ok(Some(End::HandedOver))
-            }
-            Err(error) => {
-                tracing::error!(target: target::BUS, "{error:#}; this process goes on");
-                self.surroundings.supervisor().hand_over(std::process::id());
-                self.stopping = false;
-                self.door_is_ready = true;
-                self.door.insert(door).register(self.poll.registry(), DOOR)?;
-                self.take_in(newcomers);
-                Ok(None)
-            }
         }
     }
 
@@ -698,7 +550,7 @@ impl Driver {
     fn write_dirty(&mut self) {
         let dirty = self.router.take_dirty();
         if !dirty.is_empty() {
-            let at = self.now().moment;
+            let at = self.moment();
             for key in &dirty {
                 self.write(*key, at);
             }

@@ -1,0 +1,162 @@
+//! What the daemon's owner asks for while it runs: a reload, and another process to follow this one.
+
+use bytes::Bytes;
+use hermes_bus_core::{CloseReason, SessionKey};
+use hermes_bus_proto::ErrorCode;
+use mio::net::UnixStream;
+use serde_json::json;
+
+use super::{DOOR, Driver, End, SUCCESSOR};
+use crate::control::{self, Asker, Operation};
+use crate::logging::target;
+use crate::succession::{Order, Progress, Succession};
+use crate::surroundings::Reloaded;
+use crate::sys;
+
+impl Driver {
+    pub(super) fn on_admin(&mut self, key: SessionKey, payload: &Bytes) {
+        match control::read(key, payload) {
+            Err(refusal) => self.router.answer_admin(key, &refusal),
+            Ok((asker, Operation::Reload)) => {
+                let answer = match self.reload() {
+                    Ok(Reloaded { applied, need_restart, warnings }) => asker.result(json!({
+                        "applied": applied, "need_restart": need_restart, "warnings": warnings,
+                    })),
+                    Err(lines) => asker.refusal(ErrorCode::Rejected, &lines.join("\n")),
+                };
+                self.router.answer_admin(key, &answer);
+            }
+            Ok((asker, Operation::Restart(order))) => self.begin_succession(asker, &order),
+        }
+    }
+
+    /// Reads the configuration and the hooks again, and says in the log what came of it.
+    pub(super) fn reload(&mut self) -> Result<Reloaded, Vec<String>> {
+        self.surroundings.supervisor().reloading();
+        let outcome = self.surroundings.reload(&mut self.router);
+        if let Some(door) = &mut self.door {
+            door.set_open_to_others(!self.router.config().allow_uids.is_empty());
+        }
+        match &outcome {
+            Ok(Reloaded { applied, need_restart, .. }) => {
+                tracing::info!(target: target::CONFIG, "reloaded; keys changed: {}", applied.len());
+                for change in applied {
+                    tracing::info!(target: target::CONFIG, "{change}");
+                }
+                for change in need_restart {
+                    tracing::warn!(target: target::CONFIG, "{change}: needs a restart");
+                }
+            }
+            Err(lines) => {
+                for line in lines {
+                    tracing::error!(target: target::CONFIG, "{line}");
+                }
+                tracing::error!(target: target::CONFIG, "the old configuration goes on");
+            }
+        }
+        self.surroundings.supervisor().ready("running");
+        outcome
+    }
+
+    fn begin_succession(&mut self, asker: Asker, order: &Order) {
+        if self.succession.is_some() || self.stopping {
+            let what = "the bus is about to end already";
+            return self.refuse(&asker, ErrorCode::ShuttingDown, what);
+        }
+        match Succession::begin(order, &self.root, self.mode, self.surroundings.sources()) {
+            Ok(mut succession) => {
+                if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
+                    tracing::error!(target: target::BUS, "the next process cannot be watched: {error}");
+                }
+                tracing::info!(target: target::BUS, "starting the process that follows (pid={})", succession.pid());
+                self.succession = Some((succession, asker));
+            }
+            Err(error) => {
+                tracing::error!(target: target::BUS, "no other process can follow: {error:#}");
+                self.refuse(&asker, ErrorCode::Rejected, &format!("{error:#}"));
+            }
+        }
+    }
+
+    fn refuse(&mut self, asker: &Asker, code: ErrorCode, detail: &str) {
+        let refusal = asker.refusal(code, detail);
+        self.router.answer_admin(asker.key, &refusal);
+    }
+
+    /// As soon as the next process is ready, this one ends its connections. Whoever comes now waits.
+    pub(super) fn look_at_successor(&mut self) {
+        let Some((succession, asker)) = &mut self.succession else { return };
+        if self.stopping {
+            return;
+        }
+        match succession.look() {
+            Progress::NotReady => {}
+            Progress::Failed(why) => {
+                tracing::error!(target: target::BUS, "the process that was to follow failed: {why}; this one goes on");
+                let asker = asker.clone();
+                self.refuse(&asker, ErrorCode::Rejected, &why);
+                self.succession = None;
+            }
+            Progress::Ready => {
+                tracing::info!(target: target::BUS, "handing over to pid={}", succession.pid());
+                let answer = asker.result(json!({"pid": succession.pid()}));
+                self.router.answer_admin(asker.key, &answer);
+                succession.deregister(self.poll.registry());
+                if let Some(door) = &mut self.door
+                    && let Err(error) = door.deregister(self.poll.registry())
+                {
+                    tracing::error!(target: target::BUS, "the socket is still watched: {error}");
+                }
+                self.read_what_has_arrived();
+                for key in self.router.untouched() {
+                    let connection = self.close(key);
+                    self.newcomers.extend(connection.map(|connection| connection.stream));
+                    self.router.closed(key, CloseReason::ShuttingDown);
+                }
+                self.shut_down();
+            }
+        }
+    }
+
+    /// Goes on with connections that nobody has said anything on yet.
+    pub(crate) fn take_in(&mut self, newcomers: Vec<UnixStream>) {
+        for stream in newcomers {
+            match sys::peer_credentials(&stream) {
+                Ok(credentials) => {
+                    let key = self.router.connected(credentials);
+                    self.admit(key, stream);
+                    self.make_ready(key);
+                }
+                Err(error) => {
+                    tracing::warn!(target: target::DOOR, "a peer without credentials: {error}");
+                }
+            }
+        }
+    }
+
+    /// After the last connection has ended: gives the next process, if there is one, what it needs. If
+    /// that fails, this process goes on.
+    pub(super) fn hand_over(&mut self) -> std::io::Result<Option<End>> {
+        let Some((succession, _)) = self.succession.take() else { return Ok(Some(End::Stopped)) };
+        let Some(door) = self.door.take() else { return Ok(Some(End::Stopped)) };
+        let pid = succession.pid();
+        let newcomers = std::mem::take(&mut self.newcomers);
+        self.surroundings.supervisor().hand_over(pid);
+        match succession.hand_over(&door, &self.lock, &newcomers, &self.router.lingering()) {
+            Ok(()) => {
+                tracing::info!(target: target::BUS, "handed over to pid={pid}");
+                door.leave();
+                Ok(Some(End::HandedOver))
+            }
+            Err(error) => {
+                tracing::error!(target: target::BUS, "{error:#}; this process goes on");
+                self.surroundings.supervisor().hand_over(std::process::id());
+                self.stopping = false;
+                self.door_is_ready = true;
+                self.door.insert(door).register(self.poll.registry(), DOOR)?;
+                self.take_in(newcomers);
+                Ok(None)
+            }
+        }
+    }
+}
