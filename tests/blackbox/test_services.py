@@ -295,3 +295,44 @@ def test_systemd_understands_the_units(world, systemctl, root):
     for name in units(world):
         done = world.run(["systemd-analyze", "--user", "verify", "--man=no", world.directory / ".config/systemd/user" / name], env={"XDG_RUNTIME_DIR": str(runtime)})
         assert done.returncode == 0 and not done.stderr.strip(), (name, done.stderr)
+
+
+# ---- a restart under a manager ----
+def test_a_restart_keeps_the_managers_socket_and_tells_it_who_goes_on(world, manager):
+    ear = Ear(world)
+    with at_descriptor_3(manager.listener.fileno()):
+        old = world.spawn(["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', SERVER, "--set", "sessions.linger=7s"], pass_fds=[3], output="hermes-bus-server.out",
+                          env={"LISTEN_FDS": "1", "NOTIFY_SOCKET": ear.path, "WATCHDOG_USEC": "300000", "WATCHDOG_PID": None})
+    wait_until(lambda: "READY=1" in ear.next(), "the server")
+    with world.connect("name") as client:
+        restarted = world.busd("restart", "--set", "sessions.linger=1s")
+        assert restarted.returncode == 0, restarted.stdout
+        client.rest()
+    assert old.wait(10) == 0
+    said = []
+    wait_until(lambda: said.extend(ear.next()) or "READY=1" in said, "the new server")
+    (new,) = [line[len("MAINPID="):] for line in said if line.startswith("MAINPID=")]
+    assert "pid=%s" % new in world.busd("status").stdout
+    assert said.index("MAINPID=" + new) < said.index("READY=1"), "the manager believes the old one first"
+    wait_until(lambda: "WATCHDOG=1" in ear.next(), "a sign of life of the new one")
+    assert world.socket_identity() == manager.identity
+    # The manager's files say how it runs, not whoever asks for the restart.
+    (world.root / "hermes-bus").mkdir()
+    (world.root / "hermes-bus" / "config.yaml").write_text("sessions:\n  linger: 9s\n")
+    assert "linger" not in world.busd("reload").stdout, "--set still holds"
+    os.kill(int(new), signal.SIGTERM)
+    wait_until(lambda: "STOPPING=1" in ear.next(), "the farewell")
+    wait_until(lambda: "(pid=%s)" % new not in world.busd("status").stdout, "its end")
+    assert world.socket_identity() == manager.identity, "it is not unlinked"
+
+
+def test_a_reload_is_told_to_the_manager(world):
+    ear = Ear(world)
+    server = world.spawn([SERVER], env={"NOTIFY_SOCKET": ear.path}, output="hermes-bus-server.out")
+    wait_until(lambda: "READY=1" in ear.next(), "the server")
+    os.kill(server.pid, signal.SIGHUP)
+    first = ear.next()
+    assert "RELOADING=1" in first and any(line.startswith("MONOTONIC_USEC=") for line in first), first
+    assert "READY=1" in ear.next()
+    server.terminate()
+    assert server.wait(10) == 0

@@ -7,6 +7,7 @@
 //! - [`runner`] has the thread. `queue` keeps the calls that wait; `call` sees one child process from
 //!   its start to its end, `pipes` what goes into it and comes out; `program` knows how a file is run.
 
+use std::fmt;
 use std::time::Duration;
 
 mod call;
@@ -57,6 +58,24 @@ impl Default for Limits {
     }
 }
 
+/// How a process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With this exit code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
 /// What hooks have done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -72,6 +91,9 @@ pub struct Counters {
     pub skipped: u64,
     /// Waiting calls that were dropped to make room for newer ones.
     pub dropped: u64,
+    /// How calls ended that ended by themselves, with exit code 0 too: each way that has occurred, and
+    /// how often.
+    pub exits: Vec<(Exit, u64)>,
     /// Calls that run now.
     pub running: u64,
     /// Calls that wait now.

@@ -29,7 +29,7 @@ use super::pipes::Output;
 use super::program;
 use super::queue::{Message, Queue};
 use super::tally::Tally;
-use super::{Counters, Filter, Hook, Limits};
+use super::{Counters, Exit, Filter, Hook, Limits};
 
 /// Bytes of messages that are handed over and not looked at yet; the router keeps what is more.
 const OFFERED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -505,6 +505,7 @@ impl Crew {
         let text = match &ended.ending {
             Ending::Succeeded => {
                 tally.succeeded.add(1);
+                tally.exits.add(Exit::Code(0));
                 return;
             }
             Ending::TimedOut => {
@@ -513,7 +514,13 @@ impl Crew {
             }
             Ending::Failed(status) => {
                 tally.failed.add(1);
-                format!("failed with {}", reason(*status))
+                match exit_of(*status) {
+                    Some(exit) => {
+                        tally.exits.add(exit);
+                        format!("failed with {exit}")
+                    }
+                    None => format!("failed ({status})"),
+                }
             }
             Ending::Unknown(error) => {
                 tally.failed.add(1);
@@ -582,12 +589,10 @@ async fn read_to_end(mut output: Output) {
     }
 }
 
-fn reason(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "an unknown status".to_owned(),
-    }
+fn exit_of(status: ExitStatus) -> Option<Exit> {
+    let narrow = |number: i32| u8::try_from(number).ok();
+    let code = status.code().and_then(narrow).map(Exit::Code);
+    code.or_else(|| status.signal().and_then(narrow).map(Exit::Signal))
 }
 
 #[cfg(test)]

@@ -218,6 +218,8 @@ fn a_failure_is_counted_and_logged_with_the_end_of_the_output() {
     runner.offer(batch(&["{}"])).unwrap();
     let counters = until_ended(&runner, 3);
     assert_eq!((counters.failed, counters.succeeded), (2, 1));
+    let exits = [(Exit::Code(0), 1), (Exit::Code(3), 1), (Exit::Signal(11), 1)];
+    assert_eq!(counters.exits, exits);
     assert!(log_of(&crash)[0].contains("failed with signal 11"), "{:?}", log_of(&crash));
     let line = &log_of(&fails)[0];
     assert!(line.contains("failed with exit code 3"), "{line}");

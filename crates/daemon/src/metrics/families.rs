@@ -271,7 +271,7 @@ fn of_router(counters: impl Iterator<Item = (&'static str, u64)>) -> Vec<Family<
 
 // ---- hooks, durations, endpoints --------------------------------------------------------------------
 
-fn of_hooks(hooks: &hooks::Counters) -> [Family<'static>; 3] {
+fn of_hooks(hooks: &hooks::Counters) -> [Family<'static>; 4] {
     let hooks::Counters {
         succeeded,
         failed,
@@ -279,6 +279,7 @@ fn of_hooks(hooks: &hooks::Counters) -> [Family<'static>; 3] {
         not_started,
         skipped,
         dropped,
+        ref exits,
         running,
         waiting,
     } = *hooks;
@@ -293,8 +294,21 @@ fn of_hooks(hooks: &hooks::Counters) -> [Family<'static>; 3] {
     ] {
         runs = runs.with(Some(("result", result.into())), Value::Whole(count));
     }
+    let mut ends = Family::new(
+        "hook_exits",
+        Kind::Counter,
+        "Hooks whose process ended by itself, by exit code or signal.",
+    );
+    for (exit, count) in exits {
+        let exit = match exit {
+            hooks::Exit::Code(code) => format!("code {code}"),
+            hooks::Exit::Signal(signal) => format!("signal {signal}"),
+        };
+        ends = ends.with(Some(("exit", exit.into())), Value::Whole(*count));
+    }
     [
         runs,
+        ends,
         gauge("hooks_running", "Hooks that run now.", Value::Whole(running)),
         gauge("hooks_waiting", "Calls of hooks that wait now.", Value::Whole(waiting)),
     ]

@@ -88,7 +88,11 @@ mod tests {
             endpoints: vec![endpoint("one", 1.0), endpoint("two", 2.0)],
             delivery,
             turns: Histogram::default(),
-            hooks: Some(hooks::Counters { failed: 3, ..hooks::Counters::default() }),
+            hooks: Some(hooks::Counters {
+                failed: 3,
+                exits: vec![(hooks::Exit::Code(7), 2), (hooks::Exit::Signal(9), 1)],
+                ..hooks::Counters::default()
+            }),
         }
     }
 }

@@ -136,6 +136,8 @@ mod tests {
             "hermes_bus_dropped_messages_total{reason=\"cut_off\"} 1",
             "hermes_bus_memory_bytes{of=\"queues\"} 77",
             "hermes_bus_hook_runs_total{result=\"failed\"} 3",
+            "hermes_bus_hook_exits_total{exit=\"code 7\"} 2",
+            "hermes_bus_hook_exits_total{exit=\"signal 9\"} 1",
             "# TYPE hermes_bus_delivery_seconds histogram",
             "hermes_bus_delivery_seconds_bucket{le=\"+Inf\"} 1",
             "hermes_bus_delivery_seconds_count 1",
