@@ -246,6 +246,23 @@ def test_a_failed_restart_says_so(world):
     assert world.endpoints() == {}
 
 
+def test_a_pid_file_that_cannot_be_written_neither_undoes_a_restart_nor_takes_the_socket_away(world):
+    home = world.directory / "elsewhere"
+    home.mkdir()
+    world.environment["HERMES_HOME"] = str(home)
+    old = world.start_daemon()
+    identity, link = world.socket_identity(), home / "hermes-bus.sock"
+    assert link.is_symlink()
+    world.pid_file.unlink()
+    world.pid_file.symlink_to(world.directory / "missing" / "pid")
+    restart(world)
+    wait_until(lambda: not procfs.alive(old), "the old process to end")
+    assert world.socket_identity() == identity and link.is_symlink()
+    assert "cannot write" in world.log_file.read_text()
+    assert world.busd("stop").returncode == 0
+    assert not os.path.exists(world.socket_path) and not link.is_symlink()
+
+
 def test_requests_that_make_no_sense_are_refused(world):
     world.start_daemon()
     for request, word in [({"op": "fly"}, "op"), ({}, "op"), ({"op": "restart"}, "program"), ({"op": "restart", "program": 5}, "string")]:

@@ -73,13 +73,9 @@ impl Door {
         Ok(Door::new(path, listener, identity, access, true))
     }
 
-    /// Takes over a socket that listens at the path already.
-    pub(crate) fn inherit(
-        path: &Path,
-        access: Access,
-        listener: OwnedFd,
-        is_ours: bool,
-    ) -> anyhow::Result<Self> {
+    /// Listens on a socket that somebody else has put at the path. It stays theirs; see
+    /// [`Door::take_over`].
+    pub(crate) fn inherit(path: &Path, access: Access, listener: OwnedFd) -> anyhow::Result<Self> {
         let shown = path.display();
         // From now on the kernel names this process as the one that listens.
         rustix::net::listen(&listener, access.backlog)
@@ -87,10 +83,7 @@ impl Door {
         let listener = StdUnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let identity = identity(path).with_context(|| format!("{shown} is gone"))?;
-        if is_ours {
-            access.open_for(path)?;
-        }
-        Ok(Door::new(path, UnixListener::from_std(listener), identity, access, is_ours))
+        Ok(Door::new(path, UnixListener::from_std(listener), identity, access, false))
     }
 
     fn new(
@@ -103,6 +96,15 @@ impl Door {
         let spare = File::open("/dev/null").ok();
         let path = path.to_owned();
         Door { path, listener, identity, access, is_ours, spare, full_since: None, trouble: None }
+    }
+
+    /// The process that had the socket before is gone. If the bus has bound it, this process removes it
+    /// at its end, and decides who may connect.
+    pub(crate) fn take_over(&mut self, is_ours: bool) {
+        self.is_ours = is_ours;
+        if is_ours && let Err(error) = self.access.open_for(&self.path) {
+            tracing::error!(target: target::DOOR, "{error:#}");
+        }
     }
 
     /// Whether the bus has bound the socket itself.
