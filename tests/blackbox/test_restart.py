@@ -10,7 +10,7 @@ import pytest
 
 import procfs
 from wire import Closed, Connection, Silence, message
-from world import BIN, ORIGINALS, wait_until
+from world import BIN, ORIGINALS, listen_at, wait_until
 
 
 def restart(world, **more):
@@ -261,6 +261,36 @@ def test_a_pid_file_that_cannot_be_written_neither_undoes_a_restart_nor_takes_th
     assert "cannot write" in world.log_file.read_text()
     assert world.busd("stop").returncode == 0
     assert not os.path.exists(world.socket_path) and not link.is_symlink()
+
+
+def test_a_socket_that_was_deleted_is_bound_anew_by_the_new_process(world):
+    old = world.start_daemon()
+    with world.connect() as asker:
+        asker.fence()
+        os.unlink(world.socket_path)
+        asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                    "environment": world._environment(None)})
+        new = asker.expect("admin_result")["pid"]
+    wait_until(lambda: not procfs.alive(old), "the old process to end")
+    with wait_until(lambda: os.path.exists(world.socket_path) and world.connect("ear"), "the socket to be bound anew") as ear:
+        ear.fence()
+    assert world.pid_in_file() == new
+
+
+def test_the_new_process_leaves_a_foreign_socket_at_its_path_alone(world):
+    world.start_daemon()
+    with world.connect() as asker:
+        asker.fence()
+        os.unlink(world.socket_path)
+        with listen_at(world.socket_path):
+            foreign = world.socket_identity()
+            asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                        "environment": world._environment(None)})
+            new = asker.expect("admin_result")["pid"]
+            wait_until(lambda: "another process" in world.log_file.read_text(), "the new process to say so")
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not procfs.alive(new), "the new process to end")
+            assert world.socket_identity() == foreign
 
 
 def test_requests_that_make_no_sense_are_refused(world):

@@ -109,7 +109,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         Origin::New => {
             let lock = take_lock(root)?;
             let door = match service::listening_socket(&path)? {
-                Some(listener) => Door::inherit(&path, access, listener.into())?,
+                Some(listener) => Door::inherit(&path, access, listener.into(), None)?,
                 None => Door::open(&path, access)?,
             };
             (lock, door, Vec::new(), None)
@@ -117,9 +117,10 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         Origin::Successor => {
             let mut predecessor = Predecessor::find()?;
             let inheritance = predecessor.inherit()?;
-            let Inheritance { listener, socket_is_ours, lock, newcomers, left } = inheritance;
+            let Inheritance { listener, identity, socket_is_ours, lock, newcomers, left } =
+                inheritance;
             // Until the old process is relieved, the path is its own: it may have to go on with it.
-            let door = Door::inherit(&path, access, listener)?;
+            let door = Door::inherit(&path, access, listener, Some(identity))?;
             router.restore(left);
             (Lock::inherit(lock), door, newcomers, Some((predecessor, socket_is_ours)))
         }
