@@ -40,7 +40,7 @@ impl Router {
     #[inline]
     pub(crate) fn keep_pace(&mut self, key: SessionKey, bytes: usize, next: Next) -> Next {
         let (messages_per_s, bytes_per_s) = (self.config.messages_per_s, self.config.bytes_per_s);
-        if messages_per_s.is_none() && bytes_per_s.is_none() {
+        if !self.is_paced || messages_per_s.is_none() && bytes_per_s.is_none() {
             return next;
         }
         if !matches!(next, Next::Taken | Next::TakenThenHold) {
@@ -58,6 +58,27 @@ impl Router {
         self.stop_frame_clock(key);
         self.timers.set(until, Timer::Pace(key));
         Next::TakenThenHold
+    }
+
+    /// Whether who is over a rate is held. A bus that is about to end holds nobody for it: what has been
+    /// sent is to be routed before.
+    pub fn set_paced(&mut self, is_paced: bool) {
+        self.is_paced = is_paced;
+        if !is_paced {
+            self.forget_paces();
+        }
+    }
+
+    /// Lets all those go on that are held for a rate, as if they had not sent anything yet.
+    pub(crate) fn forget_paces(&mut self) {
+        let mut held = Vec::new();
+        for (index, session) in &mut self.sessions {
+            session.pace = Pace::default();
+            if session.holds.pace {
+                held.push(SessionKey { index: index as u32, generation: session.generation });
+            }
+        }
+        held.into_iter().for_each(|key| self.check_pace(key));
     }
 
     /// The pause of a connection that had sent too much is over.

@@ -107,6 +107,8 @@ pub struct Router {
     pub(crate) intake_held: BTreeSet<SessionKey>,
     pub(crate) intake_was_freed: bool,
     pub(crate) held: Ledger,
+    /// Whether who is over a rate is held.
+    pub(crate) is_paced: bool,
     pub(crate) pool: ChunkPool,
     pub(crate) timers: Timers,
     pub(crate) effects: Vec<Effect>,
@@ -150,6 +152,7 @@ impl Router {
             intake_held: BTreeSet::new(),
             intake_was_freed: false,
             held: Ledger::new(config.held_bytes_total_max),
+            is_paced: true,
             pool: ChunkPool::default(),
             timers: Timers::default(),
             effects: Vec::new(),
@@ -167,10 +170,16 @@ impl Router {
     }
 
     /// Replaces limits and policies. What is connected, queued or held already stays as it is; timers
-    /// that run already keep their time. What the server is called, can do, and whose it is stays, too.
+    /// that run already keep their time, but nobody is held any more for a rate that has changed. What the server is called, can do, and whose it is stays, too.
     pub fn configure(&mut self, config: Config) {
-        let Config { server, admin_ops, owner_uid, .. } = std::mem::take(&mut self.config);
+        let Config { server, admin_ops, owner_uid, messages_per_s, bytes_per_s, .. } =
+            std::mem::take(&mut self.config);
+        let rates_change =
+            (messages_per_s, bytes_per_s) != (config.messages_per_s, config.bytes_per_s);
         self.config = Config { server, admin_ops, owner_uid, ..config };
+        if rates_change {
+            self.forget_paces();
+        }
         let config = &self.config;
         self.queues.set_max(config.queue_bytes_user_max, config.queue_bytes_total_max);
         self.answers.set_max(config.answer_bytes_total_max);

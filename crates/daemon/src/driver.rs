@@ -316,6 +316,7 @@ impl Driver {
     /// Ends every connection in good order.
     fn shut_down(&mut self) {
         self.stopping = true;
+        self.router.set_paced(false);
         self.read_what_has_arrived();
         self.router.shut_down();
     }
@@ -473,6 +474,7 @@ impl Driver {
                 tracing::error!(target: target::BUS, "{error:#}; this process goes on");
                 self.surroundings.supervisor().hand_over(std::process::id());
                 self.stopping = false;
+                self.router.set_paced(true);
                 self.door_is_ready = true;
                 self.door.insert(door).register(self.poll.registry(), DOOR)?;
                 self.take_in(newcomers);
