@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -317,6 +318,11 @@ impl Driver {
     fn shut_down(&mut self) {
         self.stopping = true;
         self.router.set_paced(false);
+        // Whoever writes from now on is told that nobody reads; what was written before is read to its
+        // end.
+        for connection in self.connections.iter().flatten() {
+            let _ = connection.stream.shutdown(Shutdown::Read);
+        }
         self.read_what_has_arrived();
         self.router.shut_down();
     }
@@ -595,6 +601,8 @@ impl Driver {
         self.router.buffered(key, bytes, missing);
         match read {
             Read::End if hung_up => self.router.closed(key, CloseReason::PeerClosed),
+            // The bus itself has ended it, and what comes for the session is still to be written.
+            Read::End if self.stopping => {}
             Read::End => self.router.eof(key),
             Read::Lost => self.router.closed(key, CloseReason::ConnectionLost),
             Read::Full(_) => self.make_ready(key),
