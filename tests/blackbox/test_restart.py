@@ -333,6 +333,34 @@ def test_a_stop_in_the_middle_of_a_restart_stops(world):
         os.kill(child, signal.SIGKILL)
 
 
+def test_a_stop_while_connections_are_ended_for_the_next_process_stops(world):
+    world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    # More than the receiver's socket takes: it is given two seconds to read it.
+    mouth.send(*[message("ear", "x" * 50_000) for _ in range(20)])
+    mouth.fence()
+    asker = world.connect()
+    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                "environment": world._environment(None)})
+    new = asker.expect("admin_result")["pid"]
+    mouth.rest()
+    stopped = world.busd("stop")
+    assert stopped.returncode == 0 and "busd stopped" in stopped.stdout
+    wait_until(lambda: not procfs.alive(new), "the process that was to follow to end")
+    assert not os.path.exists(world.socket_path) and not world.pid_file.exists()
+
+
+def test_a_reload_while_another_process_is_about_to_follow_is_refused(world):
+    world.start_daemon()
+    sleeper = script(world, "sleeper", "#!/bin/sh\nexec cat >/dev/null\n")
+    with world.connect() as asker, world.connect() as other:
+        asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(sleeper)})
+        wait_until(lambda: "starting the process that follows" in world.log_file.read_text(), "the restart to begin")
+        other.send({"type": "admin", "op": "reload", "protocol": 2})
+        assert other.expect("error")["code"] == "shutting_down"
+
+
 def test_a_released_bus_is_replaced_by_this_one(world):
     old = world.spawn([ORIGINALS["0.7.0"], "-m", "hermes_bus.server"])
     wait_until(lambda: os.path.exists(world.socket_path), "the original to listen")

@@ -300,14 +300,19 @@ impl Driver {
             match wish {
                 // At the turn's end, when no event of this turn can be mistaken for one of a newcomer.
                 Wish::CheckSocket => self.next_door_check = Instant::now(),
-                Wish::Stop if self.stopping => {}
+                Wish::Stop if self.door.is_none() => {}
                 Wish::Stop => {
                     tracing::info!(target: target::BUS, "stopping");
                     self.surroundings.supervisor().stopping();
-                    // Nobody comes in any more; the path is free for the next daemon.
+                    // Nobody comes in any more; the path is free for the next daemon. A process that is
+                    // to follow gets nothing then, and ends.
                     drop(self.door.take());
-                    self.shut_down();
+                    if !self.stopping {
+                        self.shut_down();
+                    }
                 }
+                // The next process has read the configuration already.
+                Wish::Reload if self.stopping => {}
                 // What came of it is in the log.
                 Wish::Reload => drop(self.reload()),
             }
@@ -345,6 +350,9 @@ impl Driver {
     fn on_admin(&mut self, key: SessionKey, payload: &Bytes) {
         match control::read(key, payload) {
             Err(refusal) => self.router.answer_admin(key, &refusal),
+            Ok((asker, Operation::Reload)) if self.succession.is_some() => {
+                self.refuse(&asker, ErrorCode::ShuttingDown, "another process is about to follow");
+            }
             Ok((asker, Operation::Reload)) => {
                 let answer = match self.reload() {
                     Ok(Reloaded { applied, need_restart, warnings }) => asker.result(json!({
