@@ -10,7 +10,7 @@ import pytest
 
 import procfs
 from wire import Closed, Connection, Silence, message
-from world import BIN, ORIGINALS, wait_until
+from world import BIN, ORIGINALS, listen_at, wait_until
 
 
 def restart(world, **more):
@@ -184,7 +184,8 @@ def whole_frames(connection):
         return frames
 
 
-def test_messages_that_had_just_arrived_are_not_lost(world):
+@pytest.mark.parametrize("turn", range(5))
+def test_messages_that_had_just_arrived_are_not_lost(world, turn):
     world.start_daemon()
     ear, mouth = world.connect("ear"), world.connect("mouth")
     ear.fence()
@@ -198,9 +199,26 @@ def test_messages_that_had_just_arrived_are_not_lost(world):
             sent += 1
     got = [json.loads(frame)["body"] for frame in whole_frames(ear)]
     with world.connect("ear") as again:
+        while len(got) < sent:
+            got.append(again.expect("message")["body"])
         again.fence()
-        assert got == list(range(len(got))), "in order, none in between is missing"
-        assert got, "what had been written before the end of the connection is there"
+    assert got == list(range(sent)), "each message that was written as a whole, once, in order"
+
+
+def test_what_a_sender_over_its_rate_has_written_is_not_lost(world):
+    directory = world.root / "hermes-bus"
+    directory.mkdir()
+    (directory / "config.yaml").write_text("sessions:\n  messages_per_s: 1\n")
+    world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    mouth.send(*[message("ear", number) for number in range(500)])
+    restart(world)
+    got = [json.loads(frame)["body"] for frame in whole_frames(ear)]
+    with world.connect("ear") as again:
+        while len(got) < 500:
+            got.append(again.expect("message")["body"])
+    assert got == list(range(500))
 
 
 @pytest.mark.parametrize("what", ["ends at once", "ends when it is ready", "talks nonsense", "cannot be started", "is no absolute path"])
@@ -246,6 +264,53 @@ def test_a_failed_restart_says_so(world):
     assert world.endpoints() == {}
 
 
+def test_a_pid_file_that_cannot_be_written_neither_undoes_a_restart_nor_takes_the_socket_away(world):
+    home = world.directory / "elsewhere"
+    home.mkdir()
+    world.environment["HERMES_HOME"] = str(home)
+    old = world.start_daemon()
+    identity, link = world.socket_identity(), home / "hermes-bus.sock"
+    assert link.is_symlink()
+    world.pid_file.unlink()
+    world.pid_file.symlink_to(world.directory / "missing" / "pid")
+    restart(world)
+    wait_until(lambda: not procfs.alive(old), "the old process to end")
+    assert world.socket_identity() == identity and link.is_symlink()
+    assert "cannot write" in world.log_file.read_text()
+    assert world.busd("stop").returncode == 0
+    assert not os.path.exists(world.socket_path) and not link.is_symlink()
+
+
+def test_a_socket_that_was_deleted_is_bound_anew_by_the_new_process(world):
+    old = world.start_daemon()
+    with world.connect() as asker:
+        asker.fence()
+        os.unlink(world.socket_path)
+        asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                    "environment": world._environment(None)})
+        new = asker.expect("admin_result")["pid"]
+    wait_until(lambda: not procfs.alive(old), "the old process to end")
+    with wait_until(lambda: os.path.exists(world.socket_path) and world.connect("ear"), "the socket to be bound anew") as ear:
+        ear.fence()
+    assert world.pid_in_file() == new
+
+
+def test_the_new_process_leaves_a_foreign_socket_at_its_path_alone(world):
+    world.start_daemon()
+    with world.connect() as asker:
+        asker.fence()
+        os.unlink(world.socket_path)
+        with listen_at(world.socket_path):
+            foreign = world.socket_identity()
+            asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                        "environment": world._environment(None)})
+            new = asker.expect("admin_result")["pid"]
+            wait_until(lambda: "another process" in world.log_file.read_text(), "the new process to say so")
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not procfs.alive(new), "the new process to end")
+            assert world.socket_identity() == foreign
+
+
 def test_requests_that_make_no_sense_are_refused(world):
     world.start_daemon()
     for request, word in [({"op": "fly"}, "op"), ({}, "op"), ({"op": "restart"}, "program"), ({"op": "restart", "program": 5}, "string")]:
@@ -266,6 +331,34 @@ def test_a_stop_in_the_middle_of_a_restart_stops(world):
     assert not procfs.alive(pid) and not os.path.exists(world.socket_path)
     for child in world.processes():
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_stop_while_connections_are_ended_for_the_next_process_stops(world):
+    world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    # More than the receiver's socket takes: it is given two seconds to read it.
+    mouth.send(*[message("ear", "x" * 50_000) for _ in range(20)])
+    mouth.fence()
+    asker = world.connect()
+    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
+                "environment": world._environment(None)})
+    new = asker.expect("admin_result")["pid"]
+    mouth.rest()
+    stopped = world.busd("stop")
+    assert stopped.returncode == 0 and "busd stopped" in stopped.stdout
+    wait_until(lambda: not procfs.alive(new), "the process that was to follow to end")
+    assert not os.path.exists(world.socket_path) and not world.pid_file.exists()
+
+
+def test_a_reload_while_another_process_is_about_to_follow_is_refused(world):
+    world.start_daemon()
+    sleeper = script(world, "sleeper", "#!/bin/sh\nexec cat >/dev/null\n")
+    with world.connect() as asker, world.connect() as other:
+        asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(sleeper)})
+        wait_until(lambda: "starting the process that follows" in world.log_file.read_text(), "the restart to begin")
+        other.send({"type": "admin", "op": "reload", "protocol": 2})
+        assert other.expect("error")["code"] == "shutting_down"
 
 
 def test_a_released_bus_is_replaced_by_this_one(world):

@@ -40,6 +40,8 @@ pub(crate) struct Linger {
     /// Oldest first.
     pub(crate) messages: VecDeque<LooseMessage>,
     pub(crate) bytes: usize,
+    /// What an earlier process of the bus had held already: so much more may be held.
+    pub(crate) inherited_bytes: usize,
 }
 
 /// Replacements of live sessions of one name, and the pause that they lead to.

@@ -1,16 +1,53 @@
 //! What one process of the bus leaves to the next one: the names that were in use, and what is held for
 //! them. In the next process they linger, so that what is sent to them meanwhile is held.
 
+use core::time::Duration;
+
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::limits::HEADER_BYTES;
 
+use crate::Config;
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
-use crate::linger::Place;
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Session, SessionKey};
 use crate::timers::Timer;
+
+/// How long connections may take to read what is queued for them when another process follows, at most.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+impl Config {
+    /// These limits, for a bus that is about to end: nobody is held any more, and there is room for
+    /// everything that has been sent already.
+    #[must_use]
+    pub fn at_the_end(&self) -> Config {
+        Config {
+            messages_per_s: None,
+            bytes_per_s: None,
+            queue_bytes_max: usize::MAX,
+            queue_bytes_user_max: usize::MAX,
+            queue_bytes_total_max: usize::MAX,
+            answer_bytes_max: usize::MAX,
+            answer_bytes_total_max: usize::MAX,
+            intake_bytes_user_max: usize::MAX,
+            intake_bytes_total_max: usize::MAX,
+            held_bytes_max: usize::MAX,
+            held_bytes_total_max: usize::MAX,
+            ..self.clone()
+        }
+    }
+
+    /// The same where another process follows: it does not wait long, and no name is forgotten
+    /// meanwhile.
+    #[must_use]
+    pub fn before_a_successor(&self) -> Config {
+        let drain = self.drain.min(DRAIN_MAX);
+        Config { drain, linger: self.linger.max(2 * DRAIN_MAX), ..self.at_the_end() }
+    }
+}
 
 /// A name that waits for its session to come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +86,8 @@ impl Router {
     }
 
     /// Has names linger that an earlier process of the bus has left: from now on, for as long as a name
-    /// lingers whose session ends now. A name that is in use already is left alone, and what was held
-    /// for it is dropped and counted.
+    /// lingers whose session ends now. All that was held for them is held on, however much it is. A name
+    /// that is in use already is left alone, and what was held for it is dropped and counted.
     pub fn restore(&mut self, left: Vec<Lingering>) {
         let now = self.now.moment;
         let until = now.after(self.config.linger);
@@ -59,7 +96,15 @@ impl Router {
                 self.counters.dropped_receiver_gone += frames.len() as u64;
                 continue;
             }
-            let linger = Linger { until, uid, ..Linger::default() };
+            let provenance = Provenance { waiter: None, arrived: now };
+            let frames = frames.into_iter().filter(|frame| frame.len() > HEADER_BYTES);
+            let messages: VecDeque<LooseMessage> =
+                frames.map(|frame| LooseMessage { frame, provenance }).collect();
+            let bytes = messages.iter().map(LooseMessage::load_bytes).sum();
+            self.held.charge(bytes);
+            self.held.allow_more(bytes);
+            self.counters.held += messages.len() as u64;
+            let linger = Linger { until, uid, messages, bytes, inherited_bytes: bytes };
             let endpoint = EndpointKey(self.endpoints.insert(Endpoint {
                 name: name.clone(),
                 state: EndpointState::Lingering(linger),
@@ -68,12 +113,6 @@ impl Router {
             }));
             self.names.insert(name, endpoint);
             self.timers.set(until, Timer::LingerEnd(endpoint));
-            let provenance = Provenance { waiter: None, arrived: now };
-            let mut dropped = 0;
-            for frame in frames.into_iter().filter(|frame| frame.len() > HEADER_BYTES) {
-                dropped += self.hold(endpoint, LooseMessage { frame, provenance }, Place::Back);
-            }
-            self.held_overflow(endpoint, dropped);
         }
     }
 }

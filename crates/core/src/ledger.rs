@@ -16,6 +16,11 @@ impl Ledger {
         self.max = max;
     }
 
+    /// Raises the limit until it is set anew.
+    pub(crate) fn allow_more(&mut self, bytes: usize) {
+        self.max = self.max.saturating_add(bytes);
+    }
+
     pub(crate) fn used(&self) -> usize {
         self.used
     }

@@ -41,7 +41,8 @@ impl Router {
             return 0;
         };
         let has_room = |linger: &Linger, held: &crate::ledger::Ledger| {
-            linger.bytes + bytes <= self.config.held_bytes_max && held.has_room_for(bytes)
+            let max = self.config.held_bytes_max.saturating_add(linger.inherited_bytes);
+            linger.bytes + bytes <= max && held.has_room_for(bytes)
         };
         // One that cannot be held at all drives nobody out.
         let is_too_large = bytes > self.config.held_bytes_max;

@@ -5,7 +5,6 @@
 //! any more goes to the name's heir ([`Router::settle`]).
 
 use core::time::Duration;
-use std::collections::VecDeque;
 
 use hermes_bus_proto::control;
 use hermes_bus_proto::envelope::NotText;
@@ -259,7 +258,7 @@ impl Router {
         let until = now.after(self.config.linger);
         self.registered.remove(&serial);
         let record = &mut self.endpoints[endpoint.0];
-        let linger = Linger { until, uid, messages: VecDeque::new(), bytes: 0 };
+        let linger = Linger { until, uid, ..Linger::default() };
         record.state = EndpointState::Lingering(linger);
         record.draining = Some(key);
         self.impatience.session_ended(&record.name, silence, now);

@@ -60,6 +60,18 @@ impl Router {
         Next::TakenThenHold
     }
 
+    /// Lets all those go on that are held for a rate, as if they had not sent anything yet.
+    pub(crate) fn forget_paces(&mut self) {
+        let mut held = Vec::new();
+        for (index, session) in &mut self.sessions {
+            session.pace = Pace::default();
+            if session.holds.pace {
+                held.push(SessionKey { index: index as u32, generation: session.generation });
+            }
+        }
+        held.into_iter().for_each(|key| self.check_pace(key));
+    }
+
     /// The pause of a connection that had sent too much is over.
     pub(crate) fn check_pace(&mut self, key: SessionKey) {
         let Some(session) = self.session_mut(key) else { return };

@@ -167,10 +167,17 @@ impl Router {
     }
 
     /// Replaces limits and policies. What is connected, queued or held already stays as it is; timers
-    /// that run already keep their time. What the server is called, can do, and whose it is stays, too.
+    /// that run already keep their time. Who was held for a limit that is not reached any more goes on.
+    /// What the server is called, can do, and whose it is stays, too.
     pub fn configure(&mut self, config: Config) {
-        let Config { server, admin_ops, owner_uid, .. } = std::mem::take(&mut self.config);
+        let Config { server, admin_ops, owner_uid, messages_per_s, bytes_per_s, .. } =
+            std::mem::take(&mut self.config);
+        let rates_change =
+            (messages_per_s, bytes_per_s) != (config.messages_per_s, config.bytes_per_s);
         self.config = Config { server, admin_ops, owner_uid, ..config };
+        if rates_change {
+            self.forget_paces();
+        }
         let config = &self.config;
         self.queues.set_max(config.queue_bytes_user_max, config.queue_bytes_total_max);
         self.answers.set_max(config.answer_bytes_total_max);
@@ -181,6 +188,20 @@ impl Router {
         for key in keys {
             self.queue_has_drained(key);
         }
+        self.let_those_go_on_who_read_answers();
+    }
+
+    /// Who was held for unread answers goes on if they are few enough now.
+    fn let_those_go_on_who_read_answers(&mut self) {
+        let max = self.config.answer_bytes_max;
+        let mut freed = Vec::new();
+        for (index, session) in &mut self.sessions {
+            if session.holds.unread_answers && session.outbox.control_bytes() <= max {
+                session.holds.unread_answers = false;
+                freed.push(SessionKey { index: index as u32, generation: session.generation });
+            }
+        }
+        freed.into_iter().for_each(|key| self.resume(key));
     }
 
     /// The limits and policies in use.

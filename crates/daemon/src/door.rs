@@ -49,12 +49,15 @@ impl Access {
     }
 }
 
+/// Device and inode of a socket's path.
+pub(crate) type Identity = (u64, u64);
+
 /// The listening socket.
 pub(crate) struct Door {
     path: PathBuf,
     listener: UnixListener,
-    /// Device and inode of the socket at the path.
-    identity: (u64, u64),
+    /// Of the socket when it was bound.
+    identity: Identity,
     /// Whether the bus has bound it itself, and so removes it. A service manager's socket stays.
     is_ours: bool,
     access: Access,
@@ -73,12 +76,14 @@ impl Door {
         Ok(Door::new(path, listener, identity, access, true))
     }
 
-    /// Takes over a socket that listens at the path already.
+    /// Listens on a socket that somebody else has put at the path. It stays theirs; see
+    /// [`Door::take_over`]. `identity` is that of the socket, where it is known: something else may
+    /// stand at the path by now.
     pub(crate) fn inherit(
         path: &Path,
         access: Access,
         listener: OwnedFd,
-        is_ours: bool,
+        identity: Option<Identity>,
     ) -> anyhow::Result<Self> {
         let shown = path.display();
         // From now on the kernel names this process as the one that listens.
@@ -86,23 +91,44 @@ impl Door {
             .with_context(|| format!("what was handed over is no socket for {shown}"))?;
         let listener = StdUnixListener::from(listener);
         listener.set_nonblocking(true)?;
-        let identity = identity(path).with_context(|| format!("{shown} is gone"))?;
-        if is_ours {
-            access.open_for(path)?;
-        }
-        Ok(Door::new(path, UnixListener::from_std(listener), identity, access, is_ours))
+        let identity = match identity {
+            Some(identity) => identity,
+            None => self::identity(path).with_context(|| format!("{shown} is gone"))?,
+        };
+        Ok(Door::new(path, UnixListener::from_std(listener), identity, access, false))
     }
 
     fn new(
         path: &Path,
         listener: UnixListener,
-        identity: (u64, u64),
+        identity: Identity,
         access: Access,
         is_ours: bool,
     ) -> Self {
         let spare = File::open("/dev/null").ok();
         let path = path.to_owned();
         Door { path, listener, identity, access, is_ours, spare, full_since: None, trouble: None }
+    }
+
+    /// The process that had the socket before is gone. If the bus has bound it, this process removes it
+    /// at its end, and decides who may connect.
+    pub(crate) fn take_over(&mut self, is_ours: bool) {
+        self.is_ours = is_ours;
+        self.open_to_whom_it_may_be();
+    }
+
+    fn open_to_whom_it_may_be(&self) {
+        if self.is_ours
+            && identity(&self.path) == Some(self.identity)
+            && let Err(error) = self.access.open_for(&self.path)
+        {
+            tracing::error!(target: target::DOOR, "{error:#}");
+        }
+    }
+
+    /// Device and inode of the socket.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// Whether the bus has bound the socket itself.
@@ -173,12 +199,7 @@ impl Door {
             return;
         }
         self.access.is_open_to_others = is_open_to_others;
-        if self.is_ours
-            && identity(&self.path) == Some(self.identity)
-            && let Err(error) = self.access.open_for(&self.path)
-        {
-            tracing::error!(target: target::DOOR, "{error:#}");
-        }
+        self.open_to_whom_it_may_be();
     }
 
     /// Sees whether the path still leads to this socket, and binds it anew if it does not.
@@ -230,7 +251,7 @@ impl AsFd for Door {
 }
 
 /// Device and inode of what stands at the path.
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<Identity> {
     let found = fs::symlink_metadata(path).ok()?;
     Some((found.dev(), found.ino()))
 }
@@ -241,7 +262,7 @@ fn is_alive(path: &Path) -> bool {
     bus.is_ok_and(|bus| matches!(bus.open(), Ok(_) | Err(ConnectError::NoAnswer { .. })))
 }
 
-fn bind(path: &Path, access: Access) -> anyhow::Result<(UnixListener, (u64, u64))> {
+fn bind(path: &Path, access: Access) -> anyhow::Result<(UnixListener, Identity)> {
     let shown = path.display();
     let bytes = path.as_os_str().len();
     if bytes > PATH_BYTES_MAX {

@@ -10,13 +10,15 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hermes_bus_core::{
-    CloseReason, Effect, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router, SessionKey,
+    CloseReason, Config, Effect, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router,
+    SessionKey,
 };
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
@@ -99,6 +101,8 @@ pub(crate) struct Driver {
     began: Instant,
     next_door_check: Instant,
     stopping: bool,
+    /// The limits to go back to if the process that is to follow fails.
+    usual: Option<Config>,
     read_buffer: Vec<u8>,
     /// How long turns took, from waking up to going to sleep.
     turns: Histogram,
@@ -139,6 +143,7 @@ impl Driver {
             began: now,
             next_door_check: now + DOOR_CHECK,
             stopping: false,
+            usual: None,
             read_buffer: vec![0; READ_BYTES],
             turns: Histogram::default(),
             surroundings,
@@ -299,23 +304,34 @@ impl Driver {
             match wish {
                 // At the turn's end, when no event of this turn can be mistaken for one of a newcomer.
                 Wish::CheckSocket => self.next_door_check = Instant::now(),
-                Wish::Stop if self.stopping => {}
+                Wish::Stop if self.door.is_none() => {}
                 Wish::Stop => {
                     tracing::info!(target: target::BUS, "stopping");
                     self.surroundings.supervisor().stopping();
-                    // Nobody comes in any more; the path is free for the next daemon.
+                    // Nobody comes in any more; the path is free for the next daemon. A process that is
+                    // to follow gets nothing then, and ends.
                     drop(self.door.take());
-                    self.shut_down();
+                    if !self.stopping {
+                        self.shut_down(self.router.config().at_the_end());
+                    }
                 }
+                // The next process has read the configuration already.
+                Wish::Reload if self.stopping => {}
                 // What came of it is in the log.
                 Wish::Reload => drop(self.reload()),
             }
         }
     }
 
-    /// Ends every connection in good order.
-    fn shut_down(&mut self) {
+    /// Ends every connection in good order, under the limits that are for that.
+    fn shut_down(&mut self, limits: Config) {
         self.stopping = true;
+        self.router.configure(limits);
+        // Whoever writes from now on is told that nobody reads; what was written before is read to its
+        // end.
+        for connection in self.connections.iter().flatten() {
+            let _ = connection.stream.shutdown(Shutdown::Read);
+        }
         self.read_what_has_arrived();
         self.router.shut_down();
     }
@@ -445,6 +461,8 @@ impl Driver {
         self.router.buffered(key, bytes, missing);
         match read {
             Read::End if hung_up => self.router.closed(key, CloseReason::PeerClosed),
+            // The bus itself has ended it, and what comes for the session is still to be written.
+            Read::End if self.stopping => {}
             Read::End => self.router.eof(key),
             Read::Lost => self.router.closed(key, CloseReason::ConnectionLost),
             Read::Full(_) => self.make_ready(key),

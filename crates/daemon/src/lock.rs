@@ -45,7 +45,7 @@ impl Lock {
     pub(crate) fn put_in_own_name(&self) -> io::Result<()> {
         // Only a change of its kind makes the lock anew. In between nobody can take it but another
         // server that is starting, and gives it back when it finds that this one answers.
-        flock(&self.file, FlockOperation::NonBlockingLockShared)?;
+        flock(&self.file, FlockOperation::LockShared)?;
         Ok(flock(&self.file, FlockOperation::LockExclusive)?)
     }
 

@@ -106,11 +106,11 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     let found = surroundings.find_hooks();
     surroundings.run_hooks(found, &mut router);
     let path = root.socket();
-    let (lock, door, newcomers, predecessor) = match origin {
+    let (lock, mut door, newcomers, predecessor) = match origin {
         Origin::New => {
             let lock = take_lock(root)?;
             let door = match service::listening_socket(&path)? {
-                Some(listener) => Door::inherit(&path, access, listener.into(), false)?,
+                Some(listener) => Door::inherit(&path, access, listener.into(), None)?,
                 None => Door::open(&path, access)?,
             };
             (lock, door, Vec::new(), None)
@@ -118,23 +118,37 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         Origin::Successor => {
             let mut predecessor = Predecessor::find()?;
             let inheritance = predecessor.inherit()?;
-            let Inheritance { listener, socket_is_ours, lock, newcomers, left } = inheritance;
-            let door = Door::inherit(&path, access, listener, socket_is_ours)?;
+            let Inheritance { listener, identity, socket_is_ours, lock, newcomers, left } =
+                inheritance;
+            // Until the old process is relieved, the path is its own: it may have to go on with it.
+            let door = Door::inherit(&path, access, listener, Some(identity))?;
             router.restore(left);
-            (Lock::inherit(lock), door, newcomers, Some(predecessor))
+            (Lock::inherit(lock), door, newcomers, Some((predecessor, socket_is_ours)))
         }
     };
-    let link = hermes_home().and_then(|home| Link::place(&home, &path));
-    let pid_file = match mode {
-        Mode::Foreground => None,
-        Mode::Detached => Some(PidFile::write(root)?),
-    };
-    if let Some(predecessor) = predecessor {
+    let is_successor = predecessor.is_some();
+    if let Some((predecessor, socket_is_ours)) = predecessor {
         if let Err(error) = predecessor.relieve() {
             tracing::warn!(target: target::BUS, "{error:#}");
         }
-        lock.put_in_own_name().context("the lock was lost")?;
+        door.take_over(socket_is_ours);
+        if let Err(error) = lock.put_in_own_name() {
+            tracing::error!(target: target::BUS, "the lock was lost: {error}");
+        }
     }
+    let link = hermes_home().and_then(|home| Link::place(&home, &path));
+    let pid_file = match mode {
+        Mode::Foreground => None,
+        Mode::Detached => match PidFile::write(root) {
+            Ok(pid_file) => Some(pid_file),
+            // Nobody else would go on with the bus.
+            Err(error) if is_successor => {
+                tracing::error!(target: target::BUS, "{error:#}");
+                None
+            }
+            Err(error) => return Err(error),
+        },
+    };
     announce(root, mode, &surroundings.hooks_listing(), open_files);
     surroundings.supervisor().ready(&format!("listening on {}", path.display()));
     let mut driver = Driver::new(router, door, lock, root, mode, signals, surroundings)

@@ -38,7 +38,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::Sources;
-use crate::door::Door;
+use crate::door::{Door, Identity};
 use crate::lock::Lock;
 use crate::logging;
 use crate::root::Root;
@@ -78,6 +78,8 @@ pub(crate) struct Order {
 /// What is handed over besides the descriptors and held frames.
 #[derive(Debug, Serialize, Deserialize)]
 struct Estate {
+    /// The socket's device and inode: its path may lead somewhere else.
+    identity: Identity,
     /// Whether the bus has bound the socket itself, so that it removes it at its end.
     socket_is_ours: bool,
     names: Vec<LeftName>,
@@ -222,7 +224,11 @@ impl Succession {
             uid: *uid,
             frames: frames.len(),
         });
-        let estate = Estate { socket_is_ours: door.is_ours(), names: names.collect() };
+        let estate = Estate {
+            identity: door.identity(),
+            socket_is_ours: door.is_ours(),
+            names: names.collect(),
+        };
         let estate = serde_json::to_vec(&estate)?;
         let lengths = [estate.len() as u64, newcomers.len() as u64].map(u64::to_be_bytes).concat();
         send_descriptors(&stream, &lengths, &[door.as_fd(), lock.as_fd()])?;
@@ -263,6 +269,7 @@ pub(crate) struct Predecessor {
 /// What it leaves.
 pub(crate) struct Inheritance {
     pub(crate) listener: OwnedFd,
+    pub(crate) identity: Identity,
     pub(crate) socket_is_ours: bool,
     pub(crate) lock: File,
     /// Connections that were accepted, and have said nothing yet.
@@ -306,16 +313,17 @@ impl Predecessor {
         let mut input = BufReader::new(&self.stream);
         let mut estate = Vec::new();
         input.by_ref().take(length).read_to_end(&mut estate)?;
-        let estate: Estate = serde_json::from_slice(&estate).context("a strange estate")?;
+        let mut estate: Estate = serde_json::from_slice(&estate).context("a strange estate")?;
         let mut left = Vec::with_capacity(estate.names.len());
-        for LeftName { name, uid, frames } in estate.names {
+        for LeftName { name, uid, frames } in std::mem::take(&mut estate.names) {
             let frames =
                 (0..frames).map(|_| read_frame(&mut input)).collect::<anyhow::Result<_>>()?;
             let Ok(name) = EndpointName::level_1(&name) else { continue };
             left.push(Lingering { name, uid, frames });
         }
-        let socket_is_ours = estate.socket_is_ours;
-        Ok(Inheritance { listener, socket_is_ours, lock: File::from(lock), newcomers, left })
+        let Estate { identity, socket_is_ours, .. } = estate;
+        let lock = File::from(lock);
+        Ok(Inheritance { listener, identity, socket_is_ours, lock, newcomers, left })
     }
 
     /// Says that everything is taken over, and waits until the old process is gone.

@@ -1,5 +1,7 @@
 //! One process of the bus ends, and the next one takes over.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::world::{OWNER, World};
@@ -29,6 +31,62 @@ fn names_and_what_is_held_for_them_go_on_in_the_next_process() {
     let (_, bodies) = next.register_and_take("busy");
     assert_eq!(bodies, ["not read before the end", "later"]);
     next.end();
+}
+
+#[test]
+fn all_that_was_queued_goes_on_however_much_it_is() {
+    let limits = |config: &mut hermes_bus_core::Config| {
+        config.held_bytes_max = 3_000;
+        config.held_bytes_total_max = 3_000;
+        config.queue_bytes_max = 20_000;
+        config.linger = Duration::from_millis(500);
+    };
+    let mut world = World::with(limits);
+    let (slow, mouth) = (world.register("slow"), world.register("mouth"));
+    world.stop_reading(slow, 0);
+    for number in 0..30 {
+        let text =
+            json!({"type": "message", "to": "slow", "body": number, "fill": "x".repeat(900)});
+        world.put(mouth, &[&text.to_string()]);
+    }
+    world.turn();
+    assert_eq!(world.counters().sender_waits, 1, "not all of it fits");
+    world.router.configure(world.router.config().before_a_successor());
+    world.turn();
+    assert_eq!(world.counters().messages, 30, "the sender is not held any more");
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    assert!(world.router.is_idle());
+    let left = world.router.lingering();
+    assert_eq!(left.len(), 2, "though they linger for half a second only");
+
+    let mut next = World::with(limits);
+    next.router.restore(left);
+    let mouth = next.register("mouth");
+    for number in 30..32 {
+        next.message(mouth, "slow", number);
+    }
+    let (_, bodies) = next.register_and_take("slow");
+    assert_eq!(bodies, (0..32).collect::<Vec<_>>(), "nothing made room for anything");
+    assert_eq!(next.counters().dropped(), 0);
+    next.end();
+}
+
+#[test]
+fn a_sender_that_leaves_answers_unread_is_heard_to_the_end() {
+    let mut world = World::with(|config| config.answer_bytes_max = 100);
+    let (ear, rude) = (world.register("ear"), world.register("rude"));
+    world.stop_reading(rude, 0);
+    for _ in 0..10 {
+        world.put(rude, &[r#"{"type": "ping"}"#]);
+    }
+    world.put(rude, &[&json!({"type": "message", "to": "ear", "body": "last words"}).to_string()]);
+    world.turn();
+    assert!(world.bodies(ear).is_empty(), "it is not read from");
+    world.router.configure(world.router.config().at_the_end());
+    world.turn();
+    assert_eq!(world.bodies(ear), ["last words"]);
+    world.end();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_bus_core::{CloseReason, Event, Protection};
+use hermes_bus_core::{CloseReason, Config, Event, Protection};
 use serde_json::{Value, json};
 
 use crate::world::{OWNER, World};
@@ -109,6 +109,29 @@ fn a_sender_over_its_rate_waits_and_loses_nothing() {
     assert_eq!(all, 30, "all are there after 3 s less the first one");
     assert!(world.counters().pace_waits >= 10);
     world.end();
+}
+
+#[test]
+fn nobody_is_held_for_a_rate_that_was_lifted_or_when_the_bus_is_about_to_end() {
+    type Lift = fn(&mut World);
+    let lift: [Lift; 2] = [
+        |world| {
+            let config = world.router.config().clone();
+            world.router.configure(Config { messages_per_s: None, ..config });
+        },
+        |world| world.router.configure(world.router.config().at_the_end()),
+    ];
+    for lift in lift {
+        let mut world = World::with(|config| config.messages_per_s = Some(1));
+        let (reader, sender) = (world.register("reader"), world.register("sender"));
+        let message = json!({"type": "message", "to": "reader", "body": 1}).to_string();
+        world.write(sender, &vec![message.as_str(); 100]);
+        assert!(world.bodies(reader).len() < 3);
+        lift(&mut world);
+        world.turn();
+        assert!(world.bodies(reader).len() >= 97, "without any further waiting");
+        world.end();
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ impl Driver {
     pub(super) fn on_admin(&mut self, key: SessionKey, payload: &Bytes) {
         match control::read(key, payload) {
             Err(refusal) => self.router.answer_admin(key, &refusal),
+            Ok((asker, Operation::Reload)) if self.succession.is_some() => {
+                self.refuse(&asker, ErrorCode::ShuttingDown, "another process is about to follow");
+            }
             Ok((asker, Operation::Reload)) => {
                 let answer = match self.reload() {
                     Ok(Reloaded { applied, need_restart, warnings }) => asker.result(json!({
@@ -113,7 +116,9 @@ impl Driver {
                     self.newcomers.extend(connection.map(|connection| connection.stream));
                     self.router.closed(key, CloseReason::ShuttingDown);
                 }
-                self.shut_down();
+                let usual = self.router.config().clone();
+                self.shut_down(usual.before_a_successor());
+                self.usual = Some(usual);
             }
         }
     }
@@ -152,6 +157,9 @@ impl Driver {
                 tracing::error!(target: target::BUS, "{error:#}; this process goes on");
                 self.surroundings.supervisor().hand_over(std::process::id());
                 self.stopping = false;
+                if let Some(usual) = self.usual.take() {
+                    self.router.configure(usual);
+                }
                 self.door_is_ready = true;
                 self.door.insert(door).register(self.poll.registry(), DOOR)?;
                 self.take_in(newcomers);
