@@ -10,7 +10,7 @@ import pytest
 
 import procfs
 from wire import Closed, Connection, Silence, message
-from world import BIN, ORIGINALS, listen_at, wait_until
+from world import BIN, ORIGINALS, answers, listen_at, wait_until
 
 
 def restart(world, **more):
@@ -19,10 +19,24 @@ def restart(world, **more):
     return done.stdout
 
 
-def ask_for_restart(world, program, **arguments):
+def leave_order(world, program, **arguments):
+    """What is to be started stands in a file of the root: not everybody who reaches the socket may say."""
+    order = world.root / "run" / "successor.json"
+    order.write_text(json.dumps(dict({"program": str(program)}, **arguments)))
+    order.chmod(0o600)
+    return order
+
+
+def order_restart(world, asker, program=BIN / "hermes-bus-server"):
+    """What `hermes-busd restart` does, on a connection that is open already."""
+    leave_order(world, program, environment=world._environment(None))
+    asker.send({"type": "admin", "op": "restart", "protocol": 2, "req": 1})
+
+
+def ask_for_restart(world, program):
     """The request that `hermes-busd restart` makes, with another program; returns the answer."""
     with world.connect() as asker:
-        asker.send(dict({"type": "admin", "op": "restart", "protocol": 2, "req": 1, "program": str(program)}, **arguments))
+        order_restart(world, asker, program)
         answer = asker.recv(within_s=20)
         assert answer["req"] == 1
         return answer
@@ -190,8 +204,7 @@ def test_messages_that_had_just_arrived_are_not_lost(world, turn):
     ear, mouth = world.connect("ear"), world.connect("mouth")
     ear.fence()
     asker = world.connect()
-    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
-                "environment": world._environment(None)})
+    order_restart(world, asker)
     sent = 0
     with pytest.raises((OSError, Closed)):
         while True:
@@ -260,7 +273,7 @@ def test_a_failed_restart_says_so(world):
         os.rename(world.log_file, str(world.log_file) + ".old")
         os.mkdir(world.log_file)
     done = world.busd("restart")
-    assert done.returncode == 1 and "goes on (pid=%d)" % pid in done.stdout + done.stderr, (done.stdout, done.stderr)
+    assert done.returncode == 1 and "a bus goes on (pid=%d)" % pid in done.stdout + done.stderr, (done.stdout, done.stderr)
     assert world.endpoints() == {}
 
 
@@ -286,8 +299,7 @@ def test_a_socket_that_was_deleted_is_bound_anew_by_the_new_process(world):
     with world.connect() as asker:
         asker.fence()
         os.unlink(world.socket_path)
-        asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
-                    "environment": world._environment(None)})
+        order_restart(world, asker)
         new = asker.expect("admin_result")["pid"]
     wait_until(lambda: not procfs.alive(old), "the old process to end")
     with wait_until(lambda: os.path.exists(world.socket_path) and world.connect("ear"), "the socket to be bound anew") as ear:
@@ -302,8 +314,7 @@ def test_the_new_process_leaves_a_foreign_socket_at_its_path_alone(world):
         os.unlink(world.socket_path)
         with listen_at(world.socket_path):
             foreign = world.socket_identity()
-            asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
-                        "environment": world._environment(None)})
+            order_restart(world, asker)
             new = asker.expect("admin_result")["pid"]
             wait_until(lambda: "another process" in world.log_file.read_text(), "the new process to say so")
             os.kill(new, signal.SIGTERM)
@@ -313,24 +324,50 @@ def test_the_new_process_leaves_a_foreign_socket_at_its_path_alone(world):
 
 def test_requests_that_make_no_sense_are_refused(world):
     world.start_daemon()
-    for request, word in [({"op": "fly"}, "op"), ({}, "op"), ({"op": "restart"}, "program"), ({"op": "restart", "program": 5}, "string")]:
+    for request in ({"op": "fly"}, {"op": 5}, {}):
         with world.connect() as asker:
             asker.send(dict({"type": "admin", "protocol": 2, "req": "r"}, **request))
             answer = asker.recv()
-            assert (answer["type"], answer["code"], answer["req"]) == ("error", "invalid_field", "r") and word in answer["detail"], answer
+            assert (answer["type"], answer["code"], answer["req"]) == ("error", "invalid_field", "r") and "op" in answer["detail"], answer
             asker.fence()
+
+
+def test_nothing_is_started_that_does_not_stand_in_a_file_of_the_root_alone(world):
+    """Who can reach the socket, from a sandbox perhaps, cannot have the daemon run what he likes."""
+    pid = world.start_daemon()
+    evil = script(world, "evil", "#!/bin/sh\ntouch \"$0.ran\"\n")
+
+    def refusal():
+        with world.connect() as asker:
+            asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(evil), "environment": {}})
+            answer = asker.recv()
+            assert (answer["type"], answer["code"]) == ("error", "rejected"), answer
+            return answer["detail"]
+    assert "successor.json" in refusal()
+    order = leave_order(world, evil)
+    order.chmod(0o622)
+    assert "this user alone" in refusal()
+    order = leave_order(world, evil)
+    order.rename(world.directory / "elsewhere")
+    order.symlink_to(world.directory / "elsewhere")
+    assert "successor.json" in refusal()
+    order.unlink()
+    order.write_text("{")
+    order.chmod(0o600)
+    assert "is no order" in refusal()
+    assert not order.exists() and not (world.directory / "evil.ran").exists()
+    assert world.pid_in_file() == pid
 
 
 def test_a_stop_in_the_middle_of_a_restart_stops(world):
     pid = world.start_daemon()
     sleeper = script(world, "sleeper", "#!/bin/sh\nexec sleep 60\n")
     asker = world.connect()
-    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(sleeper)})
+    order_restart(world, asker, sleeper)
     wait_until(lambda: "starting the process that follows" in world.log_file.read_text(), "the restart to begin")
     assert world.busd("stop").returncode == 0
     assert not procfs.alive(pid) and not os.path.exists(world.socket_path)
-    for child in world.processes():
-        os.kill(child, signal.SIGKILL)
+    wait_until(lambda: not [child for child in world.processes() if procfs.alive(child)], "the process that was to follow to end")
 
 
 def test_a_stop_while_connections_are_ended_for_the_next_process_stops(world):
@@ -341,8 +378,7 @@ def test_a_stop_while_connections_are_ended_for_the_next_process_stops(world):
     mouth.send(*[message("ear", "x" * 50_000) for _ in range(20)])
     mouth.fence()
     asker = world.connect()
-    asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(BIN / "hermes-bus-server"),
-                "environment": world._environment(None)})
+    order_restart(world, asker)
     new = asker.expect("admin_result")["pid"]
     mouth.rest()
     stopped = world.busd("stop")
@@ -355,7 +391,7 @@ def test_a_reload_while_another_process_is_about_to_follow_is_refused(world):
     world.start_daemon()
     sleeper = script(world, "sleeper", "#!/bin/sh\nexec cat >/dev/null\n")
     with world.connect() as asker, world.connect() as other:
-        asker.send({"type": "admin", "op": "restart", "protocol": 2, "program": str(sleeper)})
+        order_restart(world, asker, sleeper)
         wait_until(lambda: "starting the process that follows" in world.log_file.read_text(), "the restart to begin")
         other.send({"type": "admin", "op": "reload", "protocol": 2})
         assert other.expect("error")["code"] == "shutting_down"
@@ -369,6 +405,63 @@ def test_a_released_bus_is_replaced_by_this_one(world):
     wait_until(lambda: old.poll() is not None, "the original to end")
     with world.connect("ear") as ear:
         ear.fence()
+
+
+def test_if_the_old_process_is_killed_in_the_middle_the_new_one_begins_anew(world):
+    old = world.start_daemon()
+    ear, mouth = world.connect("ear"), world.connect("mouth")
+    ear.fence()
+    # The receiver is given two seconds to read all of it.
+    mouth.send(*[message("ear", "x" * 50_000) for _ in range(20)])
+    mouth.fence()
+    asker = world.connect()
+    order_restart(world, asker)
+    new = asker.expect("admin_result")["pid"]
+    mouth.rest()
+    os.kill(old, signal.SIGKILL)
+    with wait_until(lambda: answers(world.socket_path) and world.connect("ear"), "the new process to serve") as ear:
+        ear.fence()
+    assert world.pid_in_file() == new
+    assert "pid=%d" % new in world.busd("status").stdout
+
+
+def test_hooks_of_the_old_process_do_their_work_and_those_that_wait_too(world):
+    gate = world.directory / "gate"
+    hook = script(world, "hook", "#!/bin/sh\necho a line, to whoever reads it\nwhile [ ! -e %s ]; do sleep 0.01; done\necho another\necho $HERMES_BUS_MESSAGE_ID >> $0.did\n" % gate)
+    hooks = world.root / "hermes-bus"
+    hooks.mkdir()
+    (hooks / "hooks.yaml").write_text("- path: %s\n  concurrency: 1\n" % hook)
+    old = world.start_daemon()
+    mouth = world.connect("mouth")
+    for number in range(5):
+        mouth.message("nobody", 1, id="before-%d" % number)
+    mouth.fence()
+    restart(world)
+    with world.connect("mouth") as mouth:
+        mouth.message("nobody", 1, id="after")
+        mouth.fence()
+    assert procfs.alive(old), "it lives on for them"
+    second = world.run([BIN / "hermes-bus-server"])
+    assert second.returncode == 1, "the lock is the new one's alone"
+    gate.touch()
+    wait_until(lambda: not procfs.alive(old), "the old process to end")
+    did = (world.directory / "hook.did").read_text().split()
+    assert [name for name in did if name != "after"] == ["before-%d" % number for number in range(5)]
+    wait_until(lambda: "after" in (world.directory / "hook.did").read_text(), "the new one's hook")
+    assert "failed" not in world.log_file.read_text()
+
+
+def test_flags_are_kept_unless_others_are_given(world):
+    started = world.busd("start", "--set", "sessions.linger=7s")
+    assert started.returncode == 0
+    restart(world)
+    path = world.root / "hermes-bus" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text("sessions:\n  linger: 9s\n")
+    assert "linger" not in world.busd("reload").stdout
+    assert world.busd("restart", "--set", "sessions.drain=1s").returncode == 0
+    path.write_text("sessions:\n  linger: 8s\n")
+    assert "sessions.linger: 9s -> 8s" in world.busd("reload").stdout
 
 
 def test_a_client_of_ours_comes_back_by_itself(world):
@@ -390,6 +483,8 @@ def test_the_successor_flag_is_not_for_people(world):
         child = world.spawn([BIN / "hermes-bus-server", "--successor"], output="successor.out", stdin=theirs)
         theirs.close()
         assert ours.recv(16) == b"ready\n"
+        assert not os.path.exists(world.socket_path), "it waits for its turn"
         ours.close()
-        assert child.wait(10) == 1
-    assert not os.path.exists(world.socket_path)
+        wait_until(lambda: answers(world.socket_path), "it to begin anew, since nobody hands over")
+        child.terminate()
+        assert child.wait(10) == 0

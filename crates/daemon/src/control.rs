@@ -6,8 +6,6 @@ use hermes_bus_proto::{ErrorCode, control};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::succession::Order;
-
 /// Every operation, as listings show them.
 pub(crate) const OPS: &[&str] = &[RELOAD, RESTART];
 /// Reads the configuration and the hooks again.
@@ -20,7 +18,7 @@ pub(crate) const RESTART: &str = "restart";
 #[serde(tag = "op", rename_all = "lowercase")]
 pub(crate) enum Operation {
     Reload,
-    Restart(Order),
+    Restart,
 }
 
 /// Who has asked, and is to be answered.

@@ -64,14 +64,21 @@ pub(crate) const SIGNALS: usize = usize::MAX - 16;
 /// How many they are at most.
 const SIGNALS_MAX: usize = 8;
 /// A bus that is about to end reads what has arrived already, for so long at most.
-const LAST_READING: Duration = Duration::from_millis(200);
+const LAST_READING: Duration = Duration::from_secs(1);
 
 /// How a server's run has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum End {
-    /// The bus is gone.
-    Stopped,
+    /// The bus is gone. The lock is to be let go last.
+    Stopped(Lock),
     /// Another process goes on with it.
+    HandedOver,
+}
+
+/// What has become of the bus when its last connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Stopped,
     HandedOver,
 }
 
@@ -165,8 +172,18 @@ impl Driver {
             }
             if let Some(end) = self.hand_over()? {
                 self.event_log.sum_up_all();
-                self.surroundings.end(&mut self.router);
-                return Ok(end);
+                let Driver { mut router, mut signals, surroundings, lock, .. } = self;
+                return Ok(match end {
+                    Ended::Stopped => {
+                        surroundings.end(&mut router);
+                        End::Stopped(lock)
+                    }
+                    Ended::HandedOver => {
+                        drop(lock);
+                        surroundings.finish_hooks(&mut router, &mut signals);
+                        End::HandedOver
+                    }
+                });
             }
         }
     }
@@ -346,6 +363,13 @@ impl Driver {
         while !self.ready.is_empty() && Instant::now() < until {
             self.router.begin_turn(self.now());
             self.read_and_write();
+        }
+        if !self.ready.is_empty() {
+            let left = self.ready.len();
+            tracing::warn!(
+                target: target::BUS,
+                "the time to read what had arrived is up; connections that may have sent more: {left}"
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 //! Who owns a socket is asked of the kernel: the credentials of whoever listens on it, or the holder
 //! of the root's lock. A process that a PID file merely names is never signalled.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use anyhow::Context;
 use hermes_bus_client::{Bus, CallError, blocking};
 use hermes_bus_proto::listing::Listing;
 use rustix::process::Signal;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::config::Sources;
 use crate::control::{RELOAD, RESTART};
@@ -22,6 +23,7 @@ use crate::lock::Lock;
 use crate::logging;
 use crate::report;
 use crate::root::Root;
+use crate::succession::Order;
 use crate::sys::{self, Process};
 
 /// How long a connect may take, and how long the answer: as released managers have it.
@@ -333,28 +335,22 @@ fn succeed(
 ) -> Outcome {
     writeln!(out, "Stopping busd (pid={old})...")?;
     out.flush()?;
-    let environment: Map<String, Value> = env::vars_os()
-        .filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?.into()))
-        })
-        .collect();
-    let arguments: Vec<_> = sources
-        .arguments()
-        .iter()
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect();
-    let order = json!({"program": program, "arguments": arguments, "environment": environment});
-    let order = order.as_object().cloned().unwrap_or_default();
-    let asked = ask(root, RESTART, &order, SUCCESSION_PATIENCE);
+    let text = |text: OsString| text.into_string().ok();
+    let environment = env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+    let arguments = sources.arguments().into_iter().filter_map(text).collect();
+    let program = program.to_owned();
+    Order { program, arguments, environment: Some(environment.collect()) }.leave(root)?;
+    let asked = ask(root, RESTART, &Map::new(), SUCCESSION_PATIENCE);
     let new = match asked {
         Ok(answer) => answer.get("pid").and_then(Value::as_u64),
         Err(error) => {
+            let _ = fs::remove_file(root.order_file());
             writeln!(out, "busd restart failed: {error:#}")?;
-            writeln!(out, "  the bus that ran before goes on (pid={old})")?;
-            return start_failed(root, out);
+            return who_goes_on(root, out);
         }
     };
     let deadline = Instant::now() + START_PATIENCE;
+    let mut old_answers_since = None;
     loop {
         match look(root) {
             Daemon::Running { pid, .. } if Some(u64::from(pid)) == new => {
@@ -362,13 +358,30 @@ fn succeed(
                 writeln!(out, "busd stopped")?;
                 return started(root, pid, out);
             }
+            // The kernel may name it for a moment as the owner of a socket that the new one serves.
+            Daemon::Running { pid, .. } if pid == old => {
+                let since = *old_answers_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > ANSWER_PATIENCE {
+                    writeln!(out, "busd restart failed: the new server has ended")?;
+                    return who_goes_on(root, out);
+                }
+            }
             _ if Instant::now() > deadline => {
                 writeln!(out, "busd restart timed out — the new server does not answer")?;
-                return start_failed(root, out);
+                return who_goes_on(root, out);
             }
-            _ => std::thread::sleep(LOOK_EVERY),
+            _ => old_answers_since = None,
         }
+        std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// After a restart that failed.
+fn who_goes_on(root: &Root, out: &mut dyn Write) -> Outcome {
+    if let Daemon::Running { pid, .. } = look(root) {
+        writeln!(out, "  a bus goes on (pid={pid})")?;
+    }
+    start_failed(root, out)
 }
 
 /// Has the server that runs read its configuration and hooks again.

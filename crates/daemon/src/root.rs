@@ -55,6 +55,11 @@ impl Root {
         self.run_directory().join("metrics.sock")
     }
 
+    /// What the process is to be that follows this daemon, for the moment in which it is started.
+    pub(crate) fn order_file(&self) -> PathBuf {
+        self.run_directory().join("successor.json")
+    }
+
     /// Locked for as long as a server runs on this root.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.run_directory().join("busd.lock")

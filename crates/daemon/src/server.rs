@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 
@@ -106,25 +107,9 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     let found = surroundings.find_hooks();
     surroundings.run_hooks(found, &mut router);
     let path = root.socket();
-    let (lock, mut door, newcomers, predecessor) = match origin {
-        Origin::New => {
-            let lock = take_lock(root)?;
-            let door = match service::listening_socket(&path)? {
-                Some(listener) => Door::inherit(&path, access, listener.into(), None)?,
-                None => Door::open(&path, access)?,
-            };
-            (lock, door, Vec::new(), None)
-        }
-        Origin::Successor => {
-            let mut predecessor = Predecessor::find()?;
-            let inheritance = predecessor.inherit()?;
-            let Inheritance { listener, identity, socket_is_ours, lock, newcomers, left } =
-                inheritance;
-            // Until the old process is relieved, the path is its own: it may have to go on with it.
-            let door = Door::inherit(&path, access, listener, Some(identity))?;
-            router.restore(left);
-            (Lock::inherit(lock), door, newcomers, Some((predecessor, socket_is_ours)))
-        }
+    let Holdings { lock, mut door, newcomers, predecessor } = match origin {
+        Origin::New => Holdings::of_its_own(root, access)?,
+        Origin::Successor => Holdings::of_predecessor(root, access, &mut router)?,
     };
     let is_successor = predecessor.is_some();
     if let Some((predecessor, socket_is_ours)) = predecessor {
@@ -156,14 +141,56 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     let newcomers = newcomers.into_iter().map(StdUnixStream::from);
     driver.take_in(newcomers.map(UnixStream::from_std).collect());
     match driver.run().context("waiting for events failed")? {
-        End::Stopped => {
+        End::Stopped(lock) => {
             drop((link, pid_file));
             tracing::info!(target: target::BUS, "stopped");
+            drop(lock);
         }
         // The link is the next process's now; the PID file names that one already.
         End::HandedOver => link.into_iter().for_each(Link::leave),
     }
     Ok(())
+}
+
+/// What makes a process the bus of its root.
+struct Holdings {
+    lock: Lock,
+    door: Door,
+    /// Connections that have said nothing yet.
+    newcomers: Vec<OwnedFd>,
+    /// The process that hands over, and whether the socket is then this one's to remove.
+    predecessor: Option<(Predecessor, bool)>,
+}
+
+impl Holdings {
+    fn of_its_own(root: &Root, access: Access) -> anyhow::Result<Self> {
+        let lock = take_lock(root)?;
+        let path = root.socket();
+        let door = match service::listening_socket(&path)? {
+            Some(listener) => Door::inherit(&path, access, listener.into(), None)?,
+            None => Door::open(&path, access)?,
+        };
+        Ok(Holdings { lock, door, newcomers: Vec::new(), predecessor: None })
+    }
+
+    /// Waits for what the old process hands over, and has the names linger that it leaves. If that one
+    /// ends before, this process begins anew.
+    fn of_predecessor(root: &Root, access: Access, router: &mut Router) -> anyhow::Result<Self> {
+        let mut predecessor = Predecessor::find()?;
+        let inheritance = match predecessor.inherit() {
+            Ok(inheritance) => inheritance,
+            Err(error) => {
+                tracing::warn!(target: target::BUS, "{error:#}; beginning anew");
+                return Holdings::of_its_own(root, access);
+            }
+        };
+        let Inheritance { listener, identity, socket_is_ours, lock, newcomers, left } = inheritance;
+        // Until the old process is relieved, the path is its own: it may have to go on with it.
+        let door = Door::inherit(&root.socket(), access, listener, Some(identity))?;
+        router.restore(left);
+        let predecessor = Some((predecessor, socket_is_ours));
+        Ok(Holdings { lock: Lock::inherit(lock), door, newcomers, predecessor })
+    }
 }
 
 /// Takes the root's lock. A server that is just going down lets go of it in a moment; one that

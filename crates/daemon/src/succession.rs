@@ -12,14 +12,15 @@
 //!             socket and the lock; the newcomers' sockets, up to 200 with a byte; the Estate as JSON;
 //!             held frames
 //! new → old   taken\n
-//! old → new   end of file: the old process is gone
+//! old → new   end of file: the old process has let go of everything
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -31,6 +32,7 @@ use hermes_bus_core::Lingering;
 use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use mio::{Interest, Registry, Token};
+use rustix::fs::OFlags;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -63,8 +65,9 @@ const TAKEN: &[u8] = b"taken\n";
 /// Tells a server that it is to follow another one.
 pub(crate) const FLAG: &str = "--successor";
 
-/// How the new process is to be started.
-#[derive(Clone, Debug, Deserialize)]
+/// How the new process is to be started. It stands in a file of the root: whoever can write there can
+/// have the daemon run anything as it is, while not everybody who can reach the socket may.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The program: an absolute path.
     pub(crate) program: PathBuf,
@@ -73,6 +76,45 @@ pub(crate) struct Order {
     pub(crate) arguments: Vec<String>,
     /// Its environment, in place of this process's own.
     pub(crate) environment: Option<BTreeMap<String, String>>,
+}
+
+/// Most bytes of an order: an environment has at most 2 MiB or so.
+const ORDER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+impl Order {
+    /// Writes the order to its file, for this user alone.
+    pub(crate) fn leave(&self, root: &Root) -> anyhow::Result<()> {
+        let path = root.order_file();
+        let write = || {
+            // A file that is there already may be open to others, or be none.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(&serde_json::to_vec(self)?)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Reads the order, and removes its file.
+    pub(crate) fn take(root: &Root) -> anyhow::Result<Self> {
+        let path = root.order_file();
+        let shown = path.display();
+        let flags = OFlags::NOFOLLOW.bits() as i32;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&path);
+        let file = file.with_context(|| format!("there is no order in {shown}"))?;
+        fs::remove_file(&path).with_context(|| format!("cannot remove {shown}"))?;
+        let found = file.metadata()?;
+        let is_ours = found.uid() == rustix::process::geteuid().as_raw() || found.uid() == 0;
+        if !found.is_file() || !is_ours || found.mode() & 0o077 != 0 {
+            bail!("{shown} is not a file of this user alone");
+        }
+        let mut order = Vec::new();
+        file.take(ORDER_BYTES_MAX).read_to_end(&mut order)?;
+        serde_json::from_slice(&order).with_context(|| format!("{shown} is no order"))
+    }
 }
 
 /// What is handed over besides the descriptors and held frames.
@@ -101,6 +143,8 @@ pub(crate) struct Succession {
     stream: mio::net::UnixStream,
     heard: Vec<u8>,
     until: Instant,
+    /// The new process has everything, and goes on by itself.
+    is_handed_over: bool,
 }
 
 /// How far the new process is.
@@ -133,7 +177,11 @@ impl Succession {
             command.args(mode.arguments()).args(sources.arguments());
             command.env_remove(service::WATCHDOG_PID);
         } else {
-            command.args(&order.arguments);
+            // Without word of another configuration, it has that of this process.
+            match order.arguments.is_empty() {
+                true => command.args(sources.arguments()),
+                false => command.args(&order.arguments),
+            };
             let log = logging::append_to(&root.log_file()).context("cannot write the log")?;
             command.args(Mode::Detached.arguments()).stdout(log.try_clone()?).stderr(log);
             if let Some(environment) = &order.environment {
@@ -144,7 +192,7 @@ impl Succession {
         ours.set_nonblocking(true)?;
         let stream = mio::net::UnixStream::from_std(ours);
         let until = Instant::now() + READY_PATIENCE;
-        Ok(Succession { child, stream, heard: Vec::new(), until })
+        Ok(Succession { child, stream, heard: Vec::new(), until, is_handed_over: false })
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -248,14 +296,16 @@ impl Succession {
         if answer != TAKEN {
             bail!("a strange answer");
         }
+        self.is_handed_over = true;
         Ok(())
     }
 }
 
 impl Drop for Succession {
     fn drop(&mut self) {
-        // A new process that has ended leaves no zombie; one that goes on is nobody's child soon.
-        let _ = self.child.try_wait();
+        if !self.is_handed_over {
+            self.end();
+        }
     }
 }
 

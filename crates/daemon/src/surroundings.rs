@@ -13,13 +13,16 @@ use crate::logging::{Logging, target};
 use crate::metrics::{self, Endpoint, Snapshot};
 use crate::root::Root;
 use crate::service::Supervisor;
+use crate::signals::{Signals, Wish};
 
 /// What is kept for hooks that nobody takes; the oldest goes first.
 const TAP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How soon what the hooks' thread could not take is offered again.
 const TAP_AGAIN: Duration = Duration::from_millis(5);
-/// How long hooks that run may take to read the rest of their message when the bus ends.
+/// How long hooks that run may take to end by themselves when the bus ends.
 const HOOKS_PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked whether the hooks of a bus that was handed over have done their work.
+const FINISH_LOOK: Duration = Duration::from_millis(20);
 
 /// See the module's documentation.
 pub(crate) struct Surroundings {
@@ -201,12 +204,29 @@ impl Surroundings {
         Ok(Reloaded { applied, need_restart: lines(need_restart), warnings })
     }
 
-    /// The bus ends: hooks that wait are dropped, hooks that run go on by themselves.
+    /// The bus ends: calls of hooks that wait are dropped, hooks that run are asked to end.
     pub(crate) fn end(self, router: &mut Router) {
         if let Some(runner) = self.hooks {
             router.offer_tapped(|batch| runner.offer(batch));
             runner.stop(HOOKS_PATIENCE);
         }
+    }
+
+    /// Another process goes on with the bus: this one lives on, without any of it, until its hooks have
+    /// done their work, or a signal ends it.
+    pub(crate) fn finish_hooks(mut self, router: &mut Router, signals: &mut Signals) {
+        drop(self.metrics.take());
+        if let Some(runner) = &self.hooks {
+            // What the thread could not take yet is offered again; the tap has bounds.
+            while router.has_tapped() || !runner.is_idle() {
+                router.offer_tapped(|batch| runner.offer(batch));
+                if signals.take().contains(&Wish::Stop) {
+                    break;
+                }
+                std::thread::sleep(FINISH_LOOK);
+            }
+        }
+        self.end(router);
     }
 }
 

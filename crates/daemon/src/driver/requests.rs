@@ -6,7 +6,7 @@ use hermes_bus_proto::ErrorCode;
 use mio::net::UnixStream;
 use serde_json::json;
 
-use super::{DOOR, Driver, End, SUCCESSOR};
+use super::{DOOR, Driver, Ended, SUCCESSOR};
 use crate::control::{self, Asker, Operation};
 use crate::logging::target;
 use crate::succession::{Order, Progress, Succession};
@@ -29,7 +29,7 @@ impl Driver {
                 };
                 self.router.answer_admin(key, &answer);
             }
-            Ok((asker, Operation::Restart(order))) => self.begin_succession(asker, &order),
+            Ok((asker, Operation::Restart)) => self.begin_succession(asker),
         }
     }
 
@@ -61,12 +61,15 @@ impl Driver {
         outcome
     }
 
-    fn begin_succession(&mut self, asker: Asker, order: &Order) {
+    fn begin_succession(&mut self, asker: Asker) {
         if self.succession.is_some() || self.stopping {
             let what = "the bus is about to end already";
             return self.refuse(&asker, ErrorCode::ShuttingDown, what);
         }
-        match Succession::begin(order, &self.root, self.mode, self.surroundings.sources()) {
+        let begun = Order::take(&self.root).and_then(|order| {
+            Succession::begin(&order, &self.root, self.mode, self.surroundings.sources())
+        });
+        match begun {
             Ok(mut succession) => {
                 if let Err(error) = succession.register(self.poll.registry(), SUCCESSOR) {
                     tracing::error!(target: target::BUS, "the next process cannot be watched: {error}");
@@ -141,9 +144,9 @@ impl Driver {
 
     /// After the last connection has ended: gives the next process, if there is one, what it needs. If
     /// that fails, this process goes on.
-    pub(super) fn hand_over(&mut self) -> std::io::Result<Option<End>> {
-        let Some((succession, _)) = self.succession.take() else { return Ok(Some(End::Stopped)) };
-        let Some(door) = self.door.take() else { return Ok(Some(End::Stopped)) };
+    pub(super) fn hand_over(&mut self) -> std::io::Result<Option<Ended>> {
+        let Some((succession, _)) = self.succession.take() else { return Ok(Some(Ended::Stopped)) };
+        let Some(door) = self.door.take() else { return Ok(Some(Ended::Stopped)) };
         let pid = succession.pid();
         let newcomers = std::mem::take(&mut self.newcomers);
         self.surroundings.supervisor().hand_over(pid);
@@ -151,7 +154,7 @@ impl Driver {
             Ok(()) => {
                 tracing::info!(target: target::BUS, "handed over to pid={pid}");
                 door.leave();
-                Ok(Some(End::HandedOver))
+                Ok(Some(Ended::HandedOver))
             }
             Err(error) => {
                 tracing::error!(target: target::BUS, "{error:#}; this process goes on");

@@ -3,10 +3,8 @@
 //! The child leads a process group of its own, and whoever it starts is in it unless they leave. It is
 //! reaped here, always. Nothing it does or leaves undone with its pipes keeps the call from ending.
 
-use std::cell::Cell;
 use std::io;
 use std::process::ExitStatus;
-use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
@@ -41,30 +39,29 @@ pub(super) struct Patience {
     pub(super) kill_after: Duration,
 }
 
-/// What a call's process is, for those who look on.
-#[derive(Debug)]
+/// A call's process, for those who may end it.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Handle {
     /// The child's process group, which has its id.
     group: Pid,
-    has_input: Cell<bool>,
 }
 
 impl Handle {
-    /// Whether the message is in the child's pipe as a whole, or the child does not want it.
-    pub(super) fn has_input(&self) -> bool {
-        self.has_input.get()
-    }
-
     /// Asks the child and all its group to end. Only while the call runs.
     pub(super) fn terminate(&self) {
         let _ = kill_process_group(self.group, Signal::TERM);
+    }
+
+    /// Ends the child and all its group. Only while the call runs.
+    pub(super) fn kill(&self) {
+        let _ = kill_process_group(self.group, Signal::KILL);
     }
 }
 
 /// A child that runs.
 pub(super) struct Call {
     child: Child,
-    handle: Rc<Handle>,
+    handle: Handle,
     input: Input,
     output: Output,
     began: Instant,
@@ -103,24 +100,24 @@ impl Call {
         let child = launch.start()?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let group = group.ok_or(io::ErrorKind::NotFound)?;
-        let handle = Rc::new(Handle { group, has_input: Cell::new(!input.is_open()) });
+        let handle = Handle { group };
         Ok(Call { child, handle, input, output, began: Instant::now() })
     }
 
     /// What others may do with it.
-    pub(super) fn handle(&self) -> Rc<Handle> {
-        self.handle.clone()
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
     }
 
-    /// Sees the child to its end. `input_changed` is called when it has all its input.
-    pub(super) async fn attend(mut self, patience: Patience, input_changed: impl Fn()) -> Ended {
+    /// Sees the child to its end.
+    pub(super) async fn attend(mut self, patience: Patience) -> Ended {
         let deadline = self.began + patience.timeout;
-        let ending = match timeout_at(deadline, self.exit(&input_changed)).await {
+        let ending = match timeout_at(deadline, self.exit()).await {
             Ok(Ok(status)) if status.success() => Ending::Succeeded,
             Ok(Ok(status)) => Ending::Failed(status),
             Ok(Err(error)) => Ending::Unknown(error),
             Err(_) => {
-                self.end(patience.kill_after, &input_changed).await;
+                self.end(patience.kill_after).await;
                 Ending::TimedOut
             }
         };
@@ -130,33 +127,28 @@ impl Call {
 
     /// Waits for the end of the child, and meanwhile writes its input and reads its output. May be
     /// dropped while it waits.
-    async fn exit(&mut self, input_changed: &impl Fn()) -> io::Result<ExitStatus> {
+    async fn exit(&mut self) -> io::Result<ExitStatus> {
         loop {
             tokio::select! {
                 status = self.child.wait() => return status,
-                () = self.input.go_on(), if self.input.is_open() => {
-                    if !self.input.is_open() {
-                        self.handle.has_input.set(true);
-                        input_changed();
-                    }
-                }
+                () = self.input.go_on(), if self.input.is_open() => {}
                 () = self.output.go_on(), if self.output.is_open() => {}
             }
         }
     }
 
     /// Asks the child's group to end, and kills it when that does not help in time.
-    async fn end(&mut self, kill_after: Duration, input_changed: &impl Fn()) {
-        let _ = kill_process_group(self.handle.group, Signal::TERM);
+    async fn end(&mut self, kill_after: Duration) {
+        self.handle.terminate();
         let deadline = Instant::now() + kill_after;
-        if timeout_at(deadline, self.exit(input_changed)).await.is_ok() {
+        if timeout_at(deadline, self.exit()).await.is_ok() {
             tokio::task::spawn_local(sweep(self.handle.group, deadline));
             return;
         }
-        let _ = kill_process_group(self.handle.group, Signal::KILL);
+        self.handle.kill();
         // It may have left its own group.
         let _ = self.child.start_kill();
-        let _ = self.exit(input_changed).await;
+        let _ = self.exit().await;
     }
 }
 

@@ -48,6 +48,8 @@ const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 /// How often it is told that calls of one hook are dropped.
 const DROP_WINDOW: Duration = Duration::from_secs(10);
 const TOO_MANY: &str = "too many calls wait, the oldest go";
+/// How long hooks may take to end when the runner ends and they were asked to.
+const END_PATIENCE: Duration = Duration::from_millis(500);
 /// What an answer from the thread may take beyond the patience it was told.
 const ANSWER_TIME: Duration = Duration::from_millis(200);
 
@@ -139,16 +141,18 @@ impl Runner {
         self.shared.tally.counters()
     }
 
-    /// Ends all this. Calls that wait are dropped. Hooks that run are left alone and go on after the
-    /// daemon's end, but their output leads nowhere then. The only thing that is waited for, at most
-    /// for `patience`, is that each has its message as a whole; a hook that does not is asked to end,
-    /// because half of a message must not look like one.
-    ///
-    /// As long as this process lives on, it still reads their output, times them out and reaps them.
+    /// Whether nothing waits and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        let Counters { running, waiting, .. } = self.shared.tally.counters();
+        running == 0 && waiting == 0 && self.shared.offered_bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// Ends all this. Calls that wait are dropped. Hooks that run have `patience` to end by themselves;
+    /// then their process groups get SIGTERM, and half a second later SIGKILL.
     pub fn stop(self, patience: Duration) {
         let (done, is_done) = mpsc::channel();
         if self.send(Command::Stop { patience, done }).is_ok() {
-            let _ = is_done.recv_timeout(patience + ANSWER_TIME);
+            let _ = is_done.recv_timeout(patience + END_PATIENCE + ANSWER_TIME);
         }
     }
 
@@ -285,7 +289,7 @@ impl Slot {
 struct Crew {
     shared: Arc<Shared>,
     state: RefCell<State>,
-    /// A call has ended, or has all its input.
+    /// A call has ended.
     changed: Notify,
 }
 
@@ -294,7 +298,7 @@ struct State {
     slots: Vec<Rc<Slot>>,
     /// A lane for each slot.
     queue: Queue,
-    running: HashMap<u64, Rc<Handle>>,
+    running: HashMap<u64, Handle>,
     next_call: u64,
     /// Outputs of calls that have ended.
     left_open: VecDeque<(u64, AbortHandle)>,
@@ -486,7 +490,7 @@ impl Crew {
         slot.running.set(slot.running.get() + 1);
         let (crew, slot) = (self.clone(), slot.clone());
         tokio::task::spawn_local(async move {
-            let ended = call.attend(patience, || crew.changed.notify_one()).await;
+            let ended = call.attend(patience).await;
             crew.count_ended(&slot, &ended, patience);
             crew.read_on(number, ended, patience);
             slot.running.set(slot.running.get() - 1);
@@ -560,20 +564,17 @@ impl Crew {
 
     async fn stop(&self, patience: Duration) {
         self.drop_waiting();
-        let all_have_input = async {
-            while self.handles().iter().any(|handle| !handle.has_input()) {
-                self.changed.notified().await;
-            }
-        };
-        if timeout(patience, all_have_input).await.is_err() {
-            for handle in self.handles().iter().filter(|handle| !handle.has_input()) {
-                handle.terminate();
+        if timeout(patience, self.all_ended()).await.is_err() {
+            self.handles().iter().for_each(|handle| handle.terminate());
+            if timeout(END_PATIENCE, self.all_ended()).await.is_err() {
+                self.handles().iter().for_each(|handle| handle.kill());
+                let _ = timeout(ANSWER_TIME, self.all_ended()).await;
             }
         }
     }
 
-    fn handles(&self) -> Vec<Rc<Handle>> {
-        self.state.borrow().running.values().cloned().collect()
+    fn handles(&self) -> Vec<Handle> {
+        self.state.borrow().running.values().copied().collect()
     }
 
     async fn all_ended(&self) {

@@ -60,7 +60,13 @@ impl Stage {
 
     /// Lets hooks go on that wait with `GATE`.
     fn open_gate(&self) {
-        fs::write(self.path("gate"), "").unwrap();
+        self.gate_opener()();
+    }
+
+    /// The same, later, and on any thread.
+    fn gate_opener(&self) -> impl FnOnce() + Send + use<> {
+        let gate = self.path("gate");
+        move || fs::write(gate, "").unwrap()
     }
 }
 
@@ -572,48 +578,48 @@ fn other_hooks_take_over_while_calls_wait_and_run() {
 }
 
 #[test]
-fn at_the_end_hooks_that_run_are_left_alone_and_others_dropped() {
+fn at_the_end_hooks_that_run_have_some_time_and_others_are_dropped() {
     let stage = Stage::new();
     let hook = stage.script("h", &format!("echo $$ > $D/pid\n{GATE}\necho done > $D/done"));
     log();
     let runner =
         Runner::start(vec![hook.clone()], Limits { concurrency: 1, ..Limits::default() }).unwrap();
+    assert!(runner.is_idle());
     runner.offer(numbered(0..3)).unwrap();
+    assert!(!runner.is_idle());
     let pid = stage.line("pid");
     let shared = runner.shared.clone();
+    let opener = stage.gate_opener();
+    let opened = thread::spawn(move || {
+        until("the drops", || shared.tally.counters().dropped == 2);
+        opener();
+        shared
+    });
     runner.stop(Duration::from_secs(30));
-    assert_eq!(shared.tally.counters().dropped, 2);
-    assert!(
-        log_of(&hook)[0].contains("2 calls were dropped: the daemon ends"),
-        "{:?}",
-        log_of(&hook)
-    );
-    assert!(is_alive(&pid));
-    stage.open_gate();
+    let shared = opened.join().unwrap();
     assert_eq!(stage.line("done"), "done");
-    // While this process lives it is still counted and reaped.
-    until("its end", || shared.tally.counters().succeeded == 1);
-    until("no zombie", || !Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(shared.tally.counters().succeeded, 1);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "no zombie");
+    let told = log_of(&hook);
+    assert!(told[0].contains("2 calls were dropped: the daemon ends"), "{told:?}");
 }
 
 #[test]
-fn at_the_end_nobody_is_left_with_half_of_a_message() {
+fn at_the_end_hooks_that_go_on_are_asked_and_then_made_to_end() {
     let stage = Stage::new();
-    let slow = stage.script("slow", &format!("echo $$ > $D/slow\n{GATE}\nwc -c > $D/read"));
-    let deaf = stage.script("deaf", "echo $$ > $D/deaf\nwhile :; do sleep 1; done");
-    let large = format!("{{\"id\": \"{}\"}}", "x".repeat(1024 * 1024));
-    let runner = start(vec![slow]);
-    runner.offer(batch(&[&large])).unwrap();
-    stage.line("slow");
-    stage.open_gate();
-    runner.stop(Duration::from_secs(30));
-    assert_eq!(stage.line("read").trim(), large.len().to_string());
-
-    let runner = start(vec![deaf]);
-    runner.offer(batch(&[&large])).unwrap();
-    let pid = stage.line("deaf");
+    let polite = stage.script("polite", "trap 'echo asked > $D/asked; exit 0' TERM\necho $$ > $D/polite\nwhile :; do sleep 0.01; done");
+    let stubborn = stage.script(
+        "stubborn",
+        "trap '' TERM\nsleep 600 &\necho $$ $! > $D/stubborn\nwhile :; do sleep 0.01; done",
+    );
+    let runner = start(vec![polite, stubborn]);
+    runner.offer(numbered(0..1)).unwrap();
+    let (polite, stubborn) = (stage.line("polite"), stage.line("stubborn"));
     runner.stop(Duration::from_millis(50));
-    until("its end", || !is_alive(&pid));
+    assert_eq!(stage.line("asked"), "asked");
+    until("the end of all of them", || {
+        [polite.as_str()].into_iter().chain(stubborn.split(' ')).all(|pid| !is_alive(pid))
+    });
 }
 
 #[test]
