@@ -149,6 +149,16 @@ def test_open_modes_are_closed(world):
     assert answers(world.socket_path)
 
 
+def test_a_socket_that_the_bus_itself_has_opened_to_others_stays_open(world):
+    """Its command line or environment lets others connect; the doctor's own does not say so."""
+    for arguments, env in ((["--set", "access.allow_uids=[12345]"], {}), ([], {"HERMES_BUS_ACCESS_ALLOW_UIDS": "[12345]"})):
+        assert world.busd("start", *arguments, env=env).returncode == 0
+        report = doctor(world, "--fix")
+        assert report.troubles() == set() and report.repairs == []
+        assert mode(world.socket_path) == 0o666
+        assert world.busd("stop").returncode == 0
+
+
 def test_files_of_the_user_are_never_touched(world):
     """A file in the socket's place, a link in the log's place."""
     (world.root / "hermes-bus.sock").write_text("precious")
@@ -310,6 +320,15 @@ def test_an_open_configuration(world):
     os.chmod(config, 0o666)
     report = doctor(world, "--fix")
     assert report.of("configuration")["severity"] == "warning" and mode(config) == 0o666
+
+
+def test_a_configuration_in_another_place(world):
+    """The file that counts is the one that is told."""
+    config = world.directory / "mine.yaml"
+    config.write_text("log: {level: warn}")
+    os.chmod(config, 0o600)
+    finding = doctor(world, env={"HERMES_BUS_CONFIG": config}).of("configuration")
+    assert (finding["severity"], finding["what"]) == ("ok", str(config))
 
 
 # ---- released versions ----

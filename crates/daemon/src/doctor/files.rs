@@ -4,6 +4,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::setup::lets_others_connect;
 use super::{Finding, Remedy, Subject, is_own};
 use crate::lock::Lock;
 use crate::manager::{Daemon, PidFile, pid_file as read_pid_file};
@@ -166,8 +167,12 @@ pub(super) fn socket(subject: &Subject<'_>) -> Vec<Finding> {
             .remedy(Remedy::CleanUp),
     }];
     // A dead one goes away as a whole.
+    let others_may_connect = || {
+        let pid = subject.daemon.pid().unwrap_or(0);
+        lets_others_connect(subject.root, pid).unwrap_or(subject.configured.others_may_connect)
+    };
     if !matches!(subject.daemon, Daemon::Absent)
-        && !subject.configured.others_may_connect
+        && !others_may_connect()
         && let Some(wrong) = open_to_others(CHECK, &path, &found)
     {
         findings.push(wrong);
