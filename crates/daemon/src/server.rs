@@ -84,6 +84,8 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     let directory = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {directory}"))?;
     let Loaded { settings, warnings, .. } = sources.load()?;
+    // Before anything is written: a file at its limit is a signal too.
+    let signals = Signals::catch().context("cannot catch signals")?;
     let logging = logging::start(&settings.log, mode, &root.log_file())?;
     for warning in warnings {
         tracing::warn!(target: target::CONFIG, "{warning}");
@@ -95,7 +97,6 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         );
     }
     hooks::keep_files_from_children();
-    let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
     let access = Access {
         backlog: i32::try_from(settings.socket.backlog).unwrap_or(i32::MAX),
