@@ -200,8 +200,12 @@ struct PidFile<'a> {
 impl<'a> PidFile<'a> {
     fn write(root: &'a Root) -> anyhow::Result<Self> {
         let path = root.pid_file();
-        fs::write(&path, std::process::id().to_string())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let written = fs::write(&path, std::process::id().to_string());
+        if written.is_err() && fs::read(&path).is_ok_and(|content| content.is_empty()) {
+            // A full disk leaves an empty file, which names nobody.
+            let _ = fs::remove_file(&path);
+        }
+        written.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(PidFile { root })
     }
 }
