@@ -149,6 +149,27 @@ def test_open_modes_are_closed(world):
     assert answers(world.socket_path)
 
 
+def test_a_socket_that_the_bus_itself_has_opened_to_others_stays_open(world):
+    """Its command line or environment lets others connect; the doctor's own does not say so."""
+    os.chmod(world.directory, 0o711)
+    os.chmod(world.root, 0o711)
+    for arguments, env in ((["--set", "access.allow_uids=[12345]"], {}), ([], {"HERMES_BUS_ACCESS_ALLOW_UIDS": "[12345]"})):
+        assert world.busd("start", *arguments, env=env).returncode == 0
+        report = doctor(world, "--fix")
+        assert report.troubles() == set() and report.repairs == []
+        assert mode(world.socket_path) == 0o666
+        assert world.busd("stop").returncode == 0
+
+
+def test_a_root_that_the_others_who_may_connect_cannot_enter(world):
+    """The socket is open to them, and a directory above it is not; the bus says so too."""
+    os.chmod(world.directory, 0o711)
+    assert world.busd("start", "--set", "access.allow_uids=[12345]").returncode == 0
+    assert "%s is closed to them" % world.root in world.log_file.read_text()
+    findings = [f for f in doctor(world).findings if f["check"] == "socket" and f["severity"] == "warning"]
+    assert [f["advice"] for f in findings] == ["chmod o+x %s" % world.root]
+
+
 def test_files_of_the_user_are_never_touched(world):
     """A file in the socket's place, a link in the log's place."""
     (world.root / "hermes-bus.sock").write_text("precious")
@@ -310,6 +331,15 @@ def test_an_open_configuration(world):
     os.chmod(config, 0o666)
     report = doctor(world, "--fix")
     assert report.of("configuration")["severity"] == "warning" and mode(config) == 0o666
+
+
+def test_a_configuration_in_another_place(world):
+    """The file that counts is the one that is told."""
+    config = world.directory / "mine.yaml"
+    config.write_text("log: {level: warn}")
+    os.chmod(config, 0o600)
+    finding = doctor(world, env={"HERMES_BUS_CONFIG": config}).of("configuration")
+    assert (finding["severity"], finding["what"]) == ("ok", str(config))
 
 
 # ---- released versions ----

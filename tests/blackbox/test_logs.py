@@ -270,3 +270,16 @@ sys.exit(server.wait())
     assert fields["PRIORITY"] == "4" and fields["SYSLOG_IDENTIFIER"] == "hermes-bus-server"
     assert (fields["HERMES_BUS_EVENT"], fields["HERMES_BUS_ENDPOINT"]) == ("ignored", "villain")
     assert "villain" in fields["MESSAGE"]
+
+
+def test_a_log_at_the_limit_of_a_file_costs_lines_and_not_the_bus(world):
+    """`ulimit -f`: who writes beyond it gets a signal that ends most programs."""
+    command = ["/bin/sh", "-c", 'ulimit -f 8 && exec "$0" "$@"', BIN / "hermes-bus-server", "--detached", "--set", "log.file_bytes_max=1MiB", "--set", "log.level=debug"]
+    server = world.spawn(command)
+    wait_until(lambda: answers(world.socket_path), "the server")
+    with world.connect() as c:
+        for n in range(400):
+            world.connect("name-%d" % n).hang_up()
+        c.fence()
+    assert 4096 <= world.log_file.stat().st_size <= 8192, "the limit was reached"
+    assert answers(world.socket_path) and server.poll() is None

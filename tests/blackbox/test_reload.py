@@ -55,7 +55,7 @@ def test_what_needs_a_restart_is_said_and_holds_after_it(world):
     assert metrics.exists()
     assert "metrics.socket: on -> off (after a restart)" in reload(world), "it still is"
     assert world.busd("restart").returncode == 0
-    assert not metrics.exists()
+    wait_until(lambda: not metrics.exists(), "the old process to remove its socket")
     assert "restart" not in reload(world)
 
 

@@ -121,6 +121,23 @@ def test_stop_signals_nobody_where_only_a_manager_listens(world, manager):
     assert world.socket_identity() == manager.identity
 
 
+def test_the_managers_socket_is_opened_to_users_who_may_connect(world, manager):
+    """Its unit does not know of them. A reload closes it again."""
+    os.chmod(world.socket_path, 0o600)
+    (world.root / "hermes-bus").mkdir()
+    config = world.root / "hermes-bus" / "config.yaml"
+    config.write_text("access: {allow_uids: [12345]}")
+    os.chmod(config, 0o600)
+    manager.start(["--detached"])
+    assert answers(world.socket_path)
+    mode = lambda: os.stat(world.socket_path).st_mode & 0o777
+    assert mode() == 0o666
+    for text, expected in (("", 0o600), ("access: {allow_uids: [12345]}", 0o666)):
+        config.write_text(text)
+        assert world.busd("reload").returncode == 0
+        assert mode() == expected
+
+
 def test_a_socket_of_another_place_is_refused(world):
     elsewhere = str(world.directory / "elsewhere.sock")
     manager = Manager(world, elsewhere)

@@ -44,6 +44,15 @@ impl Access {
     /// Gives the socket at the path its mode. It is bound under a tight umask.
     fn open_for(self, path: &Path) -> anyhow::Result<()> {
         let mode = if self.is_open_to_others { 0o666 } else { 0o600 };
+        if self.is_open_to_others
+            && let Some(closed) = directory_closed_to_others(path)
+        {
+            tracing::warn!(
+                target: target::DOOR,
+                "other users may connect, but cannot: {0} is closed to them (chmod o+x {0})",
+                closed.display()
+            );
+        }
         fs::set_permissions(path, Permissions::from_mode(mode))
             .with_context(|| format!("cannot change the mode of {}", path.display()))
     }
@@ -114,12 +123,14 @@ impl Door {
     /// at its end, and decides who may connect.
     pub(crate) fn take_over(&mut self, is_ours: bool) {
         self.is_ours = is_ours;
-        self.open_to_whom_it_may_be();
+        // What a service manager opens has the mode that it was told, which knows nothing of other users.
+        if is_ours || self.access.is_open_to_others {
+            self.open_to_whom_it_may_be();
+        }
     }
 
     fn open_to_whom_it_may_be(&self) {
-        if self.is_ours
-            && identity(&self.path) == Some(self.identity)
+        if identity(&self.path) == Some(self.identity)
             && let Err(error) = self.access.open_for(&self.path)
         {
             tracing::error!(target: target::DOOR, "{error:#}");
@@ -248,6 +259,16 @@ impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
+}
+
+/// The first directory on the way to `path` that other users cannot pass, whatever group they are in.
+pub(crate) fn directory_closed_to_others(path: &Path) -> Option<PathBuf> {
+    let directory = fs::canonicalize(path.parent()?).ok()?;
+    let is_closed =
+        |directory: &&Path| fs::metadata(directory).is_ok_and(|found| found.mode() & 0o011 == 0);
+    let mut on_the_way: Vec<&Path> = directory.ancestors().collect();
+    on_the_way.reverse();
+    on_the_way.into_iter().find(is_closed).map(Path::to_owned)
 }
 
 /// Device and inode of what stands at the path.

@@ -85,6 +85,8 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     let directory = root.directory().display().to_string();
     root.create().with_context(|| format!("cannot create {directory}"))?;
     let Loaded { settings, warnings, .. } = sources.load()?;
+    // Before anything is written: a file at its limit is a signal too.
+    let signals = Signals::catch().context("cannot catch signals")?;
     let logging = logging::start(&settings.log, mode, &root.log_file())?;
     for warning in warnings {
         tracing::warn!(target: target::CONFIG, "{warning}");
@@ -96,7 +98,6 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         );
     }
     hooks::keep_files_from_children();
-    let signals = Signals::catch().context("cannot catch signals")?;
     let open_files = sys::raise_open_files();
     let access = Access {
         backlog: i32::try_from(settings.socket.backlog).unwrap_or(i32::MAX),
@@ -167,7 +168,11 @@ impl Holdings {
         let lock = take_lock(root)?;
         let path = root.socket();
         let door = match service::listening_socket(&path)? {
-            Some(listener) => Door::inherit(&path, access, listener.into(), None)?,
+            Some(listener) => {
+                let mut door = Door::inherit(&path, access, listener.into(), None)?;
+                door.take_over(false);
+                door
+            }
             None => Door::open(&path, access)?,
         };
         Ok(Holdings { lock, door, newcomers: Vec::new(), predecessor: None })
@@ -241,8 +246,12 @@ struct PidFile<'a> {
 impl<'a> PidFile<'a> {
     fn write(root: &'a Root) -> anyhow::Result<Self> {
         let path = root.pid_file();
-        fs::write(&path, std::process::id().to_string())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let written = fs::write(&path, std::process::id().to_string());
+        if written.is_err() && fs::read(&path).is_ok_and(|content| content.is_empty()) {
+            // A full disk leaves an empty file, which names nobody.
+            let _ = fs::remove_file(&path);
+        }
+        written.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(PidFile { root })
     }
 }

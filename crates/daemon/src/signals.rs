@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 use crate::sys;
 
@@ -28,7 +29,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT, SIGUSR1 and SIGHUP from now on.
+    /// Catches SIGTERM, SIGINT, SIGUSR1 and SIGHUP from now on, and survives SIGXFSZ.
     ///
     /// SIGHUP means: read the configuration again; but where the terminal that the server was started
     /// in is gone, it means what it always has, unless it was to be ignored (`nohup`).
@@ -40,6 +41,9 @@ impl Signals {
             (SIGUSR1, Wish::CheckSocket),
             (SIGHUP, Wish::Reload),
         ];
+        // A log or PID file at the limit of `ulimit -f` is an error of the write, not the bus's end. With a
+        // handler, unlike with a signal that is ignored, programs that are started have the signal back.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let mut pipes = Vec::new();
         for (signal, wish) in wanted {
             let (ours, handlers) = StdUnixStream::pair()?;

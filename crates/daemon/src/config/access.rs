@@ -133,10 +133,13 @@ fn unknown_key(entry: &Entry) -> Option<Fault> {
     if KEYS.contains(&entry.key.as_str()) {
         return None;
     }
-    let mut what = format!("unknown key '{}'", shown(&entry.key));
-    if let Some(near) = nearest(&shown(&entry.key), KEYS).first() {
-        what += &format!(" (did you mean '{near}'?)");
-    }
+    let what = match nearest(&shown(&entry.key), KEYS).first() {
+        Some(near) => format!("unknown key '{}' (did you mean '{near}'?)", shown(&entry.key)),
+        // It may be the rest of a token.
+        None => {
+            format!("unknown key; there are {} (a token with ',' needs quotes)", KEYS.join(", "))
+        }
+    };
     Some(Fault::new(entry.key_at, what))
 }
 

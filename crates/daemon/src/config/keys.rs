@@ -205,7 +205,8 @@ pub static KEYS: &[Key] = &[
         "access.allow_uids",
         Kind::Users(plain!(router.allow_uids)),
         "Further users who may connect; the bus's own user and root always may. With users here the \
-         socket's file is open to all, and the kernel's word on who connects decides.",
+         socket's file is open to all, and the kernel's word on who connects decides. The directories \
+         above it are the user's: they have to let others pass (`chmod o+x`).",
     ),
     live(
         "access.protected",

@@ -35,8 +35,9 @@ log:
 - **A reload** (`SIGHUP`, `hermes-busd reload`) reads everything anew. Keys that are marked with *restart*
   keep their value until then. If anything is wrong, nothing is changed.
 
-`hermes-bus config check` finds mistakes before the bus does, `config show` says what holds and why, and
-`config path` where the file is.
+`hermes-bus config check` finds mistakes before the bus does, `config show` says what would hold for a bus
+that is started in this environment and why (one that runs may have been told otherwise), and `config path`
+where the file is.
 
 This document is made by `hermes-bus config reference`.
 ";

@@ -351,6 +351,13 @@ impl<'a> Layers<'a> {
         for mismatch in mismatches {
             self.problem(mismatch);
         }
+        // What does not go together is found last, and stands where it was written. The sort is stable.
+        self.problems.sort_by_key(|problem| match &problem.place {
+            Place::File => (0, None),
+            Place::At(position) => (1, Some(*position)),
+            Place::Variable(_) => (2, None),
+            Place::Flag => (3, None),
+        });
         if self.settings.router.heartbeat <= PING_INTERVAL {
             let what =
                 "sessions.heartbeat: released clients ping every 60 s, and are closed before";

@@ -524,3 +524,10 @@ fn the_reference_is_up_to_date() {
          cargo run -p hermes-bus -- config reference > docs/CONFIGURATION.md"
     );
 }
+
+#[test]
+fn problems_stand_in_the_order_of_the_file() {
+    let told = lines("queues:\n  bytes_max: 1GiB\nlog:\n  level: loud\n");
+    let places: Vec<&str> = told.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(places, ["config.yaml:2:3:", "config.yaml:4:10:"], "{told:?}");
+}

@@ -4,7 +4,9 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::setup::lets_others_connect;
 use super::{Finding, Remedy, Subject, is_own};
+use crate::door::directory_closed_to_others;
 use crate::lock::Lock;
 use crate::manager::{Daemon, PidFile, pid_file as read_pid_file};
 use crate::sys::Process;
@@ -166,11 +168,13 @@ pub(super) fn socket(subject: &Subject<'_>) -> Vec<Finding> {
             .remedy(Remedy::CleanUp),
     }];
     // A dead one goes away as a whole.
-    if !matches!(subject.daemon, Daemon::Absent)
-        && !subject.configured.others_may_connect
-        && let Some(wrong) = open_to_others(CHECK, &path, &found)
-    {
-        findings.push(wrong);
+    if !matches!(subject.daemon, Daemon::Absent) {
+        let pid = subject.daemon.pid().unwrap_or(0);
+        let told = lets_others_connect(subject.root, pid);
+        findings.extend(match told.unwrap_or(subject.configured.others_may_connect) {
+            true => out_of_reach(CHECK, &path),
+            false => open_to_others(CHECK, &path, &found),
+        });
     }
     findings
 }
@@ -186,6 +190,13 @@ fn without_socket(check: &'static str, path: &Path, daemon: &Daemon) -> Finding 
             )
         }
     }
+}
+
+fn out_of_reach(check: &'static str, path: &Path) -> Option<Finding> {
+    let closed = directory_closed_to_others(path)?;
+    let shown = closed.display();
+    let what = format!("other users may connect, but {shown} is closed to them");
+    Some(Finding::warning(check, what).advice(format!("chmod o+x {shown}")))
 }
 
 fn open_to_others(check: &'static str, path: &Path, found: &Metadata) -> Option<Finding> {

@@ -10,7 +10,7 @@ use crate::root::Root;
 
 pub(super) fn environment(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "HERMES_BUS_ROOT";
-    if !subject.surroundings.root_is_set_to_nothing {
+    if !subject.environment.root_is_set_to_nothing {
         return Vec::new();
     }
     vec![
@@ -22,7 +22,7 @@ pub(super) fn environment(subject: &Subject<'_>) -> Vec<Finding> {
 /// Where clients of version 0.5.0 look for the socket.
 pub(super) fn hermes_home(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "HERMES_HOME";
-    let Some(home) = &subject.surroundings.hermes_home else { return Vec::new() };
+    let Some(home) = &subject.environment.hermes_home else { return Vec::new() };
     let (root, socket) = (subject.root.directory(), subject.root.socket());
     let Some(name) = socket.file_name() else { return Vec::new() };
     if is_same(home, root) {
@@ -61,7 +61,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
 /// A bus in the usual place, where this one has another root.
 pub(super) fn default_root(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "other bus";
-    let Some(default) = &subject.surroundings.default_root else { return Vec::new() };
+    let Some(default) = &subject.environment.default_root else { return Vec::new() };
     if is_same(default, subject.root.directory()) {
         return Vec::new();
     }
@@ -87,7 +87,7 @@ pub(super) fn default_root(subject: &Subject<'_>) -> Vec<Finding> {
 /// Where the released plugin writes messages to.
 pub(super) fn plugin_log(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "plugin log";
-    let path = &subject.surroundings.plugin_log;
+    let path = &subject.environment.plugin_log;
     let Ok(found) = fs::symlink_metadata(path) else { return Vec::new() };
     let shown = path.display();
     let finding = if found.is_file() && found.mode() & 0o044 != 0 {
@@ -116,7 +116,7 @@ mod tests {
     fn an_empty_root_variable_is_worth_a_warning() {
         let mut world = World::new();
         assert_eq!(environment(&world.subject()), []);
-        world.surroundings.root_is_set_to_nothing = true;
+        world.environment.root_is_set_to_nothing = true;
         assert_eq!(only(environment(&world.subject())).severity, Severity::Warning);
     }
 
@@ -124,12 +124,12 @@ mod tests {
     fn the_place_where_old_clients_look_leads_to_the_socket_or_not() {
         let mut world = World::created();
         assert_eq!(hermes_home(&world.subject()), []);
-        world.surroundings.hermes_home = Some(world.root.directory().to_owned());
+        world.environment.hermes_home = Some(world.root.directory().to_owned());
         assert_eq!(only(hermes_home(&world.subject())).severity, Severity::Ok);
         let home = world.root.directory().join("home");
         fs::create_dir(&home).unwrap();
         let place = home.join("hermes-bus.sock");
-        world.surroundings.hermes_home = Some(home);
+        world.environment.hermes_home = Some(home);
         let look = |daemon| only(hermes_home(&world.subject_with(daemon))).severity;
         let running = || Daemon::Unresponsive { pid: 7 };
         assert_eq!(look(Daemon::Absent), Severity::Ok);
@@ -152,14 +152,14 @@ mod tests {
         let default = world.root.directory().join("default");
         let other = Root::find(Some(&default)).unwrap();
         other.create().unwrap();
-        world.surroundings.default_root = Some(default);
+        world.environment.default_root = Some(default);
         assert_eq!(default_root(&world.subject()), []);
         fs::write(other.pid_file(), std::process::id().to_string()).unwrap();
         assert!(only(default_root(&world.subject())).what.contains("dead bus"));
         let lock = Lock::take(&other).unwrap();
         assert!(only(default_root(&world.subject())).what.contains("has a bus as well"));
         drop(lock);
-        world.surroundings.default_root = Some(world.root.directory().to_owned());
+        world.environment.default_root = Some(world.root.directory().to_owned());
         assert_eq!(default_root(&world.subject()), []);
     }
 
@@ -167,7 +167,7 @@ mod tests {
     fn a_log_that_all_can_read_is_worth_a_warning() {
         let world = World::created();
         assert_eq!(plugin_log(&world.subject()), []);
-        let path = &world.surroundings.plugin_log;
+        let path = &world.environment.plugin_log;
         fs::write(path, "").unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(only(plugin_log(&world.subject())).severity, Severity::Warning);

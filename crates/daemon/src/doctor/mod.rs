@@ -5,13 +5,13 @@
 //! check is a function that gives findings. What is repaired was made by the bus itself; files of
 //! the user and running daemons are left alone.
 
+mod environment;
 mod files;
 mod leftovers;
 mod machine;
 mod process;
 mod programs;
 mod setup;
-mod surroundings;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use crate::manager::{self, Daemon};
 use crate::root::Root;
 
+pub use environment::Environment;
 pub use setup::Configured;
-pub use surroundings::Surroundings;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,13 +130,13 @@ impl Finding {
 struct Subject<'a> {
     root: &'a Root,
     daemon: Daemon,
-    surroundings: &'a Surroundings,
+    environment: &'a Environment,
     configured: &'a Configured,
 }
 
 /// Looks at everything. Takes as long as a hung bus is waited for, a few seconds at most.
-pub fn examine(root: &Root, surroundings: &Surroundings, configured: &Configured) -> Vec<Finding> {
-    let subject = Subject { root, daemon: manager::look(root), surroundings, configured };
+pub fn examine(root: &Root, environment: &Environment, configured: &Configured) -> Vec<Finding> {
+    let subject = Subject { root, daemon: manager::look(root), environment, configured };
     let checks: [fn(&Subject<'_>) -> Vec<Finding>; 19] = [
         files::root,
         files::run_directory,
@@ -222,7 +222,7 @@ mod tests {
     pub(super) struct World {
         _directory: tempfile::TempDir,
         pub(super) root: Root,
-        pub(super) surroundings: Surroundings,
+        pub(super) environment: Environment,
         pub(super) configured: Configured,
     }
 
@@ -230,9 +230,9 @@ mod tests {
         pub(super) fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let root = Root::find(Some(&directory.path().join("root"))).unwrap();
-            let surroundings = Surroundings::none(directory.path());
+            let environment = Environment::none(directory.path());
             let configured = Configured::default();
-            World { _directory: directory, root, surroundings, configured }
+            World { _directory: directory, root, environment, configured }
         }
 
         pub(super) fn created() -> Self {
@@ -246,8 +246,8 @@ mod tests {
         }
 
         pub(super) fn subject_with(&self, daemon: Daemon) -> Subject<'_> {
-            let World { root, surroundings, configured, .. } = self;
-            Subject { root, daemon, surroundings, configured }
+            let World { root, environment, configured, .. } = self;
+            Subject { root, daemon, environment, configured }
         }
     }
 
@@ -266,14 +266,14 @@ mod tests {
         let about_root = |finding: &Finding| {
             ["socket", "PID file", "log"].contains(&finding.check) && finding.needs_action()
         };
-        let mut found = examine(&world.root, &world.surroundings, &world.configured);
+        let mut found = examine(&world.root, &world.environment, &world.configured);
         found.retain(about_root);
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found.iter().all(Finding::is_fixable), "{found:?}");
         let repairs = repair(&world.root, &found);
         assert_eq!(repairs.len(), 2, "what two findings need is done once: {repairs:?}");
         assert!(repairs.iter().all(|repair| repair.failure.is_none()), "{repairs:?}");
-        found = examine(&world.root, &world.surroundings, &world.configured);
+        found = examine(&world.root, &world.environment, &world.configured);
         found.retain(about_root);
         assert_eq!(found, []);
         assert_eq!(fs::metadata(world.root.log_file()).unwrap().mode() & 0o777, 0o600);

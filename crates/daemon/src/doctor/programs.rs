@@ -39,10 +39,10 @@ enum Maker {
 
 /// All executable files of a name on `PATH`, in order. Relative directories are passed over, as
 /// clients do.
-pub(super) fn find(path: &OsStr, program: &str) -> impl Iterator<Item = PathBuf> {
+pub(super) fn find(path: &OsStr, program: impl AsRef<OsStr>) -> impl Iterator<Item = PathBuf> {
     let directories: Vec<PathBuf> =
         env::split_paths(path).filter(|directory| directory.is_absolute()).collect();
-    let program = program.to_owned();
+    let program = program.as_ref().to_owned();
     directories.into_iter().map(move |directory| directory.join(&program)).filter(|file| {
         fs::metadata(file)
             .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
@@ -50,14 +50,14 @@ pub(super) fn find(path: &OsStr, program: &str) -> impl Iterator<Item = PathBuf>
 }
 
 pub(super) fn on_path(subject: &Subject<'_>) -> Vec<Finding> {
-    let surroundings = subject.surroundings;
+    let environment = subject.environment;
     let of = |(program, starts)| {
         let mut found: Vec<(PathBuf, Maker)> = Vec::new();
-        for file in find(&surroundings.path, program) {
+        for file in find(&environment.path, program) {
             // The same file by another way is no other program.
             let real = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
             if found.iter().all(|(seen, _)| fs::canonicalize(seen).ok().as_ref() != Some(&real)) {
-                let maker = maker(&real, surroundings.programs.as_deref());
+                let maker = maker(&real, environment.programs.as_deref());
                 found.push((file, maker));
             }
         }
@@ -151,9 +151,9 @@ mod tests {
         place(&python, "hermes-busd", SCRIPT);
         place(&python, "notify-hermes", LONG_SCRIPT);
         place(&other, "hermes-bus", "#!/bin/sh\nexec true\n");
-        world.surroundings.programs = Some(ours.clone());
+        world.environment.programs = Some(ours.clone());
         let mut look = |path: &[&Path]| -> Vec<(&'static str, Severity, String)> {
-            world.surroundings.path = env::join_paths(path).unwrap();
+            world.environment.path = env::join_paths(path).unwrap();
             let findings = on_path(&world.subject_with(Daemon::Absent));
             let told = |finding: Finding| {
                 let advice = finding.advice.unwrap_or_default();

@@ -1,12 +1,14 @@
 //! What the user has set up: the configuration, and the hooks.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Finding, Subject, programs};
+use super::{Environment, Finding, Subject, programs};
 use crate::config::Sources;
+use crate::hooks::program::{self, Kind, Start};
 use crate::hooks::{self, Found};
 use crate::root::Root;
 
@@ -25,13 +27,16 @@ pub struct Configured {
     pub hook_errors: Vec<String>,
     /// What looks like a mistake there.
     pub hook_warnings: Vec<String>,
+    /// The configuration file; none means the usual one.
+    pub file: Option<PathBuf>,
 }
 
 impl Configured {
     /// What a bus would be told that is started now, in this environment.
     pub fn read(root: &Root) -> Self {
         let found = Found::find(&hooks::Environment::of_process(), root.directory());
-        let loaded = Sources::new(root, None, Vec::new()).load();
+        let sources = Sources::new(root, None, Vec::new());
+        let loaded = sources.load();
         let (errors, warnings, others_may_connect) = match loaded {
             Ok(loaded) => {
                 (Vec::new(), loaded.warnings, !loaded.settings.router.allow_uids.is_empty())
@@ -45,13 +50,41 @@ impl Configured {
             hooks: found.hooks.into_iter().map(|hook| hook.path).collect(),
             hook_errors: found.errors,
             hook_warnings: found.warnings,
+            file: Some(sources.file().to_owned()),
         }
     }
 }
 
+/// Whether a bus that runs was told to let other users connect: by its own command line and environment,
+/// which may say something else than those of this process. None where they cannot be seen.
+pub(super) fn lets_others_connect(root: &Root, pid: u32) -> Option<bool> {
+    let strings = |name: &str| -> Option<Vec<OsString>> {
+        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
+        let strings = bytes.split(|byte| *byte == 0).filter(|string| !string.is_empty());
+        Some(strings.map(|string| OsStr::from_bytes(string).to_owned()).collect())
+    };
+    let arguments = strings("cmdline")?;
+    let values = |option: &str| {
+        let places = arguments.windows(2).filter(move |pair| pair[0] == option);
+        places.map(|pair| pair[1].clone()).collect::<Vec<_>>()
+    };
+    let file = values("--config").pop().map(PathBuf::from);
+    let flags = values("--set").into_iter().filter_map(|flag| flag.into_string().ok()).collect();
+    let variable = |string: OsString| {
+        let bytes = string.as_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=')?;
+        let (name, value) =
+            (OsStr::from_bytes(&bytes[..end]), OsStr::from_bytes(&bytes[end + 1..]));
+        Some((name.to_owned(), value.to_owned()))
+    };
+    let environment = strings("environ")?.into_iter().filter_map(variable).collect();
+    let loaded = Sources::with_environment(root, file, flags, environment).load().ok()?;
+    Some(!loaded.settings.router.allow_uids.is_empty())
+}
+
 pub(super) fn configuration(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
-    let path = subject.root.config_file();
+    let path = subject.configured.file.clone().unwrap_or_else(|| subject.root.config_file());
     let shown = path.display();
     let Configured { errors, warnings, .. } = subject.configured;
     if !errors.is_empty() || !warnings.is_empty() {
@@ -82,9 +115,6 @@ pub(super) fn configuration(subject: &Subject<'_>) -> Vec<Finding> {
 
 // ---- hooks ------------------------------------------------------------------------------------------
 
-/// What runs hooks that cannot run by themselves.
-const INTERPRETER: &str = "python3";
-
 pub(super) fn hooks(subject: &Subject<'_>) -> Vec<Finding> {
     const CHECK: &str = "hooks";
     let Configured { hooks, hook_errors, hook_warnings, .. } = subject.configured;
@@ -98,13 +128,33 @@ pub(super) fn hooks(subject: &Subject<'_>) -> Vec<Finding> {
     if hooks.is_empty() && findings.is_empty() {
         findings.push(Finding::ok(CHECK, "there are none"));
     }
-    let has_interpreter = programs::find(&subject.surroundings.path, INTERPRETER).next().is_some();
-    findings.extend(hooks.iter().map(|path| hook(CHECK, path, has_interpreter)));
+    let interpreter = Interpreter::of(subject.environment);
+    findings.extend(hooks.iter().map(|path| hook(CHECK, path, &interpreter)));
     findings
 }
 
-fn hook(check: &'static str, path: &Path, has_interpreter: bool) -> Finding {
-    let shown = path.display();
+/// What runs hooks that do not run by themselves.
+struct Interpreter {
+    /// As people call it.
+    name: String,
+    is_there: bool,
+}
+
+impl Interpreter {
+    fn of(environment: &Environment) -> Self {
+        let Environment { path, interpreters, .. } = environment;
+        let is_there = |program: &OsString| match Path::new(program).components().count() {
+            1 => programs::find(path, program).next().is_some(),
+            _ => program::look_at(Path::new(program)) == Some(Kind::Direct),
+        };
+        let found = interpreters.iter().find(|program| is_there(program));
+        let name = found.or(interpreters.first()).map(|program| program.to_string_lossy());
+        Interpreter { name: name.unwrap_or_default().into_owned(), is_there: found.is_some() }
+    }
+}
+
+fn hook(check: &'static str, path: &Path, interpreter: &Interpreter) -> Finding {
+    let (shown, name) = (path.display(), &interpreter.name);
     let found = match fs::metadata(path) {
         Ok(found) => found,
         Err(error) => {
@@ -112,76 +162,43 @@ fn hook(check: &'static str, path: &Path, has_interpreter: bool) -> Finding {
                 .advice("put the file there, or take the hook out; its calls are skipped");
         }
     };
-    let kind = found.file_type();
-    if kind.is_dir() || kind.is_fifo() || kind.is_socket() {
+    let Some(kind) = program::look_at(path) else {
         return Finding::warning(check, format!("{shown} is no file"))
             .advice("take the hook out; its calls are skipped");
-    }
+    };
     if found.mode() & 0o022 != 0 {
         let mode = found.mode() & 0o777;
         return Finding::warning(check, format!("{shown} is writable for others (mode {mode:o})"))
             .advice(format!("chmod go-w {shown}: it runs as this user"));
     }
-    match begins_as(path) {
-        Err(error) => Finding::warning(check, format!("{shown} cannot be read: {error}"))
+    match (kind, program::start_of(path)) {
+        (_, Err(error)) => Finding::warning(check, format!("{shown} cannot be read: {error}"))
             .advice(format!("give this user access to it (chmod u+rx {shown})")),
-        Ok(start) if start.runs_by_itself() && is_executable(&found) => {
-            Finding::ok(check, format!("{shown} runs by itself"))
-        }
-        Ok(Start::Native) => {
+        (Kind::Direct, Ok(_)) => Finding::ok(check, format!("{shown} runs by itself")),
+        (Kind::Python, Ok(Start::Native)) => {
             Finding::warning(check, format!("{shown} is a program, but not executable"))
-                .advice(format!("chmod u+x {shown}; {INTERPRETER} cannot run it"))
+                .advice(format!("chmod u+x {shown}; {name} cannot run it"))
         }
-        Ok(Start::Script { is_python: false }) => Finding::warning(
+        (Kind::Python, Ok(Start::Script { asks_for_python: false })) => Finding::warning(
             check,
-            format!("{shown} is not executable: {INTERPRETER} runs it, which its first line does not ask for"),
+            format!(
+                "{shown} is not executable: {name} runs it, which its first line does not ask for"
+            ),
         )
         .advice(format!("chmod u+x {shown}")),
-        Ok(_) if !has_interpreter => {
-            Finding::problem(check, format!("{shown} needs {INTERPRETER}, which is not on PATH"))
-                .advice(format!("install {INTERPRETER}, or start the bus with another PATH"))
+        (Kind::Python, Ok(_)) if !interpreter.is_there => {
+            Finding::problem(check, format!("{shown} needs {name}, which is not found")).advice(
+                format!("install {name}, or start the bus with another PATH or HERMES_BUS_PYTHON"),
+            )
         }
-        Ok(_) => Finding::ok(check, format!("{shown} runs with {INTERPRETER}")),
+        (Kind::Python, Ok(_)) => Finding::ok(check, format!("{shown} runs with {name}")),
     }
-}
-
-/// How a file begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// As a compiled program.
-    Native,
-    /// With `#!`.
-    Script {
-        is_python: bool,
-    },
-    Other,
-}
-
-impl Start {
-    fn runs_by_itself(self) -> bool {
-        matches!(self, Start::Native | Start::Script { .. })
-    }
-}
-
-fn begins_as(path: &Path) -> std::io::Result<Start> {
-    let mut start = Vec::new();
-    File::open(path)?.take(128).read_to_end(&mut start)?;
-    let first_line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(match start.as_slice() {
-        [0x7f, b'E', b'L', b'F', ..] => Start::Native,
-        [b'#', b'!', ..] => {
-            Start::Script { is_python: String::from_utf8_lossy(first_line).contains("python") }
-        }
-        _ => Start::Other,
-    })
-}
-
-fn is_executable(found: &fs::Metadata) -> bool {
-    found.permissions().mode() & 0o111 != 0
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::doctor::Severity;
     use crate::doctor::tests::{World, only};
@@ -209,10 +226,11 @@ mod tests {
     fn a_hook_can_run_or_it_is_said_why_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hook");
+        let python = |is_there| Interpreter { name: "python3".to_owned(), is_there };
         let with = |content: &[u8], mode: u32, has_interpreter: bool| {
             fs::write(&path, content).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            hook("hooks", &path, has_interpreter).severity
+            hook("hooks", &path, &python(has_interpreter)).severity
         };
         assert_eq!(with(b"#!/bin/sh\n", 0o755, false), Severity::Ok);
         assert_eq!(with(b"#!/bin/sh\n", 0o644, true), Severity::Warning);
@@ -223,9 +241,12 @@ mod tests {
         assert_eq!(with(b"#!/usr/bin/env python3\n", 0o644, true), Severity::Ok);
         assert_eq!(with(b"import sys\n", 0o644, false), Severity::Problem);
         assert_eq!(with(b"#!/bin/sh\n", 0o757, true), Severity::Warning, "anybody can change it");
-        let missing = hook("hooks", &directory.path().join("gone"), true);
+        let missing = hook("hooks", &directory.path().join("gone"), &python(true));
         assert_eq!(missing.severity, Severity::Warning);
-        assert_eq!(hook("hooks", directory.path(), true).severity, Severity::Warning);
+        for no_file in [directory.path(), Path::new("/dev/null")] {
+            let finding = hook("hooks", no_file, &python(true));
+            assert!(finding.what.ends_with("is no file"), "{}", finding.what);
+        }
     }
 
     #[test]
@@ -236,10 +257,16 @@ mod tests {
         world.configured.hooks = vec![hook];
         let look = |world: &World| only(hooks(&world.subject_with(Daemon::Absent))).severity;
         assert_eq!(look(&world), Severity::Problem);
-        let interpreter = world.root.directory().join(INTERPRETER);
+        let interpreter = world.root.directory().join("python3");
         fs::write(&interpreter, "").unwrap();
         fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).unwrap();
-        world.surroundings.path = world.root.directory().into();
+        world.environment.path = world.root.directory().into();
+        assert_eq!(look(&world), Severity::Ok);
+        world.environment.interpreters = vec!["python3.99".into()];
+        assert_eq!(look(&world), Severity::Problem, "another one is asked for");
+        world.environment.interpreters = vec![world.root.directory().join("python3").into()];
+        assert_eq!(look(&world), Severity::Problem, "an empty file is no program");
+        fs::write(world.root.directory().join("python3"), "#!/bin/sh\n").unwrap();
         assert_eq!(look(&world), Severity::Ok);
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::logging::target;
+
 /// One kind of complaint about one hook.
 #[derive(Debug)]
 pub(super) struct Complaints {
@@ -37,7 +39,7 @@ impl Complaints {
         }
         if state.lines < self.lines_max {
             state.lines += 1;
-            tracing::warn!(target: "hooks", "{whom}: {}", text());
+            tracing::warn!(target: target::HOOKS, "{whom}: {}", text());
             return;
         }
         let is_first = state.left_out == 0;
@@ -56,7 +58,7 @@ impl Complaints {
     pub(super) fn tell_left_out(&self, whom: &str) {
         let left_out = std::mem::take(&mut self.state.borrow_mut().left_out);
         if left_out > 0 {
-            tracing::warn!(target: "hooks", "{whom}: {left_out} {}", self.summary);
+            tracing::warn!(target: target::HOOKS, "{whom}: {left_out} {}", self.summary);
         }
     }
 }

@@ -16,7 +16,7 @@ mod entries;
 mod facts;
 mod hook;
 mod pipes;
-mod program;
+pub(crate) mod program;
 mod queue;
 pub mod resolve;
 pub mod runner;

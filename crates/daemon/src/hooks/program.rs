@@ -25,40 +25,69 @@ pub fn keep_files_from_children() {
 
 /// How a file is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// By itself.
     Direct,
     /// By the Python interpreter.
     Python,
 }
 
+/// How a file begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// As native code.
+    Native,
+    /// With `#!`, and whether that names a Python.
+    Script {
+        asks_for_python: bool,
+    },
+    Other,
+}
+
+/// What is read of a file's beginning: a whole first line, as long as the kernel takes one.
+const START_BYTES: u64 = 256;
+
 /// Looks at a hook's file, now. None where there is no file that could be run: nothing, a directory,
 /// a pipe.
-pub(super) fn look_at(path: &Path) -> Option<Kind> {
+pub(crate) fn look_at(path: &Path) -> Option<Kind> {
     if !path.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return None;
     }
     let is_executable = accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok();
-    let runs_itself = || {
-        let mut first = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut first));
-        // What cannot be read, Python cannot read either.
-        read.is_err() || is_program(&first)
-    };
+    // What cannot be read, Python cannot read either.
+    let runs_itself = || start_of(path).map_or(true, |start| start != Start::Other);
     Some(if is_executable && runs_itself() { Kind::Direct } else { Kind::Python })
 }
 
-/// Whether a file that begins so is a script with an interpreter of its own, or native code.
-fn is_program(first: &[u8]) -> bool {
-    const ELF: &[u8] = b"\x7fELF";
-    const MACH_O: [[u8; 4]; 5] = [
+/// How the file at a path begins.
+pub(crate) fn start_of(path: &Path) -> io::Result<Start> {
+    const NATIVE: [[u8; 4]; 6] = [
+        *b"\x7fELF",
+        // Mach-O.
         [0xfe, 0xed, 0xfa, 0xce],
         [0xfe, 0xed, 0xfa, 0xcf],
         [0xce, 0xfa, 0xed, 0xfe],
         [0xcf, 0xfa, 0xed, 0xfe],
         [0xca, 0xfe, 0xba, 0xbe],
     ];
-    first.starts_with(b"#!") || first == ELF || MACH_O.iter().any(|magic| first == magic)
+    let mut start = Vec::new();
+    File::open(path)?.take(START_BYTES).read_to_end(&mut start)?;
+    if NATIVE.iter().any(|magic| start.starts_with(magic)) {
+        return Ok(Start::Native);
+    }
+    if !start.starts_with(b"#!") {
+        return Ok(Start::Other);
+    }
+    let first_line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(Start::Script { asks_for_python: String::from_utf8_lossy(first_line).contains("python") })
+}
+
+/// What runs hooks that do not run by themselves: the first of these that is found.
+pub(crate) fn interpreters() -> Vec<OsString> {
+    match std::env::var_os(PYTHON_VARIABLE).filter(|python| !python.is_empty()) {
+        Some(python) => vec![python],
+        None => vec!["python3".into(), "python".into()],
+    }
 }
 
 /// What a call of a hook is started with.
@@ -94,10 +123,7 @@ impl Launch<'_> {
         if self.kind == Kind::Direct {
             return vec![as_path(self.path).into()];
         }
-        match std::env::var_os(PYTHON_VARIABLE).filter(|python| !python.is_empty()) {
-            Some(python) => vec![python],
-            None => vec!["python3".into(), "python".into()],
-        }
+        interpreters()
     }
 
     fn start_as(&self, program: &OsString) -> io::Result<Child> {

@@ -30,6 +30,7 @@ use super::program;
 use super::queue::{Message, Queue};
 use super::tally::Tally;
 use super::{Counters, Exit, Filter, Hook, Limits};
+use crate::logging::target;
 
 /// Bytes of messages that are handed over and not looked at yet; the router keeps what is more.
 const OFFERED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -459,7 +460,7 @@ impl Crew {
             self.tally().skipped.add(1);
             if !slot.is_missing.replace(true) {
                 let name = &slot.name;
-                tracing::warn!(target: "hooks", "{name}: there is no such file; its calls are skipped until there is");
+                tracing::warn!(target: target::HOOKS, "{name}: there is no such file; its calls are skipped until there is");
             }
             return;
         };

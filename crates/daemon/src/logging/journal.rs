@@ -40,16 +40,31 @@ impl Journal {
     }
 }
 
+/// Most bytes of a text: a datagram has a limit of some 200 kB, and a line over it would be lost as a
+/// whole.
+const TEXT_BYTES_MAX: usize = 48 * 1024;
+
+/// The beginning and the end of a text that is too long: at the end stands what failed.
+fn shortened(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=TEXT_BYTES_MAX / 2).rev().find(is_boundary).unwrap_or(0);
+    let tail = (text.len() - TEXT_BYTES_MAX / 2..).find(is_boundary).unwrap_or(text.len());
+    format!("{} … {}", &text[..head], &text[tail..])
+}
+
 fn entry(record: &Record) -> Vec<u8> {
     let mut entry = Vec::with_capacity(256);
-    push(&mut entry, "MESSAGE", &record.text());
+    push(&mut entry, "MESSAGE", &shortened(&record.text()));
     push(&mut entry, "PRIORITY", priority(record.level));
     push(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
     push(&mut entry, "HERMES_BUS_TARGET", record.target);
     for (name, value) in &record.fields {
         let name = format!("HERMES_BUS_{}", name.to_ascii_uppercase().replace('.', "_"));
         match value {
-            Value::String(text) => push(&mut entry, &name, text),
+            Value::String(text) => push(&mut entry, &name, &shortened(text)),
             other => push(&mut entry, &name, &other.to_string()),
         }
     }
@@ -117,6 +132,21 @@ pub(super) mod tests {
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn a_line_that_no_datagram_takes_is_shortened() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        let text = format!("first {} last", "é".repeat(500_000));
+        journal.write(&Record::new(Level::WARN, "hooks", text)).unwrap();
+        let mut buffer = vec![0; 100_000];
+        let length = receiver.recv(&mut buffer).unwrap();
+        let (_, message) = parse(&buffer[..length]).swap_remove(0);
+        assert!(message.starts_with("first é") && message.ends_with("é last"));
+        assert!(message.len() <= TEXT_BYTES_MAX + 5, "{}", message.len());
     }
 
     #[test]

@@ -14,7 +14,6 @@ mod throttle;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{Event, Subscriber};
@@ -98,46 +97,6 @@ pub enum Level {
     /// Ordinary life of sessions.
     Debug,
 }
-
-/// A word that is none of those that a setting takes.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is not one of {}", known.join(", "))]
-pub struct UnknownWord {
-    given: String,
-    known: &'static [&'static str],
-}
-
-/// Names of a setting's values, for reading them and for saying which there are.
-macro_rules! words {
-    ($type:ident: $($word:literal => $value:ident,)+) => {
-        impl $type {
-            /// The words for it, as configurations and variables have them.
-            pub const WORDS: &[&str] = &[$($word),+];
-
-            /// The word for it.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $($type::$value => $word,)+
-                }
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = UnknownWord;
-
-            fn from_str(given: &str) -> Result<Self, UnknownWord> {
-                match given {
-                    $($word => Ok($type::$value),)+
-                    _ => Err(UnknownWord { given: given.to_owned(), known: $type::WORDS }),
-                }
-            }
-        }
-    };
-}
-
-words!(Format: "human" => Human, "json" => Json,);
-words!(Sink: "auto" => Auto, "file" => File, "stderr" => StandardError, "journal" => Journal,);
-words!(Level: "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug,);
 
 impl From<Level> for LevelFilter {
     fn from(level: Level) -> Self {
@@ -390,20 +349,5 @@ mod tests {
         assert!(!path.exists());
         assert!(matches!(place(Mode::Detached), Place::File(_)));
         assert!(path.exists());
-    }
-
-    #[test]
-    fn words_name_values_and_other_words_are_told_which_there_are() {
-        for word in Level::WORDS {
-            assert_eq!(word.parse::<Level>().unwrap().as_str(), *word);
-        }
-        for word in Sink::WORDS {
-            assert_eq!(word.parse::<Sink>().unwrap().as_str(), *word);
-        }
-        for word in Format::WORDS {
-            assert_eq!(word.parse::<Format>().unwrap().as_str(), *word);
-        }
-        let error = "loud".parse::<Level>().unwrap_err();
-        assert_eq!(error.to_string(), "\"loud\" is not one of error, warn, info, debug");
     }
 }

@@ -2,6 +2,7 @@
 //! that cannot be written are counted, and that is said when it works again.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::Level;
@@ -31,11 +32,13 @@ pub(super) struct Output {
     lost: u64,
     /// Why.
     trouble: String,
+    /// A line was written to standard error in part: the next one begins anew.
+    is_torn: bool,
 }
 
 impl Output {
     pub(super) fn new(place: Place, format: Format) -> Self {
-        Output { place, format, lost: 0, trouble: String::new() }
+        Output { place, format, lost: 0, trouble: String::new(), is_torn: false }
     }
 
     /// Writes a line, or counts it.
@@ -60,27 +63,38 @@ impl Output {
     fn put(&mut self, record: &Record) -> io::Result<()> {
         match &mut self.place {
             Place::File(file) => file.write(record.line(self.format).as_bytes()),
-            Place::StandardError => write_to_standard_error(record.line(self.format).as_bytes()),
+            Place::StandardError => {
+                let error = io::stderr().lock();
+                write_in_pieces(error, record.line(self.format).as_bytes(), &mut self.is_torn)
+            }
             Place::Journal(journal) => journal.write(record),
         }
     }
 }
 
-/// Writes as far as standard error takes it without keeping this process waiting.
-fn write_to_standard_error(line: &[u8]) -> io::Result<()> {
-    let mut error = io::stderr().lock();
-    for piece in line.chunks(PIECE_BYTES) {
-        let mut fds = [PollFd::new(&error, PollFlags::OUT)];
+/// Writes as far as `place` takes it without keeping this process waiting.
+fn write_in_pieces(
+    mut place: impl Write + AsFd,
+    line: &[u8],
+    is_torn: &mut bool,
+) -> io::Result<()> {
+    let end_of_torn: &[u8] = if *is_torn { b"\n" } else { b"" };
+    let whole = [end_of_torn, line].concat();
+    for piece in whole.chunks(PIECE_BYTES) {
+        let mut fds = [PollFd::new(&place, PollFlags::OUT)];
         if poll(&mut fds, Some(&Timespec::default()))? == 0 {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "nobody reads standard error"));
         }
-        error.write_all(piece)?;
+        place.write_all(piece)?;
+        *is_torn = true;
     }
+    *is_torn = false;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -105,6 +119,23 @@ mod tests {
         let lost =
             "warn: log lines that could not be written: 2 (No space left on device (os error 28))";
         assert_eq!(lines, [lost, "info: third", "info: fourth"]);
+    }
+
+    #[test]
+    fn a_line_behind_one_that_was_cut_off_begins_anew() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut is_torn = false;
+        let mut write = |line: &[u8]| write_in_pieces(&writer, line, &mut is_torn);
+        let long = [b"x".repeat(1_000_000), b"\n".to_vec()].concat();
+        assert_eq!(write(&long).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(write(b"refused\n").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut taken = vec![0; 60_000];
+        reader.read_exact(&mut taken).unwrap();
+        write(b"next\n").unwrap();
+        drop(writer);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert!(rest.ends_with("x\nnext\n") && rest.matches('\n').count() == 2, "{rest}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use tokio::time::timeout;
 
 use super::Snapshot;
 use super::text::{Form, render};
+use crate::logging::target;
 use crate::sys;
 
 /// Connections at a time.
@@ -109,7 +110,9 @@ impl Server {
                     () = serve(listener, ask) => {}
                     _ = stopped => {}
                 },
-                Err(error) => tracing::error!("the metrics socket cannot be watched: {error}"),
+                Err(error) => {
+                    tracing::error!(target: target::METRICS, "the metrics socket cannot be watched: {error}");
+                }
             }
         };
         let thread = thread::Builder::new()
@@ -188,7 +191,7 @@ async fn serve(listener: UnixListener, ask: Arc<Ask>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!("a reader of metrics cannot come in: {error}");
+                tracing::debug!(target: target::METRICS, "a reader of metrics cannot come in: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -198,8 +201,12 @@ async fn serve(listener: UnixListener, ask: Arc<Ask>) {
                 connections.make_room().await;
                 connections.add(one_request(stream, Arc::clone(&ask)));
             }
-            Ok(peer) => tracing::debug!("user {} may not read metrics", peer.uid),
-            Err(error) => tracing::debug!("a reader of metrics without credentials: {error}"),
+            Ok(peer) => {
+                tracing::debug!(target: target::METRICS, "user {} may not read metrics", peer.uid);
+            }
+            Err(error) => {
+                tracing::debug!(target: target::METRICS, "a reader of metrics without credentials: {error}");
+            }
         }
     }
 }

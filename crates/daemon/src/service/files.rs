@@ -18,6 +18,9 @@ pub(super) struct Service {
     pub(super) home: PathBuf,
     /// The root, absolute.
     pub(super) root: PathBuf,
+    /// `HERMES_HOME`, absolute, if it is set: where the file of hooks is looked for first. A service does
+    /// not inherit it.
+    pub(super) hermes_home: Option<PathBuf>,
 }
 
 /// A file to write.
@@ -38,6 +41,14 @@ fn text(path: &Path) -> Result<&str, Unprintable> {
 }
 
 impl Service {
+    /// What the service is to have in its environment.
+    fn variables(&self) -> Result<Vec<(&'static str, &str)>, Unprintable> {
+        let root = (!self.is_default()).then_some(("HERMES_BUS_ROOT", &self.root));
+        let home = self.hermes_home.as_ref().map(|home| ("HERMES_HOME", home));
+        let all = root.into_iter().chain(home);
+        all.map(|(name, path)| Ok((name, text(path)?))).collect()
+    }
+
     fn is_default(&self) -> bool {
         self.root == self.home.join(".hermes")
     }
@@ -98,8 +109,8 @@ impl Service {
             server = quote_argument(text(&self.server)?),
             quoted_root = quote_argument(root),
         );
-        if !self.is_default() {
-            let _ = writeln!(unit, "Environment={}", quote(&format!("HERMES_BUS_ROOT={root}")));
+        for (name, value) in self.variables()? {
+            let _ = writeln!(unit, "Environment={}", quote(&format!("{name}={value}")));
         }
         let service = File { path: directory.join(format!("{name}.service")), text: unit };
         Ok([socket, service])
@@ -110,6 +121,13 @@ impl Service {
         let name = self.name()?;
         let (server, root) = (escape_xml(text(&self.server)?), escape_xml(text(&self.root)?));
         let label = escape_xml(&name);
+        let variables: String = self
+            .variables()?
+            .into_iter()
+            .map(|(name, value)| {
+                format!("\n    <key>{name}</key>\n    <string>{}</string>", escape_xml(value))
+            })
+            .collect();
         let text = format!(
             r#"<?xml version="1.0" encoding="UTF-8"?>
 <!-- {MARK}; 'hermes-busd uninstall-service' removes it. -->
@@ -126,9 +144,7 @@ impl Service {
     <string>{root}</string>
   </array>
   <key>EnvironmentVariables</key>
-  <dict>
-    <key>HERMES_BUS_ROOT</key>
-    <string>{root}</string>
+  <dict>{variables}
   </dict>
   <key>RunAtLoad</key>
   <true/>
@@ -191,6 +207,7 @@ mod tests {
             server: PathBuf::from("/opt/a b/hermes-bus-server"),
             home: PathBuf::from("/home/me"),
             root: PathBuf::from(root),
+            hermes_home: None,
         }
     }
 
@@ -216,6 +233,18 @@ mod tests {
         for file in [socket, unit] {
             assert!(file.text.starts_with(&format!("# {MARK}")));
         }
+    }
+
+    #[test]
+    fn the_service_finds_the_hooks_where_the_user_has_them() {
+        let mut service = service("/home/me/.hermes");
+        service.hermes_home = Some(PathBuf::from("/srv/hermes & home"));
+        let [_, unit] = service.systemd(Path::new("/units")).unwrap();
+        let line = "\nEnvironment=\"HERMES_HOME=/srv/hermes & home\"\n";
+        assert!(unit.text.contains(line), "{}", unit.text);
+        let agent = service.launchd(Path::new("/agents")).unwrap();
+        let entry = "<key>HERMES_HOME</key>\n    <string>/srv/hermes &amp; home</string>\n";
+        assert!(agent.text.contains(entry), "{}", agent.text);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use super::files::{File, MARK, Service};
 use crate::manager::{self, Outcome};
-use crate::root::Root;
+use crate::root::{Root, hermes_home};
 
 /// Whether anything is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,8 @@ fn plan(root: &Root) -> anyhow::Result<Plan> {
         bail!("hermes-bus-server was not found beside hermes-busd: a service needs its place");
     }
     let directory = std::path::absolute(root.directory())?;
-    let service = Service { server, home, root: directory };
+    let hermes_home = hermes_home().map(std::path::absolute).transpose()?;
+    let service = Service { server, home, root: directory, hermes_home };
     if cfg!(target_os = "macos") { launchd(&service) } else { systemd(&service) }
 }
 

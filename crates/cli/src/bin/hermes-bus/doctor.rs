@@ -7,15 +7,15 @@ use hermes_bus::failure::exit;
 use hermes_bus::screen::{Palette, harmless_line, say};
 use hermes_bus::sender::find_root;
 use hermes_bus_daemon::doctor::{
-    Configured, Finding, Repair, Severity, Surroundings, examine, repair,
+    Configured, Environment, Finding, Repair, Severity, examine, repair,
 };
 use hermes_bus_daemon::root::Root;
 use serde_json::{Value, json};
 
 pub(crate) fn doctor(fix: bool, place: &Place) -> anyhow::Result<ExitCode> {
     let root = find_root(place.socket.as_deref(), place.root.as_deref())?;
-    let surroundings = Surroundings::of_this_process();
-    let look = || examine(&root, &surroundings, &Configured::read(&root));
+    let environment = Environment::of_this_process();
+    let look = || examine(&root, &environment, &Configured::read(&root));
     let mut findings = look();
     let mut repairs = Vec::new();
     if fix && findings.iter().any(Finding::is_fixable) {

@@ -33,6 +33,7 @@ fn mistakes_around_a_token_do_not_show_it() {
         (format!("[{{name: lead, token: \"{SECRET}\\n\\nx\"}}]"), "several lines"),
         (format!("[{{name: lead, token: {}}}]", SECRET.repeat(60)), "over the limit of 1024 bytes"),
         (format!("[{{name: lead, token: {SECRET}, token_file: /x}}]"), "either a token or"),
+        (format!("[{{name: lead, token: first, {SECRET}}}]"), "a token with ',' needs quotes"),
         (format!("[lead, {SECRET}]"), "an entry must be a mapping"),
         (format!("{{lead: {SECRET}}}"), "must be a list"),
         ("[{name: lead, token: ''}]".to_owned(), "the token is empty"),
