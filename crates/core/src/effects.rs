@@ -3,7 +3,7 @@
 use core::fmt;
 
 use bytes::Bytes;
-use hermes_bus_proto::EndpointName;
+use hermes_bus_proto::{EndpointName, Raw};
 
 use crate::session::{Session, SessionKey};
 
@@ -154,6 +154,8 @@ pub enum Event {
     NotFound {
         /// The sender.
         peer: Peer,
+        /// The name, or its beginning, as released buses show it.
+        wanted: String,
     },
     /// A message was refused: it is over the limit with the fields that the bus adds.
     TooLarge {
@@ -250,6 +252,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The beginning of a value that a peer has sent, for the log.
+pub(crate) fn beginning(value: Option<Raw<'_>>) -> String {
+    const BYTES_MAX: usize = 80;
+    let mut shown = Vec::new();
+    if let Some(value) = value.filter(|value| value.as_bytes().len() <= NAME_BYTES_MAX) {
+        value.append_shown_by_python(&mut shown);
+    }
+    let is_cut = shown.len() > BYTES_MAX;
+    shown.truncate(BYTES_MAX);
+    let mut text = String::from_utf8_lossy(&shown).into_owned();
+    if is_cut {
+        text.push('…');
+    }
+    text
+}
+
+/// No longer value can be a name.
+const NAME_BYTES_MAX: usize = 64 * 1024;
+
 impl Event {
     /// How much this matters.
     pub fn severity(&self) -> Severity {
@@ -287,7 +308,7 @@ impl Event {
                 F::of_endpoint("stalled_to_the_end", name).messages(*dropped)
             }
             Event::CutOff { name, messages } => F::of_endpoint("cut_off", name).messages(*messages),
-            Event::NotFound { peer } => F::of_peer("not_found", peer).messages(1),
+            Event::NotFound { peer, .. } => F::of_peer("not_found", peer).messages(1),
             Event::TooLarge { peer, bytes } => {
                 F::of_peer("too_large", peer).messages(1).bytes(*bytes)
             }
@@ -349,7 +370,9 @@ impl fmt::Display for Event {
                     name.as_str()
                 )
             }
-            Event::NotFound { peer } => write!(f, "{peer} wrote to an endpoint that is not there"),
+            Event::NotFound { peer, wanted } => {
+                write!(f, "{peer} wrote to an endpoint that is not there: {wanted:?}")
+            }
             Event::TooLarge { peer, bytes } => write!(
                 f,
                 "{peer}: a message was refused; with the fields that the bus adds it would be \

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::limits::HEADER_BYTES;
 
-use crate::Config;
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Session, SessionKey};
 use crate::timers::Timer;
+use crate::{Config, Event};
 
 /// How long connections may take to read what is queued for them when another process follows, at most.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -93,7 +93,11 @@ impl Router {
         let until = now.after(self.config.linger);
         for Lingering { name, uid, frames } in left {
             if self.names.contains_key(name.as_str()) {
-                self.counters.dropped_receiver_gone += frames.len() as u64;
+                let messages = frames.len() as u64;
+                if messages > 0 {
+                    self.counters.dropped_receiver_gone += messages;
+                    self.log(Event::HeldDropped { name, messages });
+                }
                 continue;
             }
             let provenance = Provenance { waiter: None, arrived: now };

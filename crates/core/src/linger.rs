@@ -11,6 +11,7 @@ use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::{Envelope, ErrorCode};
 
 use crate::Event;
+use crate::effects::beginning;
 use crate::endpoint::{EndpointKey, EndpointState, Linger};
 use crate::outbox::{FrameKind, LooseMessage, Provenance};
 use crate::router::Router;
@@ -155,7 +156,7 @@ impl Router {
         let Ok(envelope) = Envelope::scan(&message.frame[HEADER_BYTES..]) else { return false };
         let Some(to) = envelope.to else { return false };
         self.counters.refused_endpoint_not_found += 1;
-        self.log_of(waiter, |peer| Event::NotFound { peer });
+        self.log_of(waiter, |peer| Event::NotFound { peer, wanted: beginning(Some(to)) });
         let detail = Detail::NotConnected(to);
         self.tell_error(waiter, ErrorCode::EndpointNotFound, detail, envelope.id);
         if let Some(session) = self.session_mut(waiter) {

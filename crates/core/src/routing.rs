@@ -11,6 +11,7 @@ use hermes_bus_proto::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use hermes_bus_proto::{Destination, Envelope, ErrorCode, Raw};
 
 use crate::Event;
+use crate::effects::beginning;
 use crate::endpoint::{EndpointKey, EndpointState};
 use crate::linger::Place;
 use crate::outbox::{
@@ -524,7 +525,8 @@ impl Router {
         self.take_note_of_frame(key);
         self.tap(message, Outcome::NotFound);
         self.counters.refused_endpoint_not_found += 1;
-        self.log_of(key, |peer| Event::NotFound { peer });
+        let wanted = beginning(message.envelope.to);
+        self.log_of(key, |peer| Event::NotFound { peer, wanted });
         let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
             return Next::Taken;
         };

@@ -112,7 +112,6 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         Origin::New => Holdings::of_its_own(root, access)?,
         Origin::Successor => Holdings::of_predecessor(root, access, &mut router)?,
     };
-    let is_successor = predecessor.is_some();
     if let Some((predecessor, socket_is_ours)) = predecessor {
         if let Err(error) = predecessor.relieve() {
             tracing::warn!(target: target::BUS, "{error:#}");
@@ -127,12 +126,11 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         Mode::Foreground => None,
         Mode::Detached => match PidFile::write(root) {
             Ok(pid_file) => Some(pid_file),
-            // Nobody else would go on with the bus.
-            Err(error) if is_successor => {
+            // It is only a hint, for people.
+            Err(error) => {
                 tracing::error!(target: target::BUS, "{error:#}");
                 None
             }
-            Err(error) => return Err(error),
         },
     };
     announce(root, mode, &surroundings.hooks_listing(), open_files);

@@ -94,7 +94,8 @@ fn text_and_fields_of_an_event_name_the_same_peer() {
     let Some(event) = world.log.iter().find(|event| matches!(event, Event::NotFound { .. })) else {
         panic!("{:?}", world.log);
     };
-    let text = r#""an \"odd\" name" (pid=7 uid=1000) wrote to an endpoint that is not there"#;
+    let text =
+        r#""an \"odd\" name" (pid=7 uid=1000) wrote to an endpoint that is not there: "nobody""#;
     assert_eq!(event.to_string(), text);
     assert_eq!(event.fields().endpoint, Some("an \"odd\" name"));
     world.end();
