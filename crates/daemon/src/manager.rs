@@ -31,9 +31,10 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 const ANSWER_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a server may take until it answers for the first time.
 const START_PATIENCE: Duration = Duration::from_secs(8);
-/// How long a server may take to end in good order. It allows itself two seconds; released plugins
+/// How long a server may take to end in good order. It allows itself two seconds for its connections and
+/// one for its hooks; released plugins
 /// give a whole `restart` ten.
-const STOP_PATIENCE: Duration = Duration::from_millis(3_500);
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the system may take to end a process by force.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a server may take to read its configuration.

@@ -102,7 +102,8 @@ impl Order {
     pub(crate) fn take(root: &Root) -> anyhow::Result<Self> {
         let path = root.order_file();
         let shown = path.display();
-        let flags = OFlags::NOFOLLOW.bits() as i32;
+        // A pipe that somebody has put there is not waited for.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&path);
         let file = file.with_context(|| format!("there is no order in {shown}"))?;
         fs::remove_file(&path).with_context(|| format!("cannot remove {shown}"))?;

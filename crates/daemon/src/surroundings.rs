@@ -116,7 +116,7 @@ impl Surroundings {
         self.found.listing()
     }
 
-    /// Whether a service manager runs this process, and is to know who runs instead.
+    /// The service manager, if there is one, to be told how the bus is.
     pub(crate) fn supervisor(&mut self) -> &mut Supervisor {
         &mut self.supervisor
     }
@@ -131,6 +131,14 @@ impl Surroundings {
     /// The end of a turn: what was routed goes to the hooks, who asks for metrics gets them, and the
     /// watchdog its sign of life.
     pub(crate) fn pass_by(&mut self, router: &mut Router, turns: &Histogram, now: Instant) {
+        if self.hooks.as_ref().is_some_and(Runner::is_gone) {
+            self.hooks = None;
+            router.set_tap(None);
+            tracing::error!(
+                target: target::HOOKS,
+                "the hooks' thread has ended: no hook runs until a reload or a restart"
+            );
+        }
         if let Some(runner) = &self.hooks {
             while let Some(spent) = runner.take_spent() {
                 router.recycle_tapped(spent);
@@ -218,7 +226,7 @@ impl Surroundings {
         drop(self.metrics.take());
         if let Some(runner) = &self.hooks {
             // What the thread could not take yet is offered again; the tap has bounds.
-            while router.has_tapped() || !runner.is_idle() {
+            while !runner.is_gone() && (router.has_tapped() || !runner.is_idle()) {
                 router.offer_tapped(|batch| runner.offer(batch));
                 if signals.take().contains(&Wish::Stop) {
                     break;

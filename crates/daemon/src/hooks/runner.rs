@@ -72,6 +72,8 @@ struct Shared {
     is_awake: AtomicBool,
     /// Bytes of the batches among the commands.
     offered_bytes: AtomicUsize,
+    /// The thread has ended, however that came.
+    is_gone: AtomicBool,
     tally: Tally,
 }
 
@@ -101,6 +103,7 @@ impl Runner {
             // Of the thread alone: that is what Linux makes of it.
             #[cfg(target_os = "linux")]
             let _ = rustix::process::nice(NICENESS);
+            let _farewell = Farewell(inbox.shared.clone());
             let local = LocalSet::new();
             local.block_on(&runtime, serve(inbox, hooks, limits));
         })?;
@@ -142,6 +145,11 @@ impl Runner {
         self.shared.tally.counters()
     }
 
+    /// Whether the thread has ended although nobody has asked it to: no hook runs any more.
+    pub fn is_gone(&self) -> bool {
+        self.shared.is_gone.load(Ordering::Acquire)
+    }
+
     /// Whether nothing waits and nothing runs.
     pub fn is_idle(&self) -> bool {
         let Counters { running, waiting, .. } = self.shared.tally.counters();
@@ -164,6 +172,15 @@ impl Runner {
             let _ = (&self.waker).write(&[0]);
         }
         Ok(())
+    }
+}
+
+/// Says that the thread has ended, also when it has panicked.
+struct Farewell(Arc<Shared>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.is_gone.store(true, Ordering::Release);
     }
 }
 
