@@ -1,6 +1,7 @@
 """A new server follows the old one: nobody is refused, nothing that was sent is lost, and if the new one fails the old one goes on."""
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -40,6 +41,15 @@ def ask_for_restart(world, program):
         answer = asker.recv(within_s=20)
         assert answer["req"] == 1
         return answer
+
+
+def hold_the_end(world):
+    """A connection that leaves a large answer unread: a bus that ends gives it a second for that."""
+    names = [world.connect("%d-%s" % (number, "x" * 8000)) for number in range(60)]
+    rude = world.connect()
+    rude.send({"type": "list_endpoints"})
+    names[-1].fence()
+    return rude
 
 
 def script(world, name, text):
@@ -371,20 +381,18 @@ def test_a_stop_in_the_middle_of_a_restart_stops(world):
 
 
 def test_a_stop_while_connections_are_ended_for_the_next_process_stops(world):
-    world.start_daemon()
-    ear, mouth = world.connect("ear"), world.connect("mouth")
-    ear.fence()
-    # More than the receiver's socket takes: it is given two seconds to read it.
-    mouth.send(*[message("ear", "x" * 50_000) for _ in range(20)])
-    mouth.fence()
-    asker = world.connect()
-    order_restart(world, asker)
-    new = asker.expect("admin_result")["pid"]
-    mouth.rest()
-    stopped = world.busd("stop")
-    assert stopped.returncode == 0 and "busd stopped" in stopped.stdout
-    wait_until(lambda: not procfs.alive(new), "the process that was to follow to end")
+    old = world.start_daemon()
+    ear = world.connect("ear")
+    rude = hold_the_end(world)
+    with world.connect() as asker:
+        order_restart(world, asker)
+        new = asker.expect("admin_result")["pid"]
+    ear.rest()
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: not procfs.alive(old) and not procfs.alive(new), "the end of it and of the process that was to follow")
+    assert "handed over to" not in world.log_file.read_text(), "it was stopped in the middle"
     assert not os.path.exists(world.socket_path) and not world.pid_file.exists()
+    rude.hang_up()
 
 
 def test_a_reload_while_another_process_is_about_to_follow_is_refused(world):
@@ -409,20 +417,19 @@ def test_a_released_bus_is_replaced_by_this_one(world):
 
 def test_if_the_old_process_is_killed_in_the_middle_the_new_one_begins_anew(world):
     old = world.start_daemon()
-    ear, mouth = world.connect("ear"), world.connect("mouth")
-    ear.fence()
-    # The receiver is given two seconds to read all of it.
-    mouth.send(*[message("ear", "x" * 50_000) for _ in range(20)])
-    mouth.fence()
-    asker = world.connect()
-    order_restart(world, asker)
-    new = asker.expect("admin_result")["pid"]
-    mouth.rest()
+    ear = world.connect("ear")
+    rude = hold_the_end(world)
+    with world.connect() as asker:
+        order_restart(world, asker)
+        new = asker.expect("admin_result")["pid"]
+    ear.rest()
     os.kill(old, signal.SIGKILL)
+    assert "handed over to" not in world.log_file.read_text(), "it was killed in the middle"
     with wait_until(lambda: answers(world.socket_path) and world.connect("ear"), "the new process to serve") as ear:
         ear.fence()
-    assert world.pid_in_file() == new
+    wait_until(lambda: world.pid_in_file() == new, "the PID file to name it")
     assert "pid=%d" % new in world.busd("status").stdout
+    rude.hang_up()
 
 
 def test_hooks_of_the_old_process_do_their_work_and_those_that_wait_too(world):
@@ -449,6 +456,66 @@ def test_hooks_of_the_old_process_do_their_work_and_those_that_wait_too(world):
     assert [name for name in did if name != "after"] == ["before-%d" % number for number in range(5)]
     wait_until(lambda: "after" in (world.directory / "hook.did").read_text(), "the new one's hook")
     assert "failed" not in world.log_file.read_text()
+
+
+def test_a_stop_ends_old_processes_too_that_still_have_hooks_to_run(world):
+    hook = script(world, "hook", "#!/bin/sh\necho $$ >> $0.began\nexec sleep 600\n")
+    hooks = world.root / "hermes-bus"
+    hooks.mkdir()
+    (hooks / "hooks.yaml").write_text("- %s\n" % hook)
+    servers = [world.start_daemon()]
+    for number in range(2):
+        with world.connect("mouth") as mouth:
+            mouth.message("nobody", number)
+            mouth.fence()
+        began = world.directory / "hook.began"
+        wait_until(lambda: began.exists() and len(began.read_text().split()) == number + 1, "the hook")
+        restart(world)
+        servers.append(world.pid_in_file())
+    assert all(procfs.alive(pid) for pid in servers)
+    assert world.busd("stop").returncode == 0
+    wait_until(lambda: not any(procfs.alive(pid) for pid in servers + [int(pid) for pid in began.read_text().split()]), "the end of all of them")
+
+
+def test_a_sender_that_waits_for_an_endpoint_goes_on_waiting_in_the_new_process(world):
+    world.start_daemon()
+    ear = world.connect("ear")
+    ear.fence()
+    ear.hang_up()
+    sender = world.connect()
+    sender.message("ear", "patience", id="p")
+    world.endpoints()
+    restart(world)
+    with world.connect("ear") as ear:
+        assert ear.expect("message")["body"] == "patience"
+        assert sender.recv() == {"type": "receipt", "id": "p", "status": "delivered"}
+
+
+def test_a_receiver_that_does_not_read_makes_nobody_wait(world):
+    world.start_daemon()
+    stuck, mouth = world.connect("stuck"), world.connect("mouth")
+    stuck.fence()
+    mouth.send(*[message("stuck", "%d:%s" % (number, "x" * 30_000)) for number in range(40)])
+    mouth.fence()
+    with world.connect() as asker:
+        order_restart(world, asker)
+        asker.expect("admin_result")
+    wait_until(lambda: "handed over to" in world.log_file.read_text(), "the hand-over")
+    assert "did not read" not in world.log_file.read_text(), "its time was not waited for"
+    first = [frame["body"] for frame in map(json.loads, whole_frames(stuck)) if frame["type"] == "message"]
+    with world.connect("stuck") as again:
+        rest = [again.expect("message")["body"] for _ in range(40 - len(first))]
+    assert [int(body.split(":")[0]) for body in first + rest] == list(range(40))
+
+
+def test_nothing_is_stopped_where_nothing_could_be_started(world):
+    pid = world.start_daemon()
+    lonely = world.directory / "lonely"
+    lonely.mkdir()
+    shutil.copy(BIN / "hermes-busd", lonely)
+    done = world.run([lonely / "hermes-busd", "restart"], env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 1 and "neither beside this program nor on PATH" in done.stderr, done.stderr
+    assert world.pid_in_file() == pid and world.endpoints() == {}
 
 
 def test_flags_are_kept_unless_others_are_given(world):

@@ -12,12 +12,13 @@ use hermes_bus_proto::limits::HEADER_BYTES;
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
-use crate::session::{Session, SessionKey};
+use crate::session::{Courtesy, Session, SessionKey};
 use crate::timers::Timer;
-use crate::{Config, Event};
+use crate::{CloseReason, Config, Event};
 
-/// How long connections may take to read what is queued for them when another process follows, at most.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long anonymous connections may take to read their answers when another process follows, at most.
+/// All others wait for the end of this.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 impl Config {
     /// These limits, for a bus that is about to end: nobody is held any more, and there is room for
@@ -45,7 +46,7 @@ impl Config {
     #[must_use]
     pub fn before_a_successor(&self) -> Config {
         let drain = self.drain.min(DRAIN_MAX);
-        Config { drain, linger: self.linger.max(2 * DRAIN_MAX), ..self.at_the_end() }
+        Config { drain, linger: self.linger.max(10 * DRAIN_MAX), ..self.at_the_end() }
     }
 }
 
@@ -69,6 +70,53 @@ impl Router {
             session.is_untouched().then_some(key)
         };
         self.sessions.iter().filter_map(untouched).collect()
+    }
+
+    /// Anonymous senders whose only message is held for an endpoint that is away, and who wait to hear
+    /// what becomes of it. The message is taken back: another process can have both, as if they had
+    /// just come to it. To be closed here.
+    pub fn take_waiting_senders(&mut self) -> Vec<(SessionKey, Bytes)> {
+        let mut taken = Vec::new();
+        for (_, endpoint) in &mut self.endpoints {
+            let EndpointState::Lingering(linger) = &mut endpoint.state else { continue };
+            let held = std::mem::take(&mut linger.messages);
+            for message in held {
+                let waiter = message.provenance.waiter.filter(|waiter| {
+                    let session = self.sessions.get(waiter.index());
+                    session.is_some_and(|session| {
+                        session.generation == waiter.generation && session.waits_with_one_message()
+                    })
+                });
+                match waiter {
+                    Some(waiter) => {
+                        linger.bytes -= message.load_bytes();
+                        self.held.refund(message.load_bytes());
+                        taken.push((waiter, message.frame));
+                    }
+                    None => linger.messages.push_back(message),
+                }
+            }
+        }
+        for (waiter, _) in &taken {
+            if let Some(session) = self.session_mut(*waiter) {
+                session.undecided = 0;
+                session.courtesy = Courtesy::Over;
+            }
+        }
+        taken
+    }
+
+    /// Ends every session that has or had a name, without waiting for its peer to read: what is queued
+    /// for it and has not begun to leave is held for its name.
+    pub fn end_named_sessions(&mut self) {
+        let named = |(index, session): (usize, &Session)| {
+            let key = SessionKey { index: index as u32, generation: session.generation };
+            (!session.is_anonymous()).then_some(key)
+        };
+        let keys: Vec<SessionKey> = self.sessions.iter().filter_map(named).collect();
+        for key in keys {
+            self.end_session(key, CloseReason::ShuttingDown);
+        }
     }
 
     /// The names that linger now, with what is held for them. After [`Router::shut_down`], when no

@@ -305,6 +305,13 @@ impl Session {
         self.is_open() && self.is_anonymous() && has_said_nothing && self.outbox.mark() == 0
     }
 
+    /// Whether it has sent one message and waits to hear what becomes of it.
+    pub(crate) fn waits_with_one_message(&self) -> bool {
+        let has_sent_no_more = self.frames_taken == 1 && self.intake.bytes == 0;
+        let waits = self.undecided == 1 && self.outbox.mark() == 0 && !self.is_deaf;
+        self.is_open() && self.is_anonymous() && has_sent_no_more && waits
+    }
+
     /// Whether nothing is left that the peer is still to get.
     pub(crate) fn is_drained(&self) -> bool {
         self.outbox.is_empty() && self.undecided == 0 && !matches!(self.courtesy, Courtesy::Due(_))

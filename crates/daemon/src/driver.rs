@@ -35,7 +35,7 @@ use crate::logging::{EventLog, target};
 use crate::root::Root;
 use crate::server::Mode;
 use crate::signals::{Signals, Wish};
-use crate::succession::Succession;
+use crate::succession::{Newcomer, Succession};
 use crate::surroundings::Surroundings;
 use crate::sys::{self, HangUp};
 
@@ -92,8 +92,8 @@ pub(crate) struct Driver {
     lock: Lock,
     root: Root,
     mode: Mode,
-    /// Connections for the process that follows: they have said nothing yet.
-    newcomers: Vec<UnixStream>,
+    /// Connections for the process that follows: they have heard nothing yet.
+    newcomers: Vec<Newcomer>,
     /// A process that is to follow this one, and who wants to hear of it.
     succession: Option<(Succession, Asker)>,
     signals: Signals,
@@ -172,7 +172,8 @@ impl Driver {
             }
             if let Some(end) = self.hand_over()? {
                 self.event_log.sum_up_all();
-                let Driver { mut router, mut signals, surroundings, lock, .. } = self;
+                let Driver { mut router, mut signals, surroundings, lock, connections, .. } = self;
+                drop(connections);
                 return Ok(match end {
                     Ended::Stopped => {
                         surroundings.end(&mut router);

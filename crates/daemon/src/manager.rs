@@ -226,6 +226,20 @@ fn spawn_server(root: &Root, sources: &Sources, log: File) -> anyhow::Result<Chi
         .with_context(|| format!("cannot start {}", program.display()))
 }
 
+/// The absolute path of [`server_program`].
+fn find_server_program() -> anyhow::Result<PathBuf> {
+    let program = server_program();
+    let on_path = || {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let mut candidates: Vec<PathBuf> =
+            env::split_paths(&path).map(|directory| directory.join(&program)).collect();
+        candidates.retain(|candidate| candidate.is_absolute() && candidate.is_file());
+        candidates.into_iter().next()
+    };
+    let found = if program.is_absolute() { Some(program.clone()) } else { on_path() };
+    found.with_context(|| format!("{SERVER} is neither beside this program nor on PATH"))
+}
+
 /// The server that was installed together with this program, else the one on PATH.
 pub(crate) fn server_program() -> PathBuf {
     let beside = env::current_exe().ok().map(|program| program.with_file_name(SERVER));
@@ -314,10 +328,10 @@ fn remove_left_over(root: &Root) -> anyhow::Result<()> {
 /// Has a new server follow the one that runs, or, where that one cannot hand over, stops it and starts
 /// anew.
 pub fn restart(root: &Root, sources: &Sources, out: &mut dyn Write) -> Outcome {
-    let program = server_program();
+    // Nothing is stopped where nothing could be started then.
+    let program = find_server_program()?;
     if let Daemon::Running { pid, listing } = look(root)
         && pid > 0
-        && program.is_absolute()
         && listing.server.is_some_and(|server| server.admin_ops.iter().any(|op| op == RESTART))
     {
         return succeed(root, sources, pid, &program, out);

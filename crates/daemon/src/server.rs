@@ -2,13 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hermes_bus_core::Router;
-use mio::net::UnixStream;
 
 use crate::config::{Loaded, Sources};
 use crate::door::{Access, Door, Link};
@@ -20,7 +17,7 @@ use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
 use crate::service;
 use crate::signals::Signals;
-use crate::succession::{Inheritance, Predecessor};
+use crate::succession::{Inheritance, Newcomer, Predecessor};
 use crate::surroundings::{Surroundings, router_config};
 use crate::sys;
 
@@ -113,6 +110,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
         Origin::Successor => Holdings::of_predecessor(root, access, &mut router)?,
     };
     if let Some((predecessor, socket_is_ours)) = predecessor {
+        surroundings.follow(predecessor.process());
         if let Err(error) = predecessor.relieve() {
             tracing::warn!(target: target::BUS, "{error:#}");
         }
@@ -137,8 +135,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     surroundings.supervisor().ready(&format!("listening on {}", path.display()));
     let mut driver = Driver::new(router, door, lock, root, mode, signals, surroundings)
         .context("cannot watch the socket")?;
-    let newcomers = newcomers.into_iter().map(StdUnixStream::from);
-    driver.take_in(newcomers.map(UnixStream::from_std).collect());
+    driver.take_in(newcomers);
     match driver.run().context("waiting for events failed")? {
         End::Stopped(lock) => {
             drop((link, pid_file));
@@ -155,8 +152,7 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
 struct Holdings {
     lock: Lock,
     door: Door,
-    /// Connections that have said nothing yet.
-    newcomers: Vec<OwnedFd>,
+    newcomers: Vec<Newcomer>,
     /// The process that hands over, and whether the socket is then this one's to remove.
     predecessor: Option<(Predecessor, bool)>,
 }

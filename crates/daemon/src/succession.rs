@@ -46,6 +46,7 @@ use crate::logging;
 use crate::root::Root;
 use crate::server::Mode;
 use crate::service;
+use crate::sys::{self, Process};
 
 /// How long a new process may take until it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(8);
@@ -126,6 +127,8 @@ struct Estate {
     /// Whether the bus has bound the socket itself, so that it removes it at its end.
     socket_is_ours: bool,
     names: Vec<LeftName>,
+    /// How many bytes each newcomer has sent already. They stand behind the held frames.
+    newcomers_sent: Vec<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,6 +149,13 @@ pub(crate) struct Succession {
     until: Instant,
     /// The new process has everything, and goes on by itself.
     is_handed_over: bool,
+}
+
+/// A connection that has heard nothing yet. It can go on in another process.
+pub(crate) struct Newcomer {
+    pub(crate) stream: mio::net::UnixStream,
+    /// What it has sent, and nobody has answered: whole frames.
+    pub(crate) sent: Bytes,
 }
 
 /// How far the new process is.
@@ -250,7 +260,7 @@ impl Succession {
         mut self,
         door: &Door,
         lock: &Lock,
-        newcomers: &[mio::net::UnixStream],
+        newcomers: &[Newcomer],
         left: &[Lingering],
     ) -> anyhow::Result<()> {
         self.try_to_hand_over(door, lock, newcomers, left)
@@ -261,7 +271,7 @@ impl Succession {
         &mut self,
         door: &Door,
         lock: &Lock,
-        newcomers: &[mio::net::UnixStream],
+        newcomers: &[Newcomer],
         left: &[Lingering],
     ) -> anyhow::Result<()> {
         let stream = UnixStream::from(self.stream.as_fd().try_clone_to_owned()?);
@@ -277,18 +287,21 @@ impl Succession {
             identity: door.identity(),
             socket_is_ours: door.is_ours(),
             names: names.collect(),
+            newcomers_sent: newcomers.iter().map(|newcomer| newcomer.sent.len()).collect(),
         };
         let estate = serde_json::to_vec(&estate)?;
         let lengths = [estate.len() as u64, newcomers.len() as u64].map(u64::to_be_bytes).concat();
         send_descriptors(&stream, &lengths, &[door.as_fd(), lock.as_fd()])?;
         for newcomers in newcomers.chunks(DESCRIPTORS) {
-            let descriptors: Vec<BorrowedFd<'_>> = newcomers.iter().map(AsFd::as_fd).collect();
+            let descriptors: Vec<BorrowedFd<'_>> =
+                newcomers.iter().map(|newcomer| newcomer.stream.as_fd()).collect();
             send_descriptors(&stream, &[0], &descriptors)?;
         }
         let mut out = BufWriter::new(&stream);
         out.write_all(&estate)?;
-        for frame in left.iter().flat_map(|lingering| &lingering.frames) {
-            out.write_all(frame)?;
+        let held = left.iter().flat_map(|lingering| &lingering.frames);
+        for bytes in held.chain(newcomers.iter().map(|newcomer| &newcomer.sent)) {
+            out.write_all(bytes)?;
         }
         out.flush()?;
         drop(out);
@@ -323,8 +336,7 @@ pub(crate) struct Inheritance {
     pub(crate) identity: Identity,
     pub(crate) socket_is_ours: bool,
     pub(crate) lock: File,
-    /// Connections that were accepted, and have said nothing yet.
-    pub(crate) newcomers: Vec<OwnedFd>,
+    pub(crate) newcomers: Vec<Newcomer>,
     pub(crate) left: Vec<Lingering>,
 }
 
@@ -337,6 +349,11 @@ impl Predecessor {
         stream.peer_addr().with_context(no_predecessor)?;
         stream.set_read_timeout(Some(ESTATE_PATIENCE))?;
         Ok(Predecessor { stream })
+    }
+
+    /// The old process.
+    pub(crate) fn process(&self) -> Option<Process> {
+        Process::find(sys::peer_credentials(&self.stream).ok()?.pid)
     }
 
     /// Says that this process is ready, and waits for what the old one leaves.
@@ -372,7 +389,19 @@ impl Predecessor {
             let Ok(name) = EndpointName::level_1(&name) else { continue };
             left.push(Lingering { name, uid, frames });
         }
-        let Estate { identity, socket_is_ours, .. } = estate;
+        let Estate { identity, socket_is_ours, newcomers_sent, .. } = estate;
+        if newcomers_sent.len() != newcomers.len() {
+            bail!("the old server has handed over other connections than it says");
+        }
+        let newcomers = newcomers.into_iter().zip(newcomers_sent).map(|(stream, bytes)| {
+            let mut sent = Vec::new();
+            input.by_ref().take(bytes as u64).read_to_end(&mut sent)?;
+            let stream = UnixStream::from(stream);
+            stream.set_nonblocking(true)?;
+            let stream = mio::net::UnixStream::from_std(stream);
+            Ok(Newcomer { stream, sent: Bytes::from(sent) })
+        });
+        let newcomers = newcomers.collect::<anyhow::Result<_>>()?;
         let lock = File::from(lock);
         Ok(Inheritance { listener, identity, socket_is_ours, lock, newcomers, left })
     }

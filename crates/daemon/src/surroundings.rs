@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hermes_bus_core::{Config, Histogram, Router};
 use mio::Waker;
+use rustix::process::Signal;
 
 use crate::config::{Changes, Settings, Sources};
 use crate::hooks::{self, Found, Runner};
@@ -14,6 +15,7 @@ use crate::metrics::{self, Endpoint, Snapshot};
 use crate::root::Root;
 use crate::service::Supervisor;
 use crate::signals::{Signals, Wish};
+use crate::sys::Process;
 
 /// What is kept for hooks that nobody takes; the oldest goes first.
 const TAP_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -36,6 +38,8 @@ pub(crate) struct Surroundings {
     /// The socket, which lives as long as this value, and what is asked through it.
     metrics: Option<(metrics::Server, metrics::Requests)>,
     supervisor: Supervisor,
+    /// The process that had the bus before, which may still have hooks to run.
+    predecessor: Option<Process>,
     began: Instant,
 }
 
@@ -64,6 +68,7 @@ impl Surroundings {
             found: Found::default(),
             metrics: None,
             supervisor: Supervisor::from_environment(now),
+            predecessor: None,
             began: now,
         }
     }
@@ -212,8 +217,21 @@ impl Surroundings {
         Ok(Reloaded { applied, need_restart: lines(need_restart), warnings })
     }
 
+    /// Takes note of the process that had the bus before. When the bus is stopped, it is to end, too.
+    pub(crate) fn follow(&mut self, predecessor: Option<Process>) {
+        self.predecessor = predecessor;
+    }
+
     /// The bus ends: calls of hooks that wait are dropped, hooks that run are asked to end.
-    pub(crate) fn end(self, router: &mut Router) {
+    pub(crate) fn end(mut self, router: &mut Router) {
+        if let Some(predecessor) = self.predecessor.take() {
+            // It may have ended long ago.
+            let _ = predecessor.signal(Signal::TERM);
+        }
+        self.end_hooks(router);
+    }
+
+    fn end_hooks(self, router: &mut Router) {
         if let Some(runner) = self.hooks {
             router.offer_tapped(|batch| runner.offer(batch));
             runner.stop(HOOKS_PATIENCE);
@@ -221,20 +239,24 @@ impl Surroundings {
     }
 
     /// Another process goes on with the bus: this one lives on, without any of it, until its hooks have
-    /// done their work, or a signal ends it.
+    /// done their work, at most for as long as one hook may run, or a signal ends it.
     pub(crate) fn finish_hooks(mut self, router: &mut Router, signals: &mut Signals) {
         drop(self.metrics.take());
         if let Some(runner) = &self.hooks {
+            let until = Instant::now() + self.settings.hooks.timeout;
             // What the thread could not take yet is offered again; the tap has bounds.
             while !runner.is_gone() && (router.has_tapped() || !runner.is_idle()) {
                 router.offer_tapped(|batch| runner.offer(batch));
                 if signals.take().contains(&Wish::Stop) {
+                    return self.end(router);
+                }
+                if Instant::now() > until {
                     break;
                 }
                 std::thread::sleep(FINISH_LOOK);
             }
         }
-        self.end(router);
+        self.end_hooks(router);
     }
 }
 

@@ -161,3 +161,45 @@ fn only_connections_that_have_said_and_heard_nothing_are_untouched() {
     world.router.buffered(begun, 0, None);
     world.end();
 }
+
+#[test]
+fn a_sender_that_waits_goes_on_with_its_message_as_if_both_had_just_come() {
+    let mut world = World::new();
+    let away = world.register("away");
+    world.hang_up(away);
+    let (waits, has_sent_two) = (world.connect(), world.connect());
+    let message = json!({"type": "message", "to": "away", "id": "first", "body": 1}).to_string();
+    world.send_text(waits, &message);
+    world.message(has_sent_two, "away", 2);
+    world.message(has_sent_two, "away", 3);
+    let taken = world.router.take_waiting_senders();
+    let [(sender, frame)] = &taken[..] else { panic!("{} were taken", taken.len()) };
+    assert_eq!(*sender, waits);
+    let frame: serde_json::Value = serde_json::from_slice(&frame[4..]).expect("JSON");
+    assert_eq!((&frame["id"], &frame["body"]), (&json!("first"), &json!(1)));
+    world.hang_up(waits);
+    assert_eq!(world.router.lingering()[0].frames.len(), 2, "the others' messages stay");
+    let (_, bodies) = world.register_and_take("away");
+    assert_eq!(bodies, [2, 3]);
+    world.end();
+}
+
+#[test]
+fn named_sessions_end_at_once_and_what_they_had_not_read_is_held() {
+    let mut world = World::new();
+    let (stuck, mouth) = (world.register("stuck"), world.register("mouth"));
+    world.stop_reading(stuck, 0);
+    let asks = world.connect();
+    world.stop_reading(asks, 0);
+    world.send(asks, &json!({"type": "ping"}));
+    world.message(mouth, "stuck", "not read");
+    world.router.shut_down();
+    world.router.end_named_sessions();
+    world.turn();
+    assert!(world.closed(stuck).is_some() && world.closed(mouth).is_some());
+    assert_eq!(world.closed(asks), None, "it has its time to read the answer");
+    let left = world.router.lingering();
+    assert_eq!(left.iter().map(|name| name.frames.len()).sum::<usize>(), 1);
+    world.pass_ms(2_000);
+    assert!(world.router.is_idle());
+}

@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use hermes_bus_core::{CloseReason, SessionKey};
 use hermes_bus_proto::ErrorCode;
-use mio::net::UnixStream;
 use serde_json::json;
 
 use super::{DOOR, Driver, Ended, SUCCESSOR};
 use crate::control::{self, Asker, Operation};
 use crate::logging::target;
-use crate::succession::{Order, Progress, Succession};
+use crate::succession::{Newcomer, Order, Progress, Succession};
 use crate::surroundings::Reloaded;
 use crate::sys;
 
@@ -114,25 +113,34 @@ impl Driver {
                     tracing::error!(target: target::BUS, "the socket is still watched: {error}");
                 }
                 self.read_what_has_arrived();
-                for key in self.router.untouched() {
+                let quiet = self.router.untouched().into_iter().map(|key| (key, Bytes::new()));
+                let waiting = self.router.take_waiting_senders();
+                for (key, sent) in quiet.chain(waiting).collect::<Vec<_>>() {
                     let connection = self.close(key);
-                    self.newcomers.extend(connection.map(|connection| connection.stream));
+                    let newcomer =
+                        connection.map(|connection| Newcomer { stream: connection.stream, sent });
+                    self.newcomers.extend(newcomer);
                     self.router.closed(key, CloseReason::ShuttingDown);
                 }
                 let usual = self.router.config().clone();
                 self.shut_down(usual.before_a_successor());
+                // A receiver that does not read must not have all others wait for the next process.
+                self.write_dirty();
+                self.router.end_named_sessions();
+                self.carry_out_effects();
                 self.usual = Some(usual);
             }
         }
     }
 
-    /// Goes on with connections that nobody has said anything on yet.
-    pub(crate) fn take_in(&mut self, newcomers: Vec<UnixStream>) {
-        for stream in newcomers {
+    /// Goes on with connections that have heard nothing yet.
+    pub(crate) fn take_in(&mut self, newcomers: Vec<Newcomer>) {
+        for Newcomer { stream, sent } in newcomers {
             match sys::peer_credentials(&stream) {
                 Ok(credentials) => {
                     let key = self.router.connected(credentials);
                     self.admit(key, stream);
+                    self.keep_again(key, sent.into(), 0);
                     self.make_ready(key);
                 }
                 Err(error) => {
