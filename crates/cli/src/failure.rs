@@ -178,7 +178,8 @@ impl Failure {
             .flat_map(|listing| listing.endpoints.keys())
             .map(String::as_str)
             .collect();
-        let near = nearest(to, names.iter().copied());
+        // It may have come meanwhile: its own name is no advice.
+        let near = nearest(to, names.iter().copied().filter(|name| *name != to));
         let listed = |names: &[&str]| quoted_list(names.iter().map(|name| harmless_line(name)));
         let advice = if listing.is_none() {
             String::new()

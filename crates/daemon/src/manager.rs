@@ -126,7 +126,7 @@ pub type Outcome = anyhow::Result<ExitCode>;
 /// Starts a detached server, unless one runs. Returns when its socket answers.
 pub fn start(root: &Root, sources: &Sources, out: &mut dyn Write) -> Outcome {
     match look(root) {
-        Daemon::Running { pid, .. } => return already_running(pid, out),
+        Daemon::Running { pid, .. } => return already_running(pid, sources, out),
         Daemon::Unresponsive { pid } => return wait_for_unresponsive(root, sources, pid, out),
         Daemon::Absent => {}
     }
@@ -142,14 +142,14 @@ pub fn start(root: &Root, sources: &Sources, out: &mut dyn Write) -> Outcome {
             // The server that lost a race against another one ends by itself.
             if pid != server.id() {
                 let _ = server.wait();
-                return already_running(pid, out);
+                return already_running(pid, sources, out);
             }
             return started(root, pid, out);
         }
         if let Some(status) = server.try_wait()? {
             // It may have given way to another one that is about to answer.
             if let Daemon::Running { pid, .. } = look(root) {
-                return already_running(pid, out);
+                return already_running(pid, sources, out);
             }
             writeln!(out, "busd failed to start ({status})")?;
             return start_failed(root, out);
@@ -173,8 +173,11 @@ fn started(root: &Root, pid: u32, out: &mut dyn Write) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn already_running(pid: u32, out: &mut dyn Write) -> Outcome {
+fn already_running(pid: u32, sources: &Sources, out: &mut dyn Write) -> Outcome {
     writeln!(out, "busd already running (pid={pid})")?;
+    if !sources.arguments().is_empty() {
+        writeln!(out, "  --config and --set were not used: 'hermes-busd restart' takes them")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -197,7 +200,7 @@ fn wait_for_unresponsive(root: &Root, sources: &Sources, pid: u32, out: &mut dyn
     }
     loop {
         match look(root) {
-            Daemon::Running { pid, .. } => return already_running(pid, out),
+            Daemon::Running { pid, .. } => return already_running(pid, sources, out),
             Daemon::Absent => return start(root, sources, out),
             Daemon::Unresponsive { .. } if Instant::now() < deadline => {
                 std::thread::sleep(LOOK_EVERY);
@@ -423,6 +426,12 @@ pub fn reload(root: &Root, out: &mut dyn Write) -> Outcome {
         }
     };
     writeln!(out, "busd reloaded (pid={pid})")?;
+    let is_empty = |kind: &str| {
+        answer.get(kind).and_then(Value::as_array).is_none_or(|lines| lines.is_empty())
+    };
+    if is_empty("applied") && is_empty("need_restart") {
+        writeln!(out, "  nothing has changed")?;
+    }
     let told = [("applied", ""), ("need_restart", " (after a restart)"), ("warnings", "")];
     for (kind, addition) in told {
         let lines = answer.get(kind).and_then(Value::as_array).into_iter().flatten();

@@ -41,7 +41,7 @@ impl Driver {
         }
         match &outcome {
             Ok(Reloaded { applied, need_restart, .. }) => {
-                tracing::info!(target: target::CONFIG, "reloaded; keys changed: {}", applied.len());
+                tracing::info!(target: target::CONFIG, "reloaded; changes: {}", applied.len());
                 for change in applied {
                     tracing::info!(target: target::CONFIG, "{change}");
                 }

@@ -374,7 +374,7 @@ fn timeout(key: &str, value: Spanned<Node>) -> Result<Duration, Remark> {
 }
 
 /// Most calls of a hook at the same time.
-const CONCURRENCY_MAX: f64 = 1_024.0;
+const CONCURRENCY_MAX: f64 = 1_000.0;
 
 fn concurrency(key: &str, value: Spanned<Node>) -> Result<usize, Remark> {
     match value.value {

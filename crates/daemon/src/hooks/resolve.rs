@@ -203,6 +203,14 @@ fn in_file(path: PathBuf, environment: &Environment) -> Option<Found> {
             found.hooks = read.hooks;
             found.errors = prefixed(&path, read.errors);
             found.warnings = prefixed(&path, read.warnings);
+            let says_something =
+                |line: &str| !matches!(line.trim(), "" | "hooks:" | "[]" | "hooks: []");
+            let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+            let is_told = !found.errors.is_empty() || !found.warnings.is_empty();
+            if found.hooks.is_empty() && !is_told && lines.any(says_something) {
+                let what = "names no hook: a line '- PATH' does";
+                found.warnings.push(format!("{}: {what}", path.display()));
+            }
         }
         Err(error) if is_missing(&error) => return None,
         Err(error) => found.errors.push(format!("{}: cannot be read: {error}", path.display())),

@@ -144,6 +144,12 @@ fn the_file_is_read_line_by_line_as_released_versions_do() {
         expect(&found, expected, text);
         assert_eq!(found.errors, Vec::<String>::new(), "{text:?}");
     }
+    for (text, is_doubtful) in
+        [("hooks:\n  path: /a\n", true), ("# - /a\n\nhooks:\n", false), ("", false)]
+    {
+        let found = by_file(text.as_bytes());
+        assert_eq!(!found.warnings.is_empty(), is_doubtful, "{text:?}: {:?}", found.warnings);
+    }
     let flow = by_file(b"hooks: [/a]\n");
     assert_eq!((flow.hooks.len(), flow.warnings.len()), (0, 1), "{:?}", flow.warnings);
 }
@@ -261,11 +267,11 @@ fn what_is_wrong_in_an_entry_is_told_with_its_place() {
         ),
         (
             "- path: /a\n  concurrency: 0\n",
-            "2:16: 'concurrency' must be a whole number from 1 to 1024; this hook is not run",
+            "2:16: 'concurrency' must be a whole number from 1 to 1000; this hook is not run",
         ),
         (
             "- path: /a\n  concurrency: 1.5\n",
-            "2:16: 'concurrency' must be a whole number from 1 to 1024; this hook is not run",
+            "2:16: 'concurrency' must be a whole number from 1 to 1000; this hook is not run",
         ),
         (
             "- path: /a\n  match: lead\n",
