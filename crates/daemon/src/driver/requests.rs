@@ -103,34 +103,41 @@ impl Driver {
                 self.succession = None;
             }
             Progress::Ready => {
-                tracing::info!(target: target::BUS, "handing over to pid={}", succession.pid());
-                let answer = asker.result(json!({"pid": succession.pid()}));
+                let pid = succession.pid();
+                tracing::info!(target: target::BUS, "handing over to pid={pid}");
+                let answer = asker.result(json!({"pid": pid}));
                 self.router.answer_admin(asker.key, &answer);
                 succession.deregister(self.poll.registry());
-                if let Some(door) = &mut self.door
-                    && let Err(error) = door.deregister(self.poll.registry())
-                {
-                    tracing::error!(target: target::BUS, "the socket is still watched: {error}");
-                }
-                self.read_what_has_arrived();
-                let quiet = self.router.untouched().into_iter().map(|key| (key, Bytes::new()));
-                let waiting = self.router.take_waiting_senders();
-                for (key, sent) in quiet.chain(waiting).collect::<Vec<_>>() {
-                    let connection = self.close(key);
-                    let newcomer =
-                        connection.map(|connection| Newcomer { stream: connection.stream, sent });
-                    self.newcomers.extend(newcomer);
-                    self.router.closed(key, CloseReason::ShuttingDown);
-                }
-                let usual = self.router.config().clone();
-                self.shut_down(usual.before_a_successor());
-                // A receiver that does not read must not have all others wait for the next process.
-                self.write_dirty();
-                self.router.end_named_sessions();
-                self.carry_out_effects();
-                self.usual = Some(usual);
+                self.end_for_successor();
             }
         }
+    }
+
+    /// Ends all connections so that the next process can go on: with those that have heard nothing yet,
+    /// and with what is held for all names.
+    fn end_for_successor(&mut self) {
+        if let Some(door) = &mut self.door
+            && let Err(error) = door.deregister(self.poll.registry())
+        {
+            tracing::error!(target: target::BUS, "the socket is still watched: {error}");
+        }
+        self.read_what_has_arrived();
+        let quiet = self.router.untouched().into_iter().map(|key| (key, Bytes::new()));
+        let waiting = self.router.take_waiting_senders();
+        for (key, sent) in quiet.chain(waiting).collect::<Vec<_>>() {
+            let connection = self.close(key);
+            let newcomer =
+                connection.map(|connection| Newcomer { stream: connection.stream, sent });
+            self.newcomers.extend(newcomer);
+            self.router.closed(key, CloseReason::ShuttingDown);
+        }
+        let usual = self.router.config().clone();
+        self.shut_down(usual.before_a_successor());
+        self.usual = Some(usual);
+        // A receiver that does not read must not have all others wait for the next process.
+        self.write_dirty();
+        self.router.end_named_sessions();
+        self.carry_out_effects();
     }
 
     /// Goes on with connections that have heard nothing yet.
