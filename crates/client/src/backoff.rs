@@ -28,6 +28,12 @@ impl Backoff {
         full.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
+    /// Another process is the bus now: it was restarted, which is no reason to stay away for long. After
+    /// one that crashes all the time there is still some pause.
+    pub(crate) fn bus_was_restarted(&mut self) {
+        self.attempts = self.attempts.min(1);
+    }
+
     pub(crate) fn reset(&mut self) {
         self.attempts = 0;
     }
@@ -49,6 +55,16 @@ mod tests {
             assert!(delay >= full / 2 && delay <= full, "attempt {attempt}: {delay:?}");
         }
         assert_ne!(delays(1), delays(2));
+    }
+
+    #[test]
+    fn however_often_the_bus_is_restarted_it_is_soon_asked_again() {
+        let mut backoff = Backoff::default();
+        for _ in 0..10 {
+            assert!(backoff.next() <= 2 * FIRST);
+            backoff.bus_was_restarted();
+        }
+        assert!(backoff.attempts() > 0, "not as if nothing had been");
     }
 
     #[test]

@@ -171,7 +171,12 @@ impl Driver {
                 backoff.reset();
             }
             match self.come_back(&Previous { session_id, peer_pid }, &mut backoff).await {
-                Ok(again) => registered = again,
+                Ok(again) => {
+                    if again.connection.peer_pid() != peer_pid {
+                        backoff.bus_was_restarted();
+                    }
+                    registered = again;
+                }
                 Err(why) => return why,
             }
             let session_id = registered.session_id.clone();
