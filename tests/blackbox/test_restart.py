@@ -384,11 +384,17 @@ def test_a_stop_while_connections_are_ended_for_the_next_process_stops(world):
     old = world.start_daemon()
     ear = world.connect("ear")
     rude = hold_the_end(world)
+    with world.connect("away") as away:
+        away.fence()
+    sender = world.connect()
+    sender.message("away", "x", id="w")
+    world.endpoints()
     with world.connect() as asker:
         order_restart(world, asker)
         new = asker.expect("admin_result")["pid"]
     ear.rest()
     os.kill(old, signal.SIGTERM)
+    assert sender.expect("error")["code"] == "endpoint_not_found", "it was to go on waiting there, and is told here"
     wait_until(lambda: not procfs.alive(old) and not procfs.alive(new), "the end of it and of the process that was to follow")
     assert "handed over to" not in world.log_file.read_text(), "it was stopped in the middle"
     assert not os.path.exists(world.socket_path) and not world.pid_file.exists()

@@ -331,6 +331,12 @@ impl Driver {
                     drop(self.door.take());
                     if !self.stopping {
                         self.shut_down(self.router.config().at_the_end());
+                    } else {
+                        // Who was to go on there hears from this one what becomes of its message.
+                        let newcomers = std::mem::take(&mut self.newcomers);
+                        self.take_in(newcomers);
+                        self.read_what_has_arrived();
+                        self.router.shut_down();
                     }
                 }
                 // The next process has read the configuration already.

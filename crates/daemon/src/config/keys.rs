@@ -214,7 +214,7 @@ pub static KEYS: &[Key] = &[
         "Names that not everybody may register. Each entry has a `name` and may have a `uid` (that \
          user may register it) and a `token` or a `token_file` (so may a session that shows the \
          token); with none of them nobody may. The file that holds a token must be closed to other \
-         users. Tokens are never shown.",
+         users. Tokens are never shown. A session that holds a name already keeps it.",
     ),
     live(
         "access.strict_from",
