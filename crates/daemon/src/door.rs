@@ -16,14 +16,10 @@ use hermes_bus_client::{Bus, ConnectError, blocking};
 use hermes_bus_core::Credentials;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::logging::target;
+use crate::private_socket::{self, Identity, PATH_BYTES_MAX, identity};
 use crate::sys;
-
-/// Longest path that fits into a socket's address.
-const PATH_BYTES_MAX: usize = 107;
 
 /// A full queue of somebody else's socket is not waited for: it is alive.
 const PATIENCE: Duration = Duration::ZERO;
@@ -41,7 +37,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Gives the socket at the path its mode. It is bound under a tight umask.
+    /// Gives the socket at the path its mode. It is bound closed to others.
     fn open_for(self, path: &Path) -> anyhow::Result<()> {
         let mode = if self.is_open_to_others { 0o666 } else { 0o600 };
         if self.is_open_to_others
@@ -57,9 +53,6 @@ impl Access {
             .with_context(|| format!("cannot change the mode of {}", path.display()))
     }
 }
-
-/// Device and inode of a socket's path.
-pub(crate) type Identity = (u64, u64);
 
 /// The listening socket.
 pub(crate) struct Door {
@@ -102,7 +95,7 @@ impl Door {
         listener.set_nonblocking(true)?;
         let identity = match identity {
             Some(identity) => identity,
-            None => self::identity(path).with_context(|| format!("{shown} is gone"))?,
+            None => private_socket::identity(path).with_context(|| format!("{shown} is gone"))?,
         };
         Ok(Door::new(path, UnixListener::from_std(listener), identity, access, false))
     }
@@ -271,12 +264,6 @@ pub(crate) fn directory_closed_to_others(path: &Path) -> Option<PathBuf> {
     on_the_way.into_iter().find(is_closed).map(Path::to_owned)
 }
 
-/// Device and inode of what stands at the path.
-fn identity(path: &Path) -> Option<Identity> {
-    let found = fs::symlink_metadata(path).ok()?;
-    Some((found.dev(), found.ino()))
-}
-
 /// Whether something listens at the path, be it as slow as it may.
 fn is_alive(path: &Path) -> bool {
     let bus = blocking::Bus::new(Bus::at(path).patience(PATIENCE));
@@ -298,19 +285,9 @@ fn bind(path: &Path, access: Access) -> anyhow::Result<(UnixListener, Identity)>
         }
         fs::remove_file(path).with_context(|| format!("cannot remove the left over {shown}"))?;
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let address = SocketAddrUnix::new(path)?;
-    // Nobody else may connect, not even for the moment between bind and chmod.
-    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = rustix::net::bind(&socket, &address);
-    rustix::process::umask(umask);
-    bound.with_context(|| format!("cannot bind {shown}"))?;
-    rustix::net::listen(socket.as_fd(), access.backlog)
-        .with_context(|| format!("cannot listen on {shown}"))?;
+    let (listener, identity) = private_socket::listen(path, access.backlog)?;
     access.open_for(path)?;
-    let identity = identity(path).with_context(|| format!("{shown} vanished"))?;
-    Ok((UnixListener::from_std(StdUnixListener::from(socket)), identity))
+    Ok((UnixListener::from_std(listener), identity))
 }
 
 /// A symbolic link to the socket where clients of version 0.5.0 look for it. Removed with this

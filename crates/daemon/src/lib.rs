@@ -23,6 +23,7 @@ mod control;
 mod door;
 mod driver;
 mod lock;
+mod private_socket;
 mod report;
 mod signals;
 mod succession;

@@ -40,9 +40,10 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::Sources;
-use crate::door::{Door, Identity};
+use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging;
+use crate::private_socket::Identity;
 use crate::root::Root;
 use crate::server::Mode;
 use crate::service;

@@ -9,10 +9,9 @@ use super::{Finding, Remedy, Subject, is_own};
 use crate::door::directory_closed_to_others;
 use crate::lock::Lock;
 use crate::manager::{Daemon, PidFile, pid_file as read_pid_file};
+use crate::private_socket::PATH_BYTES_MAX;
 use crate::sys::Process;
 
-/// Longest path that fits into a socket's address.
-const PATH_BYTES_MAX: usize = 107;
 /// May be entered or written by others.
 const WRITABLE_FOR_OTHERS: u32 = 0o022;
 

@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +23,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
@@ -33,6 +31,7 @@ use tokio::time::timeout;
 use super::Snapshot;
 use super::text::{Form, render};
 use crate::logging::target;
+use crate::private_socket::{self, Identity, identity};
 use crate::sys;
 
 /// Connections at a time.
@@ -82,7 +81,7 @@ impl Reply {
 pub struct Server {
     path: PathBuf,
     /// Device and inode of the socket that was bound.
-    identity: (u64, u64),
+    identity: Identity,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -138,31 +137,15 @@ impl Drop for Server {
     }
 }
 
-/// Device and inode of what stands at the path.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let found = fs::symlink_metadata(path).ok()?;
-    Some((found.dev(), found.ino()))
-}
-
-fn bind(path: &Path) -> anyhow::Result<(StdUnixListener, (u64, u64))> {
+fn bind(path: &Path) -> anyhow::Result<(StdUnixListener, Identity)> {
     let shown = path.display();
-    let address = SocketAddrUnix::new(path)
-        .with_context(|| format!("{shown} cannot be a socket's path: it is too long"))?;
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             bail!("{shown} exists and is not a socket: move it away");
         }
         fs::remove_file(path).with_context(|| format!("cannot remove the left over {shown}"))?;
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux gives the path the mode of the socket: it is never open for others, and the umask, which
-    // all threads share, stays as it is.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::bind(&socket, &address).with_context(|| format!("cannot bind {shown}"))?;
-    rustix::net::listen(&socket, BACKLOG).with_context(|| format!("cannot listen on {shown}"))?;
-    let identity = identity(path).with_context(|| format!("{shown} vanished"))?;
-    Ok((StdUnixListener::from(socket), identity))
+    private_socket::listen(path, BACKLOG)
 }
 
 // ---- on the server's thread -------------------------------------------------------------------------
