@@ -75,4 +75,4 @@ pub use hermes_bus_proto::listing::Listing;
 pub use inbox::{Inbox, QueueLimits, WhenFull};
 pub use message::{BodyError, Message, Outgoing};
 pub use names::{nearest, quoted_list};
-pub use start::{Start, StartError};
+pub use start::{Start, StartError, executables_on_path};

@@ -1,5 +1,6 @@
 //! Starting a daemon where there is none.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -93,14 +94,25 @@ async fn take_output(said: &mut Vec<u8>, pipe: Option<&mut (impl AsyncRead + Unp
     while let Ok(Ok(1..)) = timeout(OUTPUT_PATIENCE, pipe.read_buf(said)).await {}
 }
 
-/// The manager that was installed together with this program, else the first one on `PATH`. Relative
-/// directories on it are passed over: what lies about somewhere is not to be run.
+/// All executable files of a name in the directories of `path` (as `PATH` has them), in order. Relative
+/// directories are passed over: what lies about somewhere is not to be run.
+pub fn executables_on_path(
+    path: &OsStr,
+    program: impl AsRef<OsStr>,
+) -> impl Iterator<Item = PathBuf> {
+    let directories: Vec<PathBuf> =
+        std::env::split_paths(path).filter(|directory| directory.is_absolute()).collect();
+    let program = program.as_ref().to_owned();
+    let files = directories.into_iter().map(move |directory| directory.join(&program));
+    files.filter(|file| is_executable(file))
+}
+
+/// The manager that was installed together with this program, else the first one on `PATH`.
 fn find_manager() -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name(MANAGER));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
-    let on_path = directories.map(|directory| directory.join(MANAGER));
-    beside.into_iter().chain(on_path).find(|program| is_executable(program))
+    let beside = beside.filter(|program| is_executable(program));
+    beside.or_else(|| executables_on_path(&path, MANAGER).next())
 }
 
 fn is_executable(program: &Path) -> bool {

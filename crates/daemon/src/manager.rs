@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::Context;
-use hermes_bus_client::{Bus, CallError, blocking};
+use hermes_bus_client::{Bus, CallError, blocking, executables_on_path};
 use hermes_bus_proto::listing::Listing;
 use rustix::process::Signal;
 use serde_json::{Map, Value};
@@ -234,10 +234,7 @@ fn find_server_program() -> anyhow::Result<PathBuf> {
     let program = server_program();
     let on_path = || {
         let path = env::var_os("PATH").unwrap_or_default();
-        let mut candidates: Vec<PathBuf> =
-            env::split_paths(&path).map(|directory| directory.join(&program)).collect();
-        candidates.retain(|candidate| candidate.is_absolute() && candidate.is_file());
-        candidates.into_iter().next()
+        executables_on_path(&path, &program).next()
     };
     let found = if program.is_absolute() { Some(program.clone()) } else { on_path() };
     found.with_context(|| format!("{SERVER} is neither beside this program nor on PATH"))

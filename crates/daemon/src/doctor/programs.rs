@@ -1,11 +1,10 @@
 //! The programs on `PATH`: whether the released Python ones stand in front of these.
 
-use std::env;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use hermes_bus_client::executables_on_path;
 
 use super::{Finding, Subject};
 
@@ -37,23 +36,11 @@ enum Maker {
     Unknown,
 }
 
-/// All executable files of a name on `PATH`, in order. Relative directories are passed over, as
-/// clients do.
-pub(super) fn find(path: &OsStr, program: impl AsRef<OsStr>) -> impl Iterator<Item = PathBuf> {
-    let directories: Vec<PathBuf> =
-        env::split_paths(path).filter(|directory| directory.is_absolute()).collect();
-    let program = program.as_ref().to_owned();
-    directories.into_iter().map(move |directory| directory.join(&program)).filter(|file| {
-        fs::metadata(file)
-            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    })
-}
-
 pub(super) fn on_path(subject: &Subject<'_>) -> Vec<Finding> {
     let environment = subject.environment;
     let of = |(program, starts)| {
         let mut found: Vec<(PathBuf, Maker)> = Vec::new();
-        for file in find(&environment.path, program) {
+        for file in executables_on_path(&environment.path, program) {
             // The same file by another way is no other program.
             let real = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
             if found.iter().all(|(seen, _)| fs::canonicalize(seen).ok().as_ref() != Some(&real)) {
@@ -123,6 +110,9 @@ fn judge(program: &'static str, starts: Starts, found: &[(PathBuf, Maker)]) -> F
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::doctor::Severity;
     use crate::doctor::tests::World;

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Environment, Finding, Subject, programs};
+use hermes_bus_client::executables_on_path;
+
+use super::{Environment, Finding, Subject};
 use crate::config::Sources;
 use crate::hooks::program::{self, Kind, Start};
 use crate::hooks::{self, Found};
@@ -144,7 +146,7 @@ impl Interpreter {
     fn of(environment: &Environment) -> Self {
         let Environment { path, interpreters, .. } = environment;
         let is_there = |program: &OsString| match Path::new(program).components().count() {
-            1 => programs::find(path, program).next().is_some(),
+            1 => executables_on_path(path, program).next().is_some(),
             _ => program::look_at(Path::new(program)) == Some(Kind::Direct),
         };
         let found = interpreters.iter().find(|program| is_there(program));
