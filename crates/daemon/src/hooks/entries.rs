@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::time::Duration;
 
+use hermes_bus_client::nearest;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
@@ -307,12 +308,9 @@ fn known(
 }
 
 fn unknown_key(name: &str, keys: &[&str]) -> String {
-    let nearest = keys.iter().map(|key| (strsim::damerau_levenshtein(name, key), key)).min();
-    match nearest {
-        Some((distance, key)) if distance <= 3 && distance < key.len() => {
-            format!("unknown key '{name}': did you mean '{key}'?")
-        }
-        _ => format!("unknown key '{name}': there are {}", keys.join(", ")),
+    match nearest(name, keys.iter().copied()).first() {
+        Some(key) => format!("unknown key '{name}': did you mean '{key}'?"),
+        None => format!("unknown key '{name}': there are {}", keys.join(", ")),
     }
 }
 
