@@ -4,7 +4,7 @@
 //! Elsewhere nothing of this is tested, and what `/proc` tells is simply unknown.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -71,7 +71,7 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
 /// file open.
 pub(crate) fn lock_holder(file: &File) -> Option<u32> {
     let locked = file.metadata().ok()?;
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let locks = read_in_large_pieces(Path::new("/proc/locks")).ok()?;
     let candidates = locks.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let ["FLOCK", _, "WRITE", pid, place, ..] = fields.get(1..)? else { return None };
@@ -86,6 +86,23 @@ pub(crate) fn lock_holder(file: &File) -> Option<u32> {
                 .is_ok_and(|open| (open.dev(), open.ino()) == (locked.dev(), locked.ino()))
         })
     })
+}
+
+/// Reads a table of the kernel's. Only what one call returns, a page at most, belongs to one moment:
+/// of small pieces lines get lost while others' entries come and go.
+fn read_in_large_pieces(path: &Path) -> io::Result<String> {
+    const PIECE: usize = 64 * 1024;
+    let mut table = File::open(path)?;
+    let mut text = Vec::new();
+    loop {
+        let known = text.len();
+        text.resize(known + PIECE, 0);
+        let read = table.read(&mut text[known..])?;
+        text.truncate(known + read);
+        if read == 0 {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
 }
 
 /// Whether a socket is listened on at this path, without connecting: where a service manager listens,
@@ -105,8 +122,8 @@ fn listeners_at(path: &Path) -> Vec<u64> {
         let listens = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x10000 != 0);
         inode.parse().ok().filter(|_| listens && path.as_os_str() == found.as_str())
     };
-    let sockets = std::fs::read("/proc/net/unix").unwrap_or_default();
-    String::from_utf8_lossy(&sockets).lines().filter_map(listener).collect()
+    let sockets = read_in_large_pieces(Path::new("/proc/net/unix")).unwrap_or_default();
+    sockets.lines().filter_map(listener).collect()
 }
 
 /// Whether a process may be the one that listens at this path: false if others are known to, and it
@@ -200,6 +217,28 @@ mod tests {
         assert_eq!(lock_holder(&looker), None);
         rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).unwrap();
         assert_eq!(lock_holder(&looker), Some(std::process::id()));
+    }
+
+    #[test]
+    fn a_holder_is_found_while_other_locks_come_and_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let holder = File::create(&path).unwrap();
+        rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let looker = File::open(&path).unwrap();
+        let other = File::create(directory.path().join("other")).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+                    rustix::fs::flock(&other, rustix::fs::FlockOperation::Unlock).unwrap();
+                }
+            });
+            let seen = (0..2_000).filter(|_| lock_holder(&looker).is_some()).count();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(seen, 2_000);
+        });
     }
 
     #[test]
