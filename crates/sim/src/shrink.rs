@@ -1,0 +1,1 @@
+//! Makes a script that fails shorter.
