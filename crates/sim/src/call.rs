@@ -4,7 +4,7 @@ use std::fmt;
 
 use hermes_bus_core::{
     CloseReason, Config, Credentials, Effect, Lingering, Next, Now, Probed, Reading, Router,
-    SessionKey,
+    SessionKey, TapBatch,
 };
 
 /// A call into the router with what it returned.
@@ -110,6 +110,24 @@ pub enum Call<'a> {
     ShutDown,
     /// `end_named_sessions`.
     NamedSessionsEnded,
+    /// `take_waiting_senders`: the next router gets these, each with its message.
+    WaitingSendersTaken {
+        /// What it returned.
+        taken: &'a [(SessionKey, bytes::Bytes)],
+    },
+    /// `take_tapped`, or an accepted `offer_tapped`.
+    Tapped {
+        /// What it gave.
+        batch: &'a TapBatch,
+    },
+    /// The router has ended, and left this to the next one; nothing if it was killed.
+    Ended {
+        /// What `lingering` returned.
+        left: &'a [Lingering],
+    },
+    /// Everybody has been reading everything for so long that nothing can still be on its way but
+    /// unfinished frames, and no wait can still last: all that was sent is taken, nobody is held.
+    Settled,
 }
 
 /// What can be seen right after a call.
