@@ -13,6 +13,12 @@ macro_rules! counters {
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),+].into_iter()
             }
+
+            /// What was counted since `earlier`, a look at the same router's counters.
+            #[must_use]
+            pub fn since(&self, earlier: &Counters) -> Counters {
+                Counters { $($name: self.$name.wrapping_sub(earlier.$name)),+ }
+            }
         }
     };
 }

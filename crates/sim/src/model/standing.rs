@@ -1,0 +1,547 @@
+//! What must hold all the time: waits have a reason and an end, budgets are kept and refunded, and
+//! nobody is slowed down by others.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hermes_bus_core::{Moment, Reading, SessionKey};
+use hermes_bus_proto::limits::HEADER_BYTES;
+
+use crate::call::{Call, View, Violation};
+
+use super::message::{Copied, Message};
+use super::session::{Phase, Session};
+use super::{Checked, Model, NameState, ensure};
+
+/// More than the bookkeeping of one queued frame takes.
+const OVERHEAD_BYTES_MAX: usize = 128;
+/// How often an impatient client needs to hear something.
+const PONG_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Bytes of a message's frame.
+fn frame_bytes(copy: &Copied) -> usize {
+    HEADER_BYTES + copy.message.payload_bytes()
+}
+
+/// At least so much is queued.
+fn load_min(session: &Session) -> usize {
+    if session.unsure > 0 {
+        return 0;
+    }
+    let queued: usize = session.queue.iter().map(frame_bytes).sum();
+    queued.saturating_sub(session.partial.len())
+}
+
+impl Model {
+    // ---- senders that wait for a receiver -----------------------------------------------------------
+
+    /// Senders that are kept waiting for this receiver, and since when.
+    fn waiting_for(&self, receiver: SessionKey) -> impl Iterator<Item = (SessionKey, Moment)> {
+        self.sessions.iter().filter_map(move |(key, session)| {
+            let (awaited, since) = session.holds.receiver?;
+            (awaited == receiver && session.is_open()).then_some((*key, since))
+        })
+    }
+
+    pub(super) fn waits_for_receiver(
+        &mut self,
+        key: SessionKey,
+        receiver: SessionKey,
+        message: &Message,
+        view: &mut View<'_>,
+    ) -> Checked {
+        let now = self.now.moment;
+        let is_behind_others = self.waiting_for(receiver).next().is_some();
+        let usage = view.router.usage();
+        let config = &self.config;
+        let session = self.sessions.get(&receiver);
+        let name = session.and_then(|session| session.name.clone()).unwrap_or_default();
+        let pending = view.router.endpoints().find(|(details, _)| details.endpoint == name);
+        let pending = pending.map_or(0, |(details, _)| details.pending.bytes as usize);
+        if let Some(session) = session
+            && !is_behind_others
+        {
+            ensure!(!session.is_stalled, "hold", "{name:?} has stalled, and is waited for");
+            let frames = session.queue.len() + session.answers.len() + session.late.len() + 2;
+            let needs = HEADER_BYTES + message.payload_bytes() + OVERHEAD_BYTES_MAX;
+            let load = pending + frames * OVERHEAD_BYTES_MAX + needs;
+            let of_user =
+                self.sessions.values().filter(|other| other.charged_uid == session.charged_uid);
+            let used_by_user: usize = of_user.map(load_max).sum();
+            let has_room_in_budgets = usage.queued + needs <= config.queue_bytes_total_max
+                && used_by_user + needs <= config.queue_bytes_user_max;
+            let has_room = load <= config.queue_bytes_max
+                && (load <= config.queue_bytes_reserved || has_room_in_budgets);
+            ensure!(
+                !session.has_everything() && pending > 0,
+                "slowed down",
+                "{name:?} has read everything, and is waited for"
+            );
+            ensure!(
+                !has_room,
+                "slowed down",
+                "{name:?} has room: {pending} bytes are queued for it, of {} and {} in all",
+                config.queue_bytes_max,
+                usage.queued
+            );
+        }
+        let session = self.session(key)?;
+        session.holds.receiver = Some((receiver, now));
+        session.last_wait = None;
+        session.waiting_since.get_or_insert(now);
+        Ok(())
+    }
+
+    /// Whether a message may go into a receiver's queue.
+    pub(super) fn check_admission(
+        &mut self,
+        key: SessionKey,
+        receiver: SessionKey,
+        message: &Message,
+        view: &View<'_>,
+    ) -> Checked {
+        let config = &self.config;
+        let (Some(sender), Some(session)) = (self.sessions.get(&key), self.sessions.get(&receiver))
+        else {
+            return Err(Violation::new("replaced", "a message goes to one who has ended"));
+        };
+        ensure!(!session.is_stalled, "stall", "a message is queued for one who has stalled");
+        let has_waited = sender.last_wait.is_some_and(|(awaited, _)| awaited == receiver);
+        ensure!(
+            has_waited || self.waiting_for(receiver).next().is_none(),
+            "order",
+            "message {} goes before those of senders that wait",
+            message.number()
+        );
+        if session.queue.is_empty() {
+            return Ok(());
+        }
+        let needs = HEADER_BYTES + message.payload_bytes();
+        let load = load_min(session) + needs;
+        ensure!(
+            load <= config.queue_bytes_max,
+            "budget",
+            "{load} bytes are queued for {:?}, of {}",
+            session.name,
+            config.queue_bytes_max
+        );
+        let total = view.router.usage().queued;
+        ensure!(
+            load <= config.queue_bytes_reserved || total <= config.queue_bytes_total_max,
+            "budget",
+            "{total} bytes are queued, of {}; {load} for {:?}",
+            config.queue_bytes_total_max,
+            session.name
+        );
+        let users = self.sessions.values().filter(|other| other.charged_uid == session.charged_uid);
+        let of_user = users.map(load_min).sum::<usize>() + needs;
+        ensure!(
+            load <= config.queue_bytes_reserved || of_user <= config.queue_bytes_user_max,
+            "budget",
+            "{of_user} bytes are queued for user {}, of {}",
+            session.charged_uid,
+            config.queue_bytes_user_max
+        );
+        Ok(())
+    }
+
+    /// Whether a message may be dropped because its receiver does not read.
+    pub(super) fn check_drop(&self, key: SessionKey, receiver: SessionKey) -> Checked {
+        let (Some(sender), Some(session)) = (self.sessions.get(&key), self.sessions.get(&receiver))
+        else {
+            return Err(Violation::new("drops", "a message for one who has ended"));
+        };
+        let waited = sender.last_wait.is_some_and(|(awaited, _)| awaited == receiver);
+        let patience = self.delays.answer.min.min(self.delays.stall.min);
+        let in_vain = waited
+            && sender.is_anonymous()
+            && sender.waiting_since.is_some_and(|since| since.after(patience) <= self.now.moment);
+        ensure!(
+            session.is_stalled || in_vain,
+            "drops",
+            "a message for {:?} was dropped, but it has not stalled",
+            session.name
+        );
+        Ok(())
+    }
+
+    pub(super) fn stall_began(&mut self, name: &str) -> Checked {
+        let Some(receiver) = self.holder_of(name) else {
+            return Err(Violation::new("stall", format!("{name:?} is nobody's, and stalls")));
+        };
+        let now = self.now.moment;
+        let patience = self.delays.stall.min;
+        let has_waited = self.waiting_for(receiver).any(|(_, since)| since.after(patience) <= now);
+        ensure!(has_waited, "stall", "nobody has waited {patience:?} for {name:?}");
+        let session = self.session(receiver)?;
+        ensure!(!session.is_stalled, "stall", "{name:?} stalls twice");
+        session.is_stalled = true;
+        Ok(())
+    }
+
+    pub(super) fn stall_ended(&mut self, name: &str) -> Checked {
+        let draining = self.names.get(name).and_then(|record| record.draining);
+        let candidates = self.holder_of(name).into_iter().chain(draining);
+        let stalled = candidates
+            .into_iter()
+            .find(|key| self.sessions.get(key).is_some_and(|session| session.is_stalled));
+        // One that has lost its name to another one may still read.
+        let stalled = stalled.or_else(|| {
+            let mut others = self.sessions.iter();
+            let is_it =
+                |session: &Session| session.is_stalled && session.name.as_deref() == Some(name);
+            others.find(|(_, session)| is_it(session)).map(|(key, _)| *key)
+        });
+        let Some(key) = stalled else {
+            return Err(Violation::new("stall", format!("{name:?} had not stalled")));
+        };
+        self.session(key)?.is_stalled = false;
+        Ok(())
+    }
+
+    // ---- other holds -------------------------------------------------------------------------------
+
+    /// A frame was taken, and its session held.
+    pub(super) fn held_after_frame(&mut self, key: SessionKey, bytes: usize) -> Checked {
+        let now = self.now.moment;
+        let is_pace = self.counted.pace_waits == 1;
+        let cost = |amount: u64, per_s: Option<u64>| {
+            per_s.map_or(0, |per_s| amount.saturating_mul(1_000_000) / per_s.max(1))
+        };
+        let messages = cost(1, self.config.messages_per_s);
+        let longest = messages.max(cost(bytes as u64, self.config.bytes_per_s)) + 1_000;
+        let session = self.session(key)?;
+        // The call may have closed it, or let it go on already.
+        if !session.is_open() {
+            return Ok(());
+        }
+        session.holds.answers |= session.is_owed();
+        ensure!(is_pace || session.is_owed(), "hold", "{key:?} is held without a reason");
+        if is_pace {
+            session.holds.pace = Some(now.after(Duration::from_micros(longest)));
+        }
+        Ok(())
+    }
+
+    /// A rate is kept: a second that was not used may be used up at once, and one more was taken
+    /// before that was known.
+    pub(super) fn check_rates(&self, key: SessionKey) -> Checked {
+        let Some(session) = self.sessions.get(&key) else { return Ok(()) };
+        let elapsed = self.now.moment.since(session.rates_since).as_micros() as u64 + 1_000_000;
+        if let Some(per_s) = self.config.messages_per_s {
+            let allowed = per_s.max(1).saturating_mul(elapsed) / 1_000_000 + 2;
+            ensure!(
+                session.sent_messages <= allowed,
+                "rate",
+                "{key:?} has sent {} messages, of {allowed}",
+                session.sent_messages
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn resumed(&mut self, key: SessionKey) -> Checked {
+        let now = self.now.moment;
+        let session = self.session(key)?;
+        ensure!(
+            session.is_open() && session.holds.any(),
+            "hold",
+            "{key:?} is to go on, but it was not held"
+        );
+        session.last_wait = session.holds.receiver;
+        session.holds = Default::default();
+        (session.resumed, session.last_heard) = (now, now);
+        Ok(())
+    }
+
+    pub(super) fn reading(&mut self, key: SessionKey, reading: Reading) -> Checked {
+        let Some(session) = self.open(key) else {
+            ensure!(reading == Reading::Over, "end", "{key:?} has ended, and is read: {reading:?}");
+            return Ok(());
+        };
+        let (holds, charged_uid) = (session.holds, session.charged_uid);
+        match reading {
+            Reading::Over => Err(Violation::new("end", format!("{key:?} is not read any more"))),
+            Reading::UpTo(bytes) => {
+                ensure!(!holds.any(), "hold", "{key:?} is read, but it is held: {holds:?}");
+                ensure!(bytes > 0, "hold", "{key:?} may read nothing");
+                Ok(())
+            }
+            Reading::Held if holds.any() => Ok(()),
+            Reading::Held => {
+                let (total, of_user) = self.intake(charged_uid);
+                let is_full = total >= self.config.intake_bytes_total_max
+                    || of_user >= self.config.intake_bytes_user_max;
+                let missing = session.missing;
+                // Somebody who is nearer to the end of its frame goes on.
+                let goes_on = self.sessions.iter().any(|(other, rival)| {
+                    let Session { holds, missing: theirs, .. } = rival;
+                    let is_other_held =
+                        holds.receiver.is_some() || holds.answers || holds.pace.is_some();
+                    *other != key
+                        && rival.is_open()
+                        && !is_other_held
+                        && *theirs <= missing
+                        && theirs.is_some()
+                });
+                ensure!(
+                    is_full && missing.is_some() && goes_on,
+                    "hold",
+                    "{key:?} is not read: {total} bytes are kept, {of_user} for its user; it lacks \
+                     {missing:?}"
+                );
+                self.session(key)?.holds.intake = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// What is kept of unfinished frames: in all, and of one user.
+    fn intake(&self, uid: u32) -> (usize, usize) {
+        let open = self.sessions.values().filter(|session| session.is_open());
+        open.fold((0, 0), |(total, of_user), session| {
+            let own = if session.charged_uid == uid { session.buffered } else { 0 };
+            (total + session.buffered, of_user + own)
+        })
+    }
+
+    pub(super) fn buffered(&mut self, key: SessionKey, bytes: usize, missing: Option<usize>) {
+        let now = self.now.moment;
+        let Some(session) = self.sessions.get_mut(&key).filter(|session| session.is_open()) else {
+            return;
+        };
+        let is_same_frame = session.unfinished_of == session.frames_taken;
+        if missing.is_some() && !(session.missing.is_some() && is_same_frame) {
+            session.unfinished_since = now;
+            session.unfinished_of = session.frames_taken;
+        }
+        (session.buffered, session.missing) = (bytes, missing);
+    }
+
+    /// Who is held for unfinished frames is so with a reason.
+    pub(super) fn check_intake_holds(&self, view: &View<'_>) -> Checked {
+        let total = view.router.usage().intake;
+        for (key, session) in &self.sessions {
+            let (_, of_user) = self.intake(session.charged_uid);
+            let is_full = total >= self.config.intake_bytes_total_max
+                || of_user >= self.config.intake_bytes_user_max;
+            ensure!(
+                !(session.is_open() && session.holds.intake) || is_full,
+                "hold",
+                "{key:?} is held for unfinished frames, of which there are {total} bytes"
+            );
+        }
+        Ok(())
+    }
+
+    // ---- held messages ---------------------------------------------------------------------------------
+
+    /// Whether messages for a name may have been too much to be held.
+    pub(super) fn check_overflow(&self, name: &str, added: &VecDeque<Copied>) -> Checked {
+        let bytes = |copies: &VecDeque<Copied>| -> usize {
+            copies.iter().map(|copy| frame_bytes(copy) + OVERHEAD_BYTES_MAX).sum()
+        };
+        let own = self.names.get(name).map_or(0, |record| bytes(&record.held)) + bytes(added);
+        let all = self.names.values().map(|record| bytes(&record.held)).sum::<usize>();
+        let all = all + bytes(added);
+        ensure!(
+            own > self.config.held_bytes_max || all > self.config.held_bytes_total_max,
+            "drops",
+            "messages for {name:?} were dropped, though there was room: {own} of {}, {all} of {}",
+            self.config.held_bytes_max,
+            self.config.held_bytes_total_max
+        );
+        Ok(())
+    }
+
+    // ---- time --------------------------------------------------------------------------------------------
+
+    /// Nothing takes longer than it may.
+    pub(super) fn check_delays(&self, view: &View<'_>) -> Checked {
+        let now = self.now.moment;
+        let delays = &self.delays;
+        let wait_max = delays.stall.max.max(delays.answer.max);
+        for (key, session) in &self.sessions {
+            if let Phase::Finishing { since, .. } = session.phase {
+                let until = since.after(delays.drain.max);
+                ensure!(until > now, "end", "{key:?} had to be closed at {until:?}");
+                continue;
+            }
+            if let Some((receiver, since)) = session.holds.receiver {
+                ensure!(
+                    since.after(wait_max) > now,
+                    "hold",
+                    "{key:?} has been waiting for {receiver:?} since {since:?}"
+                );
+            }
+            if let Some(until) = session.holds.pace {
+                let is_held_besides = session.holds.answers && session.is_owed();
+                ensure!(
+                    until > now || is_held_besides,
+                    "hold",
+                    "{key:?} was to go on at {until:?}"
+                );
+            }
+            if session.missing.is_some() && !session.holds.any() {
+                let since = session.unfinished_since.max(session.resumed);
+                ensure!(
+                    since.after(delays.frame_deadline.max) > now,
+                    "frame deadline",
+                    "{key:?} has had an unfinished frame since {since:?}"
+                );
+            }
+            let is_excused = session.holds.intake || session.holds.pace.is_some();
+            if session.name.is_some() && !is_excused {
+                let silence = now.since(session.last_heard);
+                ensure!(
+                    silence <= delays.heartbeat.max * 2,
+                    "heartbeat",
+                    "{key:?} has been silent for {silence:?}"
+                );
+            }
+            let silence = now.since(session.last_told);
+            ensure!(
+                !(session.is_impatient && !session.is_deaf && silence >= PONG_INTERVAL * 2)
+                    || view.router.next_write(*key).next().is_some()
+                    || session.corked_until.is_some(),
+                "impatience",
+                "{key:?} has been told nothing for {silence:?}"
+            );
+        }
+        Ok(())
+    }
+
+    // ---- always ------------------------------------------------------------------------------------------
+
+    pub(super) fn check_standing(&mut self, call: &Call<'_>, view: &mut View<'_>) -> Checked {
+        let usage = view.router.usage();
+        let is_unsure = self.sessions.values().any(|session| session.unsure > 0)
+            || self.names.values().any(|record| record.unsure > 0);
+        let mut sessions = self.sessions.values();
+        let queues = self.sessions.values().any(|session| !session.queue.is_empty());
+        ensure!(
+            is_unsure || queues == (usage.queued > 0),
+            "budget",
+            "{} bytes are charged for queues; messages are queued: {queues}",
+            usage.queued
+        );
+        let holds = self.names.values().any(|record| !record.held.is_empty());
+        ensure!(
+            is_unsure || holds == (usage.held > 0),
+            "budget",
+            "{} bytes are charged for held messages; there are some: {holds}",
+            usage.held
+        );
+        let is_told_unasked = self.sessions.values().any(|session| session.is_impatient);
+        let answers = self.sessions.values().any(Session::is_owed);
+        ensure!(
+            is_told_unasked || answers == (usage.answers > 0),
+            "budget",
+            "{} bytes are charged for answers; there are some: {answers}",
+            usage.answers
+        );
+        let intake: usize = sessions
+            .by_ref()
+            .filter(|session| session.is_open())
+            .map(|session| session.buffered)
+            .sum();
+        ensure!(
+            intake == usage.intake || self.is_shutting_down,
+            "budget",
+            "{} bytes are charged for unfinished frames, of which there are {intake}",
+            usage.intake
+        );
+        let timers_max = 7 * self.sessions.len() + 2 * self.names.len();
+        ensure!(usage.timers <= timers_max, "timers", "{} timers, of {timers_max}", usage.timers);
+        let held_max = self.config.held_bytes_total_max.saturating_add(self.inherited_bytes);
+        ensure!(
+            usage.held <= self.held_bytes.max(held_max),
+            "budget",
+            "{} bytes are held, of {held_max}",
+            usage.held
+        );
+        self.held_bytes = usage.held;
+        ensure!(
+            view.router.connections() == self.sessions.len(),
+            "sessions",
+            "{} connections, not {}",
+            view.router.connections(),
+            self.sessions.len()
+        );
+        for (key, session) in &self.sessions {
+            ensure!(
+                !session.is_stalled || !session.has_everything(),
+                "stall",
+                "{key:?} has read everything, and still counts as stalled"
+            );
+            let only_answers = session.holds.answers && session.holds.pace.is_none();
+            ensure!(
+                !(session.is_open() && only_answers && session.has_everything()),
+                "hold",
+                "{key:?} has read all answers, and is still held for them"
+            );
+        }
+        if matches!(call, Call::TurnEnded) {
+            self.check_names(view)?;
+        }
+        Ok(())
+    }
+
+    /// The router lists who the model says it should, with what is queued for each.
+    fn check_names(&self, view: &mut View<'_>) -> Checked {
+        let listed: Vec<(String, String, u64)> = view
+            .router
+            .endpoints()
+            .map(|(details, _)| (details.endpoint, details.session_id, details.pending.messages))
+            .collect();
+        let known = self.registered.iter().map(|key| {
+            let session = &self.sessions[key];
+            let pending = session.queue.len() - session.unsure;
+            (session.name.clone().unwrap_or_default(), session.session_id.clone(), pending as u64)
+        });
+        let known: Vec<(String, String, u64)> = known.collect();
+        ensure!(listed == known, "names", "listed are {listed:?}, not {known:?}");
+        for (key, session) in &self.sessions {
+            let is_waiting = !session.queue.is_empty() && session.unsure == 0;
+            let is_paused = session.corked_until.is_some();
+            ensure!(
+                !is_waiting || is_paused || view.router.next_write(*key).next().is_some(),
+                "slowed down",
+                "messages are queued for {key:?}, but none is to be written"
+            );
+        }
+        Ok(())
+    }
+
+    /// Everybody has been reading everything for long enough.
+    pub(super) fn settled(&mut self, view: &mut View<'_>) -> Checked {
+        for (key, session) in &self.sessions {
+            ensure!(
+                session.queue.len() == session.unsure && !session.is_owed(),
+                "progress",
+                "{key:?} reads, and has not got {} messages, {:?} and {:?}",
+                session.queue.len(),
+                session.answers,
+                session.late
+            );
+            ensure!(
+                !session.holds.any() || !session.is_open(),
+                "progress",
+                "{key:?} is still held: {:?}",
+                session.holds
+            );
+        }
+        let held = self.names.iter().find(|(_, record)| {
+            matches!(record.state, NameState::Held(_)) && !record.held.is_empty()
+        });
+        ensure!(held.is_none(), "progress", "messages are held for {held:?}, which is there");
+        let queued = view.router.usage().queued;
+        ensure!(queued == 0, "progress", "{queued} bytes are still queued");
+        Ok(())
+    }
+}
+
+/// At most so much is queued, with its bookkeeping.
+fn load_max(session: &Session) -> usize {
+    session.queue.iter().map(|copy| frame_bytes(copy) + OVERHEAD_BYTES_MAX).sum()
+}
