@@ -1,1 +1,200 @@
-//! The program: seeds, threads, time, and what people read.
+//! The program: seeds, threads, real time, and what people read.
+//!
+//! Run `i` of seed `X` is run 0 of seed `X + i`: whichever fails can be played by itself. What is found
+//! does not depend on how many threads look for it.
+
+mod arguments;
+mod places;
+mod regressions;
+mod report;
+mod search;
+mod watchdog;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::{Failure, Played, Script, play, shrink};
+pub use arguments::Arguments;
+pub use places::Places;
+use search::{Found, Searched, Sequence};
+use watchdog::Watch;
+
+/// A run that has seen fewer events need not have seen every kind.
+pub const COVERAGE_EVENTS_MIN: u64 = 1_000_000;
+
+/// One run: what a command line replays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What the script is drawn from.
+    pub seed: u64,
+    /// Events drawn.
+    pub steps: usize,
+    /// Events played; all if there is no list.
+    pub only: Option<Places>,
+}
+
+impl Run {
+    fn script(&self, simulator: &Simulator<'_>) -> Script {
+        let whole = (simulator.draw)(self.seed, self.steps);
+        match &self.only {
+            None => whole,
+            Some(places) => shrink::only(&whole, places.as_slice()),
+        }
+    }
+}
+
+/// Draws a script from a seed with so many events.
+pub type Draw<'a> = &'a (dyn Fn(u64, usize) -> Script + Sync);
+/// Plays a script.
+pub type Play<'a> = &'a (dyn Fn(&Script) -> Result<Played, Box<Failure>> + Sync);
+
+/// What draws and plays scripts. Tests bring their own.
+#[derive(Clone, Copy)]
+pub struct Simulator<'a> {
+    /// Makes scripts.
+    pub draw: Draw<'a>,
+    /// Plays them.
+    pub play: Play<'a>,
+}
+
+impl Simulator<'static> {
+    /// The simulator of the router.
+    pub fn real() -> Self {
+        Simulator { draw: &Script::draw, play: &play }
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No rule was broken, and every kind of event was seen that must be.
+    Clean,
+    /// A rule was broken, or a kind was never seen.
+    Failed,
+}
+
+impl Outcome {
+    /// For the shell: 0 or 1.
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Outcome::Clean => ExitCode::SUCCESS,
+            Outcome::Failed => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Does what the command line asks for, and tells about it on `out`. Fails if `out` does, or the list
+/// of regression seeds cannot be read.
+pub fn run(
+    arguments: &Arguments,
+    simulator: &Simulator<'_>,
+    out: &mut impl Write,
+) -> anyhow::Result<Outcome> {
+    let sequence = sequence(arguments).context("crates/sim/seeds.txt")?;
+    report::beginning(&sequence, out)?;
+    let threads = arguments.threads();
+    let deadline = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let watch = Watch::new(threads);
+    let searched = watchdog::watched(&watch, stuck, || {
+        search::search(&sequence, simulator, threads, deadline, &watch)
+    });
+    match searched.found {
+        Some(found) => {
+            let budget = Duration::from_secs(arguments.shrink_seconds);
+            watchdog::watched(&watch, stuck, || {
+                tell_failure(&found, searched.elapsed, budget, simulator, &watch, out)
+            })?;
+            report::statistics(&searched.statistics, searched.elapsed, out)?;
+            Ok(Outcome::Failed)
+        }
+        None => Ok(tell_end(arguments, &searched, out)?),
+    }
+}
+
+fn sequence(arguments: &Arguments) -> anyhow::Result<Sequence> {
+    let regressions = match arguments.seed {
+        Some(_) => Vec::new(),
+        None => regressions::all()?,
+    };
+    // The keys of a hash table are where the standard library has fresh random numbers. A shorter one
+    // is easier to copy.
+    let fresh = || RandomState::new().hash_one(0) >> 24;
+    Ok(Sequence {
+        regressions,
+        seed: arguments.seed.unwrap_or_else(fresh),
+        steps: arguments.steps,
+        only: arguments.only.clone(),
+        runs: arguments.runs(),
+        verified: arguments.verify,
+    })
+}
+
+/// Tells that a run does not end, and ends the program: there is no other way to end the run.
+fn stuck(run: &Run) {
+    let mut out = io::stdout();
+    let _ = report::stuck(run, &mut out).and_then(|()| out.flush());
+    std::process::exit(1);
+}
+
+fn tell_failure(
+    found: &Found,
+    elapsed: Duration,
+    budget: Duration,
+    simulator: &Simulator<'_>,
+    watch: &Watch,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    report::failure(found, elapsed, out)?;
+    let began = Instant::now();
+    let place = |places: &[usize]| found.run.places(places);
+    let shrunk = shrink::shrink(
+        &found.script,
+        &found.failure,
+        |script, places| {
+            let run = Run { only: Some(place(places)), ..found.run.clone() };
+            watch.playing(0, &run, || search::play_again(found, script, simulator))
+        },
+        |_| began.elapsed() < budget,
+    );
+    let run = Run { only: Some(place(&shrunk.kept)), ..found.run.clone() };
+    report::shrunk(found, &run, &shrunk, began.elapsed(), out)?;
+    // Once more and not quietly: a panic tells where it is only while it happens.
+    let script = shrink::only(&found.script, &shrunk.kept);
+    let _ = watch.playing(0, &run, || (simulator.play)(&script));
+    Ok(())
+}
+
+fn tell_end(
+    arguments: &Arguments,
+    searched: &Searched,
+    out: &mut impl Write,
+) -> io::Result<Outcome> {
+    let statistics = &searched.statistics;
+    report::clean(statistics, searched.elapsed, out)?;
+    report::statistics(statistics, searched.elapsed, out)?;
+    let missing = statistics.coverage.missing();
+    let is_long = statistics.played.events >= COVERAGE_EVENTS_MIN && arguments.only.is_none();
+    if !is_long || missing.is_empty() {
+        return Ok(Outcome::Clean);
+    }
+    report::missing(&missing, out)?;
+    Ok(Outcome::Failed)
+}
+
+impl Run {
+    /// Places in the script that is played as places in the script that is drawn.
+    fn places(&self, played: &[usize]) -> Places {
+        let drawn = |place: &usize| match &self.only {
+            None => Some(*place),
+            Some(only) => only.as_slice().get(*place).copied(),
+        };
+        played.iter().filter_map(drawn).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+
+use clap::Parser;
+
+use super::Places;
+
+/// Simulates the router of the hermes bus: random clients on a virtual clock, and a model that says what
+/// must hold after every step.
+///
+/// Ends with 0 if nothing was found, 1 if a rule was broken or a kind of event was never seen in a
+/// million events, 2 if the command line is wrong.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "hermes-bus-sim", version)]
+pub struct Arguments {
+    /// The first run's seed; the next runs have the next numbers. Without it: seeds that failed once,
+    /// then a fresh one.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Ends after so many runs [default: 1000, without limit where --seconds is given].
+    #[arg(long, value_name = "N")]
+    pub runs: Option<u64>,
+    /// Begins no further run after so many seconds of real time.
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+    /// Events of a run.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub steps: usize,
+    /// Plays only these events of the run, for example 3,17-20,44.
+    #[arg(long, value_name = "PLACES", requires = "seed")]
+    pub only: Option<Places>,
+    /// Runs at a time; what is found does not depend on it [default: one for each processor].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Plays the first runs twice: both must be the same in everything.
+    #[arg(long, value_name = "RUNS", default_value_t = 8)]
+    pub verify: u64,
+    /// Seconds of real time for making a script that fails shorter.
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub shrink_seconds: u64,
+}
+
+/// Where neither a number of runs nor a time is given.
+const RUNS: u64 = 1_000;
+
+impl Arguments {
+    pub(super) fn runs(&self) -> u64 {
+        match (self.runs, self.seconds) {
+            (Some(runs), _) => runs,
+            (None, _) if self.only.is_some() => 1,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => RUNS,
+        }
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.threads.map_or_else(processors, NonZeroUsize::get)
+    }
+}

@@ -1,0 +1,60 @@
+//! Runs that failed once, from `seeds.txt`: they are played before all others.
+
+use anyhow::{Context, ensure};
+
+use super::Run;
+
+const LIST: &str = include_str!("../../seeds.txt");
+
+/// Every run of the list.
+pub(super) fn all() -> anyhow::Result<Vec<Run>> {
+    read(LIST)
+}
+
+/// A line is `seed steps [places]  # what it showed`.
+fn read(list: &str) -> anyhow::Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for (number, line) in list.lines().enumerate() {
+        let (numbers, what) = line.split_once('#').unwrap_or((line, ""));
+        if numbers.trim().is_empty() {
+            continue;
+        }
+        let run = one(numbers).with_context(|| format!("line {}: {line:?}", number + 1))?;
+        ensure!(!what.trim().is_empty(), "line {} does not say what the run showed", number + 1);
+        runs.push(run);
+    }
+    Ok(runs)
+}
+
+fn one(numbers: &str) -> anyhow::Result<Run> {
+    let mut words = numbers.split_whitespace();
+    let seed = words.next().context("the seed is missing")?.parse().context("the seed")?;
+    let steps = words.next().context("the number of events is missing")?;
+    let steps = steps.parse().context("the number of events")?;
+    let only = words.next().map(str::parse).transpose()?;
+    ensure!(words.next().is_none(), "there is more than a seed, a number and a list of places");
+    Ok(Run { seed, steps, only })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_the_crate_can_be_read() {
+        all().unwrap();
+    }
+
+    #[test]
+    fn a_line_is_a_run_and_says_what_it_showed() {
+        let list = "# a comment\n\n7 1000  # one\n 18446744073709551615 30 3,5-6 # two\n";
+        let only = Some([3, 5, 6].into_iter().collect());
+        let expected =
+            [Run { seed: 7, steps: 1000, only: None }, Run { seed: u64::MAX, steps: 30, only }];
+        assert_eq!(read(list).unwrap(), expected);
+        for wrong in ["7 1000", "7 # x", "x 3 # x", "7 -3 # x", "7 3 5-4 # x", "7 3 1 1 # x"] {
+            let error = format!("{:#}", read(&format!("# fine\n{wrong}\n")).unwrap_err());
+            assert!(error.contains("line 2"), "{error}");
+        }
+    }
+}

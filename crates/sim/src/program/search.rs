@@ -1,0 +1,211 @@
+//! Plays one run after another, on several threads, until one fails or it is time to end.
+//!
+//! Runs are begun in their order. Those before one that fails are played to their end, so the first
+//! failure is the same however many threads there are.
+
+use std::cell::Cell;
+use std::panic;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::watchdog::Watch;
+use super::{Places, Run, Simulator};
+use crate::{Coverage, Failure, Played, Script, Violation};
+
+/// The runs that are to be played.
+pub(super) struct Sequence {
+    /// They come first.
+    pub(super) regressions: Vec<Run>,
+    pub(super) seed: u64,
+    pub(super) steps: usize,
+    pub(super) only: Option<Places>,
+    /// How many, besides the regressions.
+    pub(super) runs: u64,
+    /// How many of them are played twice.
+    pub(super) verified: u64,
+}
+
+impl Sequence {
+    fn run(&self, number: u64) -> Option<Run> {
+        let regressions = self.regressions.len() as u64;
+        if number < regressions {
+            return self.regressions.get(number as usize).cloned();
+        }
+        let fresh = number - regressions;
+        let seed = self.seed.wrapping_add(fresh);
+        let run = Run { seed, steps: self.steps, only: self.only.clone() };
+        (fresh < self.runs).then_some(run)
+    }
+}
+
+/// A run that failed.
+pub(super) struct Found {
+    /// Its number, from 0.
+    pub(super) number: u64,
+    pub(super) run: Run,
+    pub(super) script: Script,
+    pub(super) failure: Box<Failure>,
+}
+
+/// What was played. Runs are counted once, also those that are played twice.
+#[derive(Default)]
+pub(super) struct Statistics {
+    pub(super) runs: u64,
+    /// Sums over all runs.
+    pub(super) played: Played,
+    pub(super) coverage: Coverage,
+}
+
+impl Statistics {
+    fn add(&mut self, runs: u64, played: &Played) {
+        self.runs += runs;
+        let sum = &mut self.played;
+        sum.events += played.events;
+        sum.calls += played.calls;
+        sum.messages += played.messages;
+        sum.virtual_us += played.virtual_us;
+        sum.digest = sum.digest.wrapping_add(played.digest);
+    }
+}
+
+/// How the search ended.
+pub(super) struct Searched {
+    pub(super) statistics: Statistics,
+    /// The first run that failed.
+    pub(super) found: Option<Found>,
+    pub(super) elapsed: Duration,
+}
+
+/// What all threads share.
+struct Shared<'a> {
+    sequence: &'a Sequence,
+    simulator: &'a Simulator<'a>,
+    deadline: Option<Instant>,
+    watch: &'a Watch,
+    next: AtomicU64,
+    /// Runs from this one on need not be played: it has failed.
+    end: AtomicU64,
+}
+
+/// Plays until a run fails, all are played, or the deadline has passed.
+pub(super) fn search(
+    sequence: &Sequence,
+    simulator: &Simulator<'_>,
+    threads: usize,
+    deadline: Option<Instant>,
+    watch: &Watch,
+) -> Searched {
+    keep_quiet_about_panics();
+    let began = Instant::now();
+    let (next, end) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let shared = &Shared { sequence, simulator, deadline, watch, next, end };
+    let results: Vec<(Statistics, Option<Found>)> = thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..threads).map(|thread| scope.spawn(move || work(shared, thread))).collect();
+        let joined = workers.into_iter().map(|worker| worker.join());
+        joined.map(|result| result.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
+    });
+    let (mut statistics, mut found) = (Statistics::default(), None::<Found>);
+    for (of_thread, found_by_thread) in results {
+        statistics.add(of_thread.runs, &of_thread.played);
+        statistics.coverage.add(&of_thread.coverage);
+        let earlier =
+            |other: &Found| found.as_ref().is_none_or(|found| other.number < found.number);
+        if let Some(first) = found_by_thread.filter(earlier) {
+            found = Some(first);
+        }
+    }
+    Searched { statistics, found, elapsed: began.elapsed() }
+}
+
+fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
+    let mut statistics = Statistics::default();
+    loop {
+        if shared.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return (statistics, None);
+        }
+        let number = shared.next.fetch_add(1, Ordering::Relaxed);
+        let run = shared.sequence.run(number);
+        let Some(run) = run.filter(|_| number < shared.end.load(Ordering::Relaxed)) else {
+            return (statistics, None);
+        };
+        let script = run.script(shared.simulator);
+        let is_verified = number < shared.sequence.verified;
+        let play = || match is_verified {
+            true => play_twice(&script, shared.simulator),
+            false => quietly(|| (shared.simulator.play)(&script)),
+        };
+        match shared.watch.playing(thread, &run, play) {
+            Ok(played) => {
+                statistics.add(1, &played);
+                statistics.coverage.add(&played.coverage);
+            }
+            Err(failure) => {
+                shared.end.fetch_min(number, Ordering::Relaxed);
+                return (statistics, Some(Found { number, run, script, failure }));
+            }
+        }
+    }
+}
+
+/// The rule that the program itself watches.
+const SAME_AGAIN: &str = "the same script, the same run";
+
+fn play_twice(script: &Script, simulator: &Simulator<'_>) -> Result<Played, Box<Failure>> {
+    let [first, second] = [(); 2].map(|()| quietly(|| (simulator.play)(script)));
+    if first == second {
+        return first;
+    }
+    let shown = |result: &Result<Played, Box<Failure>>| match result {
+        Ok(Played { events, calls, messages, virtual_us, digest, .. }) => format!(
+            "{events} events, {calls} calls, {messages} messages, {virtual_us} µs, \
+             digest {digest:016x}"
+        ),
+        Err(failure) => format!("a failure {failure}"),
+    };
+    let what = format!("first {}; then {}", shown(&first), shown(&second));
+    let violation = Violation::new(SAME_AGAIN, what);
+    Err(Box::new(Failure { event: None, violation, trail: Vec::new() }))
+}
+
+/// Plays a part of a script that failed, in the way in which it failed.
+pub(super) fn play_again(
+    found: &Found,
+    script: &Script,
+    simulator: &Simulator<'_>,
+) -> Result<Played, Box<Failure>> {
+    if found.failure.violation.rule == SAME_AGAIN {
+        play_twice(script, simulator)
+    } else {
+        quietly(|| (simulator.play)(script))
+    }
+}
+
+// ---- panics ---------------------------------------------------------------------------------------
+
+thread_local! {
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic while a script is played is a failure that is told in the end; a thousand of them while it
+/// is made shorter are not to be read by anybody.
+fn quietly<R>(play: impl FnOnce() -> R) -> R {
+    let was = IS_QUIET.replace(true);
+    let played = play();
+    IS_QUIET.set(was);
+    played
+}
+
+fn keep_quiet_about_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let tell = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_QUIET.get() {
+                tell(info);
+            }
+        }));
+    });
+}
