@@ -126,6 +126,19 @@ fn the_lowest_seed_that_fails_is_named_however_many_threads_look_for_it() {
 }
 
 #[test]
+fn no_thread_goes_on_after_a_failure() {
+    let play = |script: &Script| match script.seed {
+        104 => failure(None),
+        seed => {
+            assert!(seed < 10_000_000, "nobody has told this thread to end");
+            clean(script)
+        }
+    };
+    let line = "sim --seed 100 --seconds 3600 --steps 0 --verify 0 --threads 2";
+    assert_eq!(simulate(line, &play).0, Outcome::Failed);
+}
+
+#[test]
 fn the_command_of_a_report_replays_what_is_left_of_the_script() {
     let (outcome, said) = simulate("sim --seed 5 --runs 3 --steps 100", &needs_two);
     assert_eq!(outcome, Outcome::Failed);
