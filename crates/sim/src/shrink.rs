@@ -93,7 +93,6 @@ fn played(failure: &Failure, events: usize) -> usize {
 mod tests {
     use super::*;
     use crate::Violation;
-    use crate::character::Character;
     use crate::script::{Action, Event};
 
     /// A script whose events tell their place by their `draw`.
@@ -104,7 +103,7 @@ mod tests {
             draw: place as u64,
         };
         let events = (0..events).map(event).collect();
-        Script { seed: 9, character: Character::default(), events }
+        Script { events, ..Script::draw(9, 0) }
     }
 
     fn fails(rule: &'static str, event: Option<usize>) -> Result<Played, Box<Failure>> {

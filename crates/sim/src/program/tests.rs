@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser;
 
 use super::*;
-use crate::character::Character;
 use crate::script::{Action, Event};
 use crate::{Coverage, Violation};
 
@@ -14,7 +13,7 @@ use crate::{Coverage, Violation};
 fn draw(seed: u64, events: usize) -> Script {
     let event =
         |place: usize| Event { client: 1, action: Action::Pass { us: seed }, draw: place as u64 };
-    Script { seed, character: Character::default(), events: (0..events).map(event).collect() }
+    Script { events: (0..events).map(event).collect(), ..Script::draw(seed, 0) }
 }
 
 fn clean(script: &Script) -> Result<Played, Box<Failure>> {
