@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn every_frame_of_the_bus_is_told_by_its_bytes_however_they_are_cut() {
         let (_, key) = router();
-        let id = Raw::new(br#""\"status\": \"accepted\"""#);
+        let id = Raw::new(br#"{"status": "accepted"}"#);
         let name = EndpointName::level_1("a").unwrap();
         let bytes = frames(|out| {
             control::registered(out, &name, "s");

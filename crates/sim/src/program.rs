@@ -161,11 +161,7 @@ fn tell_failure(
         |_| began.elapsed() < budget,
     );
     let run = Run { only: Some(place(&shrunk.kept)), ..found.run.clone() };
-    report::shrunk(found, &run, &shrunk, began.elapsed(), out)?;
-    // Once more and not quietly: a panic tells where it is only while it happens.
-    let script = shrink::only(&found.script, &shrunk.kept);
-    let _ = watch.playing(0, &run, || (simulator.play)(&script));
-    Ok(())
+    report::shrunk(found, &run, &shrunk, began.elapsed(), out)
 }
 
 fn tell_end(

@@ -3,9 +3,7 @@
 //! Runs are begun in their order. Those before one that fails are played to their end, so the first
 //! failure is the same however many threads there are.
 
-use std::cell::Cell;
 use std::panic;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -97,7 +95,6 @@ pub(super) fn search(
     deadline: Option<Instant>,
     watch: &Watch,
 ) -> Searched {
-    keep_quiet_about_panics();
     let began = Instant::now();
     let (next, end) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
     let shared = &Shared { sequence, simulator, deadline, watch, next, end };
@@ -135,7 +132,7 @@ fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
         let is_verified = number < shared.sequence.verified;
         let play = || match is_verified {
             true => play_twice(&script, shared.simulator),
-            false => quietly(|| (shared.simulator.play)(&script)),
+            false => (shared.simulator.play)(&script),
         };
         match shared.watch.playing(thread, &run, play) {
             Ok(played) => {
@@ -154,7 +151,7 @@ fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
 const SAME_AGAIN: &str = "the same script, the same run";
 
 fn play_twice(script: &Script, simulator: &Simulator<'_>) -> Result<Played, Box<Failure>> {
-    let [first, second] = [(); 2].map(|()| quietly(|| (simulator.play)(script)));
+    let [first, second] = [(); 2].map(|()| (simulator.play)(script));
     if first == second {
         return first;
     }
@@ -179,33 +176,6 @@ pub(super) fn play_again(
     if found.failure.violation.rule == SAME_AGAIN {
         play_twice(script, simulator)
     } else {
-        quietly(|| (simulator.play)(script))
+        (simulator.play)(script)
     }
-}
-
-// ---- panics ---------------------------------------------------------------------------------------
-
-thread_local! {
-    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// A panic while a script is played is a failure that is told in the end; a thousand of them while it
-/// is made shorter are not to be read by anybody.
-fn quietly<R>(play: impl FnOnce() -> R) -> R {
-    let was = IS_QUIET.replace(true);
-    let played = play();
-    IS_QUIET.set(was);
-    played
-}
-
-fn keep_quiet_about_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let tell = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !IS_QUIET.get() {
-                tell(info);
-            }
-        }));
-    });
 }

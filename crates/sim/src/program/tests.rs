@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser;
 
 use super::*;
-use crate::character::Character;
 use crate::script::{Action, Event};
 use crate::{Coverage, Violation};
 
@@ -14,7 +13,7 @@ use crate::{Coverage, Violation};
 fn draw(seed: u64, events: usize) -> Script {
     let event =
         |place: usize| Event { client: 1, action: Action::Pass { us: seed }, draw: place as u64 };
-    Script { seed, character: Character::default(), events: (0..events).map(event).collect() }
+    Script { events: (0..events).map(event).collect(), ..Script::draw(seed, 0) }
 }
 
 fn clean(script: &Script) -> Result<Played, Box<Failure>> {
@@ -123,6 +122,19 @@ fn the_lowest_seed_that_fails_is_named_however_many_threads_look_for_it() {
         assert!(said.contains("run 7, seed 107, after the last event: a rule"), "{said}");
         assert!(begun.load(Ordering::Relaxed) < 50, "it went on after the failure");
     }
+}
+
+#[test]
+fn no_thread_goes_on_after_a_failure() {
+    let play = |script: &Script| match script.seed {
+        104 => failure(None),
+        seed => {
+            assert!(seed < 10_000_000, "nobody has told this thread to end");
+            clean(script)
+        }
+    };
+    let line = "sim --seed 100 --seconds 3600 --steps 0 --verify 0 --threads 2";
+    assert_eq!(simulate(line, &play).0, Outcome::Failed);
 }
 
 #[test]
