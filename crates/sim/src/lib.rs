@@ -15,6 +15,7 @@
 pub mod call;
 pub mod character;
 pub mod coverage;
+mod draw;
 pub mod model;
 pub mod pipe;
 pub mod program;
