@@ -16,6 +16,7 @@ pub mod call;
 pub mod character;
 pub mod coverage;
 pub mod disk;
+mod draw;
 pub mod model;
 pub mod pipe;
 pub mod program;
