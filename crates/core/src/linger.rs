@@ -94,12 +94,13 @@ impl Router {
         self.timers.set(answer_at, Timer::LingerAnswer(endpoint));
     }
 
-    /// The fate of a held message is not open any more.
+    /// The fate of a held message is not open any more. What its sender waited for, the end of the turn
+    /// decides: the receipt, or the end of its connection.
     fn is_decided(&mut self, message: &LooseMessage) {
-        if let Some(waiter) = message.provenance.waiter.and_then(|waiter| self.session_mut(waiter))
-        {
-            waiter.undecided = waiter.undecided.saturating_sub(1);
-        }
+        let Some(waiter) = message.provenance.waiter else { return };
+        let Some(session) = self.session_mut(waiter) else { return };
+        session.undecided = session.undecided.saturating_sub(1);
+        self.courtesies.push(waiter);
     }
 
     /// Takes all that is held for a name. Its senders do not wait for the linger any more.
@@ -123,12 +124,10 @@ impl Router {
         session.outbox.push_copy(&[&frame], FrameKind::Message(provenance), account);
         let mark = session.outbox.mark();
         self.mark_dirty(receiver);
-        if let Some(waiter) = provenance.waiter
-            && let Some(session) = self.session_mut(waiter)
-            && let Courtesy::Due(first) = &mut session.courtesy
+        if let Some(waiter) = provenance.waiter.and_then(|waiter| self.session_mut(waiter))
+            && let Courtesy::Due(first) = &mut waiter.courtesy
         {
             first.copies = vec![(receiver, mark)];
-            self.courtesies.push(waiter);
         }
     }
 

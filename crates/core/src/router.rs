@@ -111,7 +111,7 @@ pub struct Router {
     pub(crate) timers: Timers,
     pub(crate) effects: Vec<Effect>,
     dirty: Vec<SessionKey>,
-    /// Anonymous connections whose first message was routed in this turn.
+    /// Anonymous connections whose first message was routed in this turn, or the fate of one decided.
     pub(crate) courtesies: Vec<SessionKey>,
     pub(crate) counters: Counters,
     /// For the fields that are inserted into a message.

@@ -7,6 +7,8 @@ use hermes_bus_core::{
     SessionKey, TapBatch,
 };
 
+use hermes_bus_proto::FrameError;
+
 /// A call into the router with what it returned.
 #[derive(Debug)]
 pub enum Call<'a> {
@@ -48,6 +50,8 @@ pub enum Call<'a> {
     FrameRefused {
         /// Whose.
         key: SessionKey,
+        /// What they are.
+        error: FrameError,
     },
     /// `buffered`.
     Buffered {

@@ -27,7 +27,7 @@ impl Model {
         ensure!(session.corked_until.is_none(), "pause", "{key:?} is told something meanwhile");
         session.last_told = now;
         session.partial.extend_from_slice(bytes);
-        let partial = std::mem::take(&mut session.partial);
+        let mut partial = std::mem::take(&mut session.partial);
         let mut at = 0;
         loop {
             match frame::decode(&partial[at..]) {
@@ -42,7 +42,8 @@ impl Model {
                 }
             }
         }
-        self.session(key)?.partial = partial[at..].to_vec();
+        partial.drain(..at);
+        self.session(key)?.partial = partial;
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use hermes_bus_core::{CloseReason, Effect, Event, Next, Outcome, Probed, SessionKey};
 use hermes_bus_proto::listing::{Level, level_asked};
-use hermes_bus_proto::{Destination, EndpointName, Envelope, ErrorCode, Kind, NameError, limits};
+use hermes_bus_proto::{
+    Destination, EndpointName, Envelope, ErrorCode, FrameError, Kind, NameError, limits,
+};
 
 use crate::call::{View, Violation};
 
@@ -116,11 +118,15 @@ impl Model {
     }
 
     /// The bytes that arrived can never become a frame.
-    pub(super) fn frame_refused(&mut self, key: SessionKey, expected: &mut Expected) {
+    pub(super) fn frame_refused(
+        &mut self,
+        key: SessionKey,
+        error: FrameError,
+        expected: &mut Expected,
+    ) {
         expected.refused_frames = 1;
         if self.open(key).is_some() {
-            // Which code it is, the driver knows: it has seen the bytes.
-            self.refuse(key, ErrorCode::InvalidFrame, OwedId::None);
+            self.refuse(key, error.code(), OwedId::None);
         }
     }
 
@@ -372,7 +378,6 @@ impl Model {
                 && let First::Due { copies, .. } = &mut waiter.first
             {
                 *copies = vec![(key, false)];
-                self.due.extend(copy.waiter);
             }
         }
         let session = self.session(key)?;
@@ -557,7 +562,8 @@ impl Model {
         let mut unsure = std::mem::take(&mut record.unsure);
         let mut lost = Vec::new();
         let out_of_held = dropped - usize::from(!is_held);
-        if unsure > 0 && out_of_held > 0 {
+        let is_unsure_which = unsure > 0 && out_of_held > 0;
+        if is_unsure_which {
             // It is not known any more which of them is the oldest.
             held.iter_mut().for_each(|copy| copy.is_unsure = true);
             unsure += out_of_held;
@@ -595,7 +601,7 @@ impl Model {
             );
             expected.dropped_held_overflow += 1;
         }
-        if unsure > 0 && out_of_held > 0 {
+        if is_unsure_which {
             expected.dropped_held_overflow = self.counted.dropped_held_overflow;
             expected.refused_endpoint_not_found = self.counted.refused_endpoint_not_found;
             told.not_found.clear();
@@ -668,7 +674,6 @@ impl Model {
         if session.is_anonymous() && matches!(session.first, First::NotYet) {
             let (message, frames_taken) = (Rc::clone(message), session.frames_taken);
             session.first = First::Due { message, frames_taken, copies, broadcast_to };
-            self.due.push(key);
         }
         Ok(())
     }

@@ -167,8 +167,6 @@ pub struct Model {
     by_pid: BTreeMap<u32, SessionKey>,
     names: BTreeMap<String, Name>,
     impatience: Impatience,
-    /// Whose first message was routed since the last turn's end.
-    due: Vec<SessionKey>,
     /// What those who look on are still to see.
     tapped: VecDeque<(Rc<Message>, hermes_bus_core::Outcome)>,
     /// What was held before, in a router that inherited it: so much more may be held.
@@ -195,7 +193,6 @@ impl Default for Model {
             by_pid: BTreeMap::new(),
             names: BTreeMap::new(),
             impatience: Impatience::default(),
-            due: Vec::new(),
             tapped: VecDeque::new(),
             inherited_bytes: 0,
             held_bytes: 0,
@@ -212,11 +209,14 @@ impl Model {
         if let Call::Began { config, restored } = call {
             return self.begin(config, restored, &view);
         }
+        if let Call::Ended { left } = call {
+            return self.router_ended(left);
+        }
         let before = std::mem::replace(&mut self.counters, view.router.counters().clone());
         self.counted = self.counters.since(&before);
         let mut expected = Expected::default();
         match call {
-            Call::Began { .. } => {}
+            Call::Began { .. } | Call::Ended { .. } => {}
             Call::TurnBegan => self.turn_began(&view, &mut expected)?,
             Call::Connected { key, credentials } => {
                 self.connected(*key, *credentials, &mut expected);
@@ -226,8 +226,8 @@ impl Model {
                 let offered = frames::Offered { key: *key, payload, probed: *probed, next: *next };
                 self.frame(&offered, &mut view, &mut expected)?;
             }
-            Call::FrameRefused { key } => {
-                self.frame_refused(*key, &mut expected);
+            Call::FrameRefused { key, error } => {
+                self.frame_refused(*key, *error, &mut expected);
                 self.take_effects(&view, &mut Told::default(), &mut expected)?;
             }
             Call::Reading { key, reading } => self.reading(*key, *reading)?,
@@ -251,7 +251,6 @@ impl Model {
             Call::AdminAnswered { key, frame } => self.admin_answered(*key, frame),
             Call::WaitingSendersTaken { taken } => self.waiting_senders_taken(taken)?,
             Call::Tapped { batch } => self.tapped(batch)?,
-            Call::Ended { left } => self.router_ended(left)?,
             Call::Settled => self.settled(&mut view)?,
         }
         // Who is told unasked, and for how long a rate makes somebody wait, is judged elsewhere.

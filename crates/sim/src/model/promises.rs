@@ -19,7 +19,10 @@ impl Model {
 
     /// The turn has ended: receipts are decided, and whoever has everything is gone.
     pub(super) fn turn_ended(&mut self, view: &mut View<'_>, expected: &mut Expected) -> Checked {
-        for key in std::mem::take(&mut self.due) {
+        let due = self.sessions.iter();
+        let due = due.filter(|(_, session)| matches!(session.first, First::Due { .. }));
+        let due: Vec<SessionKey> = due.map(|(key, _)| *key).collect();
+        for key in due {
             self.decide_first(key, expected);
         }
         self.take_effects(view, &mut Told::default(), expected)?;

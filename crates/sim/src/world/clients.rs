@@ -1,7 +1,7 @@
 //! What clients do when the script says so.
 
-use super::link::{Link, LinkId};
 use super::World;
+use super::link::{Link, LinkId};
 use crate::call::Violation;
 use crate::character::Reads;
 use crate::draw::Dice;

@@ -236,7 +236,7 @@ impl Watched {
         error: FrameError,
     ) -> Result<(), Violation> {
         self.router.refuse_frame(key, error);
-        self.hear(&Call::FrameRefused { key })
+        self.hear(&Call::FrameRefused { key, error })
     }
 
     pub(super) fn buffered(
@@ -313,11 +313,7 @@ impl Watched {
         self.hear(&Call::Configured { config })
     }
 
-    pub(super) fn answer_admin(
-        &mut self,
-        key: SessionKey,
-        frame: &[u8],
-    ) -> Result<(), Violation> {
+    pub(super) fn answer_admin(&mut self, key: SessionKey, frame: &[u8]) -> Result<(), Violation> {
         self.router.answer_admin(key, frame);
         self.hear(&Call::AdminAnswered { key, frame })
     }
