@@ -71,8 +71,8 @@ pub struct Client {
     pub from_bus_bytes_max: u32,
     /// How it reads.
     pub reads: Reads,
-    /// What it sends at a time, in bytes.
-    pub drip_bytes: u32,
+    /// What it sends at a time, in bytes, if it does not send everything.
+    pub drip_bytes: Option<u32>,
 }
 
 /// The driver's liberties. Chances are of 256.
@@ -209,8 +209,8 @@ fn client(dice: &mut Dice, is_huge: bool) -> Client {
         _ => Reads::Everything,
     };
     let drip_bytes = match temper {
-        Temper::Dripper if !is_huge => 1 + dice.magnitude(7),
-        _ => u32::MAX,
+        Temper::Dripper if !is_huge => Some(1 + dice.magnitude(7)),
+        _ => None,
     };
     Client { temper, uid, to_bus_bytes_max, from_bus_bytes_max, reads, drip_bytes }
 }

@@ -1,7 +1,7 @@
 //! What clients do when the script says so.
 
-use super::link::{Link, LinkId};
 use super::World;
+use super::link::{Link, LinkId};
 use crate::call::Violation;
 use crate::character::Reads;
 use crate::draw::Dice;
@@ -60,11 +60,11 @@ impl World<'_> {
             }
             Action::ReadOn => link.reads(Reads::Everything),
             Action::ReadNot => link.reads(Reads::Nothing),
-            Action::Drip { bytes } => link.drip(bytes as usize),
+            Action::Drip { bytes } => link.drip(Some(bytes as usize)),
             Action::Pause { bytes } => link.pause_after(Some(bytes as usize)),
             Action::Flow => {
                 link.pause_after(None);
-                link.drip(usize::MAX);
+                link.drip(None);
             }
             Action::HalfClose { at_once } => {
                 if at_once {

@@ -152,23 +152,16 @@ impl World<'_> {
             self.dice.shuffle(ready.make_contiguous());
         }
         for id in &ready {
-            if !std::mem::take(&mut self.link(*id).is_ready) {
-                continue;
-            }
-            loop {
+            while std::mem::take(&mut self.link(*id).is_ready) {
                 let bytes_max = self.read_size();
                 self.read(*id, bytes_max)?;
                 self.after_call()?;
-                if !self.links[id.0].is_ready || !self.dice.chance(driver.reads_again) {
+                if !self.dice.chance(driver.reads_again) {
                     break;
                 }
             }
         }
-        // Those that became ready again meanwhile stand behind those that were put in by others.
-        let mut again = std::mem::take(&mut self.ready);
-        ready.clear();
-        again.retain(|id| self.links[id.0].is_ready);
-        self.ready = if again.is_empty() { ready } else { again };
+        self.ready.retain(|id| self.links[id.0].is_ready);
         Ok(())
     }
 

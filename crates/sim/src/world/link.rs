@@ -25,7 +25,8 @@ pub(super) struct FarEnd {
     /// What it does when all of them are sent.
     then: Then,
     reads: Reads,
-    drip_bytes: usize,
+    /// What it sends at a time, if it does not send everything.
+    drip_bytes: Option<usize>,
     /// What it still sends before it stops in the middle.
     quota_bytes: Option<usize>,
     /// It has ended its sending side.
@@ -91,7 +92,7 @@ impl Link {
                 wish: VecDeque::new(),
                 then: Then::Wait,
                 reads: traits.reads,
-                drip_bytes: traits.drip_bytes as usize,
+                drip_bytes: traits.drip_bytes.map(|bytes| bytes as usize),
                 quota_bytes: None,
                 write_shut: false,
                 read_shut: false,
@@ -157,9 +158,9 @@ impl Link {
         self.far.reads == Reads::Everything && !self.far.read_shut
     }
 
-    /// How much the client sends at a time from now on.
-    pub(super) fn drip(&mut self, bytes: usize) {
-        self.far.drip_bytes = bytes.max(1);
+    /// How much the client sends at a time from now on; none: everything.
+    pub(super) fn drip(&mut self, bytes: Option<usize>) {
+        self.far.drip_bytes = bytes;
     }
 
     /// After how many bytes the client stops in the middle.
@@ -170,7 +171,7 @@ impl Link {
     /// The client does from now on all that it can.
     pub(super) fn heal(&mut self) {
         self.far.reads = Reads::Everything;
-        self.far.drip_bytes = usize::MAX;
+        self.far.drip_bytes = None;
         self.far.quota_bytes = None;
         self.to_bus.set_bytes_max(HEALED_BYTES_MAX);
         self.from_bus.set_bytes_max(HEALED_BYTES_MAX);
@@ -196,7 +197,7 @@ impl Link {
             Reads::Nothing => 0,
         };
         let sent = self.send();
-        let is_dripping = self.far.drip_bytes < usize::MAX;
+        let is_dripping = self.far.drip_bytes.is_some();
         read > 0 || sent > 0 && !is_dripping
     }
 
@@ -213,7 +214,8 @@ impl Link {
             self.end_when_done();
             return 0;
         }
-        let at_most = self.far.quota_bytes.unwrap_or(usize::MAX).min(self.far.drip_bytes);
+        let drip = self.far.drip_bytes.unwrap_or(usize::MAX);
+        let at_most = self.far.quota_bytes.unwrap_or(usize::MAX).min(drip);
         let front = self.far.wish.as_slices().0;
         let mut sent = self.to_bus.write(&front[..front.len().min(at_most)]);
         self.far.wish.drain(..sent);
@@ -319,7 +321,7 @@ mod tests {
             to_bus_bytes_max: 4,
             from_bus_bytes_max: 4,
             reads,
-            drip_bytes: u32::MAX,
+            drip_bytes: None,
         };
         Link::new(0, &traits, 1)
     }
@@ -355,7 +357,7 @@ mod tests {
     fn what_drips_comes_byte_by_byte() {
         let mut link = link(Reads::Nothing);
         link.wish(b"abc");
-        link.drip(1);
+        link.drip(Some(1));
         for byte in [1, 2, 3] {
             assert!(!link.pump(), "nobody waits for what drips");
             assert_eq!(link.to_bus.len(), byte);

@@ -15,9 +15,11 @@ static HOOK: Once = Once::new();
 pub(super) fn catch<T>(play: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if IS_PLAYING.get() { remember(info) } else { usual(info) }
-        }));
+        panic::set_hook(Box::new(
+            move |info| {
+                if IS_PLAYING.get() { remember(info) } else { usual(info) }
+            },
+        ));
     });
     let was_playing = IS_PLAYING.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(play));

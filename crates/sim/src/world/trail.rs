@@ -77,7 +77,9 @@ impl Trail {
     /// The router was called.
     pub(super) fn call(&mut self, at_us: u64, call: &Call<'_>, effects: &[Effect]) {
         let line = match *call {
-            Call::Began { restored, .. } => Line::Many("a router begins; names restored", restored.len()),
+            Call::Began { restored, .. } => {
+                Line::Many("a router begins; names restored", restored.len())
+            }
             Call::TurnBegan => Line::Named("begin_turn"),
             Call::Connected { key, credentials } => Line::Connected(key, credentials.uid),
             Call::Reading { key, reading } => Line::Reading(key, reading),
@@ -115,11 +117,7 @@ impl Trail {
     }
 
     /// What people read. `who` says whose a session is.
-    pub(super) fn lines(
-        &self,
-        script: &Script,
-        who: impl Fn(SessionKey) -> String,
-    ) -> Vec<String> {
+    pub(super) fn lines(&self, script: &Script, who: impl Fn(SessionKey) -> String) -> Vec<String> {
         self.lines.iter().map(|(at_us, line)| show(*at_us, *line, script, &who)).collect()
     }
 }

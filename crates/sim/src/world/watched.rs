@@ -313,11 +313,7 @@ impl Watched {
         self.hear(&Call::Configured { config })
     }
 
-    pub(super) fn answer_admin(
-        &mut self,
-        key: SessionKey,
-        frame: &[u8],
-    ) -> Result<(), Violation> {
+    pub(super) fn answer_admin(&mut self, key: SessionKey, frame: &[u8]) -> Result<(), Violation> {
         self.router.answer_admin(key, frame);
         self.hear(&Call::AdminAnswered { key, frame })
     }

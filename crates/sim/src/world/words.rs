@@ -60,7 +60,8 @@ impl Words {
                 0..=4 => put(out, format_args!(",\"id\":\"m{number}\"")),
                 5 => put(out, format_args!(",\"id\":\"twice\"")),
                 6 => {
-                    let id = dice.pick(&["null", "0", "-1.5e3", "[1,{}]", "\"\\ud800\"", "{\"a\":1}"]);
+                    let id =
+                        dice.pick(&["null", "0", "-1.5e3", "[1,{}]", "\"\\ud800\"", "{\"a\":1}"]);
                     put(out, format_args!(",\"id\":{id}"));
                 }
                 7 => put(out, format_args!(",\"ts\":1.5")),
@@ -207,8 +208,13 @@ impl Words {
             3 => out.extend_from_slice(b"GET / HTTP/1.1\r\nHost: bus\r\n\r\n"),
             4 => text(out, "[1,2]"),
             5 => text(out, dice.pick(&["5", "\"x\"", "null", "NaN", " "])),
-            6 => text(out, dice.pick(&["{", "{\"a\":}", "{\"a\":1,}", "{}x", "{'a':1}", "{\"a\":01}"])),
-            7 => frame::append(out, |out| out.extend_from_slice(b"{\"type\":\"message\",\"to\":\"\xff\"}")),
+            6 => text(
+                out,
+                dice.pick(&["{", "{\"a\":}", "{\"a\":1,}", "{}x", "{'a':1}", "{\"a\":01}"]),
+            ),
+            7 => frame::append(out, |out| {
+                out.extend_from_slice(b"{\"type\":\"message\",\"to\":\"\xff\"}")
+            }),
             8 => {
                 let deep = "[".repeat(NESTING_MAX) + &"]".repeat(NESTING_MAX);
                 text(out, &format!("{{\"type\":\"ping\",\"body\":{deep}}}"));
