@@ -92,6 +92,8 @@ pub struct Driver {
     pub reads_less: u16,
     /// That it reads from a connection again in the same turn.
     pub reads_again: u16,
+    /// That it writes right after a read, and not only after all of them.
+    pub writes_early: u16,
     /// That a socket takes only a part of a write that it has room for.
     pub writes_less: u16,
     /// Writes to one connection in one turn.
@@ -231,6 +233,7 @@ fn driver(dice: &mut Dice, is_huge: bool) -> Driver {
         shuffles: liberty(256),
         reads_less: if is_huge { 0 } else { liberty(64) },
         reads_again: liberty(64),
+        writes_early: liberty(32),
         writes_less: if is_huge { 0 } else { liberty(64) },
         notices_later: liberty(128).min(200),
         shares: liberty(32),

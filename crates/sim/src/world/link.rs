@@ -35,6 +35,8 @@ pub(super) struct FarEnd {
     pub(super) read_shut: bool,
     /// It has closed.
     pub(super) closed: bool,
+    /// It closes when it has got so many further bytes.
+    dies_after: Option<usize>,
     /// It closed with bytes that it had not read: the bus hears of that once, behind what was sent.
     is_reset: bool,
 }
@@ -97,6 +99,7 @@ impl Link {
                 write_shut: false,
                 read_shut: false,
                 closed: false,
+                dies_after: None,
                 is_reset: false,
             },
             to_bus: Pipe::new(traits.to_bus_bytes_max as usize),
@@ -168,11 +171,33 @@ impl Link {
         self.far.quota_bytes = bytes;
     }
 
+    /// The client closes when it has got so many further bytes.
+    pub(super) fn die_after(&mut self, bytes: usize) {
+        self.far.dies_after = Some(bytes);
+    }
+
+    /// How much the socket takes now.
+    pub(super) fn room(&self) -> usize {
+        self.from_bus.room().min(self.far.dies_after.unwrap_or(usize::MAX))
+    }
+
+    /// So many bytes were written to the client.
+    pub(super) fn deliver(&mut self, bytes: usize) {
+        self.from_bus.write(bytes);
+        if let Some(left) = &mut self.far.dies_after {
+            *left -= bytes;
+            if *left == 0 {
+                self.close();
+            }
+        }
+    }
+
     /// The client does from now on all that it can.
     pub(super) fn heal(&mut self) {
         self.far.reads = Reads::Everything;
         self.far.drip_bytes = None;
         self.far.quota_bytes = None;
+        self.far.dies_after = None;
         self.to_bus.set_bytes_max(HEALED_BYTES_MAX);
         self.from_bus.set_bytes_max(HEALED_BYTES_MAX);
     }
@@ -296,6 +321,17 @@ impl Link {
             Decoded::Incomplete { frame_bytes } => Some(frame_bytes - self.kept.len()),
             _ => None,
         }
+    }
+
+    /// It leaves this process of the bus, to be accepted by the next one.
+    pub(super) fn move_out(&mut self) {
+        self.key = None;
+        self.is_ready = false;
+        self.is_blocked = false;
+        self.read_closed = false;
+        self.hung_up = false;
+        self.at_end = false;
+        self.write_is_lost = false;
     }
 
     /// The driver lets go of it.
