@@ -71,8 +71,8 @@ pub struct Client {
     pub from_bus_bytes_max: u32,
     /// How it reads.
     pub reads: Reads,
-    /// What it sends at a time, in bytes.
-    pub drip_bytes: u32,
+    /// What it sends at a time, in bytes, if it does not send everything.
+    pub drip_bytes: Option<u32>,
 }
 
 /// The driver's liberties. Chances are of 256.
@@ -92,6 +92,8 @@ pub struct Driver {
     pub reads_less: u16,
     /// That it reads from a connection again in the same turn.
     pub reads_again: u16,
+    /// That it writes right after a read, and not only after all of them.
+    pub writes_early: u16,
     /// That a socket takes only a part of a write that it has room for.
     pub writes_less: u16,
     /// Writes to one connection in one turn.
@@ -209,8 +211,8 @@ fn client(dice: &mut Dice, is_huge: bool) -> Client {
         _ => Reads::Everything,
     };
     let drip_bytes = match temper {
-        Temper::Dripper if !is_huge => 1 + dice.magnitude(7),
-        _ => u32::MAX,
+        Temper::Dripper if !is_huge => Some(1 + dice.magnitude(7)),
+        _ => None,
     };
     Client { temper, uid, to_bus_bytes_max, from_bus_bytes_max, reads, drip_bytes }
 }
@@ -231,6 +233,7 @@ fn driver(dice: &mut Dice, is_huge: bool) -> Driver {
         shuffles: liberty(256),
         reads_less: if is_huge { 0 } else { liberty(64) },
         reads_again: liberty(64),
+        writes_early: liberty(32),
         writes_less: if is_huge { 0 } else { liberty(64) },
         notices_later: liberty(128).min(200),
         shares: liberty(32),

@@ -171,6 +171,11 @@ pub enum Action {
         /// What it has not sent yet is not sent any more.
         at_once: bool,
     },
+    /// Closes in the middle of what it gets.
+    Die {
+        /// Bytes that it still takes.
+        bytes: u32,
+    },
     /// Registers, hears nothing for a while, leaves, and comes back.
     Tire {
         /// Under which name.
@@ -222,6 +227,7 @@ pub(crate) enum Kind {
     HalfClose,
     StopReading,
     Close,
+    Die,
     Tire,
     TakeTapped,
     AnswerAdmin,
@@ -256,6 +262,7 @@ impl Kind {
         Kind::HalfClose,
         Kind::StopReading,
         Kind::Close,
+        Kind::Die,
         Kind::Tire,
         Kind::TakeTapped,
         Kind::AnswerAdmin,
@@ -292,6 +299,7 @@ impl Action {
         "half_close",
         "stop_reading",
         "close",
+        "die",
         "tire",
         "take_tapped",
         "answer_admin",
@@ -331,6 +339,7 @@ impl Action {
             Action::HalfClose { .. } => Kind::HalfClose,
             Action::StopReading => Kind::StopReading,
             Action::Close { .. } => Kind::Close,
+            Action::Die { .. } => Kind::Die,
             Action::Tire { .. } => Kind::Tire,
             Action::TakeTapped => Kind::TakeTapped,
             Action::AnswerAdmin => Kind::AnswerAdmin,
@@ -354,7 +363,7 @@ impl Action {
             }
             Kind::Turn => Action::Turn,
             Kind::Connect => Action::Connect { beside: dice.one_in(4) },
-            Kind::Register => Action::Register { name: dice.below(256) as u8 },
+            Kind::Register => Action::Register { name: name(dice) },
             Kind::Send => {
                 let (count, bytes) = load(dice, character);
                 Action::Send { to: to(dice, character), count, bytes }
@@ -379,8 +388,9 @@ impl Action {
             Kind::HalfClose => Action::HalfClose { at_once: dice.one_in(4) },
             Kind::StopReading => Action::StopReading,
             Kind::Close => Action::Close { at_once: dice.one_in(3) },
+            Kind::Die => Action::Die { bytes: 1 + dice.magnitude(14) },
             Kind::Tire => Action::Tire {
-                name: dice.below(256) as u8,
+                name: name(dice),
                 silence_us: dice.between(850_000, 1_600_000),
                 away_us: dice.between(500_000, 3_200_000),
             },
@@ -415,8 +425,13 @@ fn to(dice: &mut Dice, character: &Character) -> To {
     } else if dice.one_in(40) {
         To::Nobody
     } else {
-        To::Name(dice.below(256) as u8)
+        To::Name(name(dice))
     }
+}
+
+/// One of the names: the first ones are wanted most.
+fn name(dice: &mut Dice) -> u8 {
+    dice.below(6).min(dice.below(6)) as u8
 }
 
 /// How many messages, and the bytes of each.

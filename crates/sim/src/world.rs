@@ -117,7 +117,7 @@ struct World<'a> {
     idle_turns: u32,
     /// Someone was to go on in this turn.
     has_resumed: bool,
-    /// The limits in use, and no limits for a moment.
+    /// The limits in use.
     config: Config,
     /// The longest that anything can last under the limits that there were.
     longest_wait: Duration,

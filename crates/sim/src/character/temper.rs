@@ -82,7 +82,7 @@ impl Temper {
             Kind::Connect | Kind::Send | Kind::Register | Kind::Read | Kind::ReadOn => 20,
             Kind::Visit | Kind::Ping | Kind::Close | Kind::Flow | Kind::HalfClose => 8,
             Kind::ReadNot | Kind::Pause | Kind::List | Kind::StopReading => 5,
-            Kind::Drip | Kind::Garbage | Kind::Odd | Kind::Admin | Kind::Tire => 3,
+            Kind::Drip | Kind::Die | Kind::Garbage | Kind::Odd | Kind::Admin | Kind::Tire => 3,
         }
     }
 
@@ -109,6 +109,7 @@ impl Temper {
             Temper::Breaker => &[
                 (Kind::Close, 150),
                 (Kind::StopReading, 60),
+                (Kind::Die, 100),
                 (Kind::HalfClose, 100),
                 (Kind::Register, 150),
                 (Kind::Send, 150),

@@ -60,11 +60,11 @@ impl World<'_> {
             }
             Action::ReadOn => link.reads(Reads::Everything),
             Action::ReadNot => link.reads(Reads::Nothing),
-            Action::Drip { bytes } => link.drip(bytes as usize),
+            Action::Drip { bytes } => link.drip(Some(bytes as usize)),
             Action::Pause { bytes } => link.pause_after(Some(bytes as usize)),
             Action::Flow => {
                 link.pause_after(None);
-                link.drip(usize::MAX);
+                link.drip(None);
             }
             Action::HalfClose { at_once } => {
                 if at_once {
@@ -73,6 +73,7 @@ impl World<'_> {
                 link.then(Then::HalfClose);
             }
             Action::StopReading => link.far.read_shut = true,
+            Action::Die { bytes } => link.die_after(bytes as usize),
             Action::Close { at_once: true } => link.close(),
             Action::Close { at_once: false } => link.then(Then::Close),
             _ => {}
@@ -159,9 +160,17 @@ impl World<'_> {
         }
     }
 
+    /// Where everything goes byte by byte, there is less of it: a run must not take forever.
+    fn wish_bytes_max(&self, id: LinkId) -> usize {
+        let client = &self.script.character.clients[usize::from(self.links[id.0].client)];
+        let read_bytes_max = self.script.character.driver.read_bytes_max;
+        let narrowest = client.to_bus_bytes_max.min(read_bytes_max) as usize;
+        (narrowest * 1_000).clamp(3_000, WISH_BYTES_MAX)
+    }
+
     /// A client wants to send what is written here, if it does not want to send too much already.
     fn put(&mut self, id: LinkId, write: impl Fn(&mut super::Words, &mut Vec<u8>, &mut Dice)) {
-        if self.links[id.0].wished_bytes() > WISH_BYTES_MAX {
+        if self.links[id.0].wished_bytes() > self.wish_bytes_max(id) {
             return;
         }
         let mut said = std::mem::take(&mut self.said);

@@ -152,23 +152,19 @@ impl World<'_> {
             self.dice.shuffle(ready.make_contiguous());
         }
         for id in &ready {
-            if !std::mem::take(&mut self.link(*id).is_ready) {
-                continue;
-            }
-            loop {
+            while std::mem::take(&mut self.link(*id).is_ready) {
                 let bytes_max = self.read_size();
                 self.read(*id, bytes_max)?;
                 self.after_call()?;
-                if !self.links[id.0].is_ready || !self.dice.chance(driver.reads_again) {
+                if self.dice.chance(driver.writes_early) {
+                    self.write_dirty()?;
+                }
+                if !self.dice.chance(driver.reads_again) {
                     break;
                 }
             }
         }
-        // Those that became ready again meanwhile stand behind those that were put in by others.
-        let mut again = std::mem::take(&mut self.ready);
-        ready.clear();
-        again.retain(|id| self.links[id.0].is_ready);
-        self.ready = if again.is_empty() { ready } else { again };
+        self.ready.retain(|id| self.links[id.0].is_ready);
         Ok(())
     }
 
@@ -328,7 +324,7 @@ impl World<'_> {
         let mut keys = std::mem::take(&mut self.unwritten);
         for id in &self.open {
             let link = &self.links[id.0];
-            let may_write = link.from_bus.room() > 0 || link.write_fails();
+            let may_write = link.room() > 0 || link.write_fails();
             if let Some(key) = link.key.filter(|_| link.is_blocked && may_write) {
                 keys.push(key);
             }
@@ -366,12 +362,12 @@ impl World<'_> {
                 let has_more = self.watched.router().next_write(key).next().is_some();
                 return if has_more { self.on_write_error(id, key) } else { Ok(()) };
             }
-            let room = link.from_bus.room();
+            let room = link.room();
             let less = self.dice.chance(driver.writes_less) && !self.is_healing;
             let at_most = if less { self.dice.magnitude(12) as usize } else { usize::MAX };
             let wrote = self.watched.write(key, room.min(at_most))?;
             let link = self.link(id);
-            link.from_bus.write(wrote.taken);
+            link.deliver(wrote.taken);
             link.is_blocked = wrote.taken < wrote.offered;
             self.moves += u64::from(wrote.taken > 0);
             self.after_call()?;

@@ -25,7 +25,8 @@ pub(super) struct FarEnd {
     /// What it does when all of them are sent.
     then: Then,
     reads: Reads,
-    drip_bytes: usize,
+    /// What it sends at a time, if it does not send everything.
+    drip_bytes: Option<usize>,
     /// What it still sends before it stops in the middle.
     quota_bytes: Option<usize>,
     /// It has ended its sending side.
@@ -34,6 +35,8 @@ pub(super) struct FarEnd {
     pub(super) read_shut: bool,
     /// It has closed.
     pub(super) closed: bool,
+    /// It closes when it has got so many further bytes.
+    dies_after: Option<usize>,
     /// It closed with bytes that it had not read: the bus hears of that once, behind what was sent.
     is_reset: bool,
 }
@@ -91,11 +94,12 @@ impl Link {
                 wish: VecDeque::new(),
                 then: Then::Wait,
                 reads: traits.reads,
-                drip_bytes: traits.drip_bytes as usize,
+                drip_bytes: traits.drip_bytes.map(|bytes| bytes as usize),
                 quota_bytes: None,
                 write_shut: false,
                 read_shut: false,
                 closed: false,
+                dies_after: None,
                 is_reset: false,
             },
             to_bus: Pipe::new(traits.to_bus_bytes_max as usize),
@@ -157,9 +161,9 @@ impl Link {
         self.far.reads == Reads::Everything && !self.far.read_shut
     }
 
-    /// How much the client sends at a time from now on.
-    pub(super) fn drip(&mut self, bytes: usize) {
-        self.far.drip_bytes = bytes.max(1);
+    /// How much the client sends at a time from now on; none: everything.
+    pub(super) fn drip(&mut self, bytes: Option<usize>) {
+        self.far.drip_bytes = bytes;
     }
 
     /// After how many bytes the client stops in the middle.
@@ -167,11 +171,33 @@ impl Link {
         self.far.quota_bytes = bytes;
     }
 
+    /// The client closes when it has got so many further bytes.
+    pub(super) fn die_after(&mut self, bytes: usize) {
+        self.far.dies_after = Some(bytes);
+    }
+
+    /// How much the socket takes now.
+    pub(super) fn room(&self) -> usize {
+        self.from_bus.room().min(self.far.dies_after.unwrap_or(usize::MAX))
+    }
+
+    /// So many bytes were written to the client.
+    pub(super) fn deliver(&mut self, bytes: usize) {
+        self.from_bus.write(bytes);
+        if let Some(left) = &mut self.far.dies_after {
+            *left -= bytes;
+            if *left == 0 {
+                self.close();
+            }
+        }
+    }
+
     /// The client does from now on all that it can.
     pub(super) fn heal(&mut self) {
         self.far.reads = Reads::Everything;
-        self.far.drip_bytes = usize::MAX;
+        self.far.drip_bytes = None;
         self.far.quota_bytes = None;
+        self.far.dies_after = None;
         self.to_bus.set_bytes_max(HEALED_BYTES_MAX);
         self.from_bus.set_bytes_max(HEALED_BYTES_MAX);
     }
@@ -196,7 +222,7 @@ impl Link {
             Reads::Nothing => 0,
         };
         let sent = self.send();
-        let is_dripping = self.far.drip_bytes < usize::MAX;
+        let is_dripping = self.far.drip_bytes.is_some();
         read > 0 || sent > 0 && !is_dripping
     }
 
@@ -213,7 +239,8 @@ impl Link {
             self.end_when_done();
             return 0;
         }
-        let at_most = self.far.quota_bytes.unwrap_or(usize::MAX).min(self.far.drip_bytes);
+        let drip = self.far.drip_bytes.unwrap_or(usize::MAX);
+        let at_most = self.far.quota_bytes.unwrap_or(usize::MAX).min(drip);
         let front = self.far.wish.as_slices().0;
         let mut sent = self.to_bus.write(&front[..front.len().min(at_most)]);
         self.far.wish.drain(..sent);
@@ -296,6 +323,17 @@ impl Link {
         }
     }
 
+    /// It leaves this process of the bus, to be accepted by the next one.
+    pub(super) fn move_out(&mut self) {
+        self.key = None;
+        self.is_ready = false;
+        self.is_blocked = false;
+        self.read_closed = false;
+        self.hung_up = false;
+        self.at_end = false;
+        self.write_is_lost = false;
+    }
+
     /// The driver lets go of it.
     pub(super) fn close_at_the_bus(&mut self) {
         self.bus_closed = true;
@@ -319,7 +357,7 @@ mod tests {
             to_bus_bytes_max: 4,
             from_bus_bytes_max: 4,
             reads,
-            drip_bytes: u32::MAX,
+            drip_bytes: None,
         };
         Link::new(0, &traits, 1)
     }
@@ -355,7 +393,7 @@ mod tests {
     fn what_drips_comes_byte_by_byte() {
         let mut link = link(Reads::Nothing);
         link.wish(b"abc");
-        link.drip(1);
+        link.drip(Some(1));
         for byte in [1, 2, 3] {
             assert!(!link.pump(), "nobody waits for what drips");
             assert_eq!(link.to_bus.len(), byte);
