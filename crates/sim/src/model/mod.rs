@@ -352,8 +352,11 @@ impl Model {
         }
     }
 
-    /// Messages whose fate this anonymous sender is still to hear.
+    /// Messages whose fate this sender is still to hear. One that has registered since does not ask.
     fn undecided(&self, key: SessionKey) -> usize {
+        if !self.sessions.get(&key).is_some_and(Session::is_anonymous) {
+            return 0;
+        }
         let held = self.names.values().flat_map(|name| &name.held);
         held.filter(|copy| copy.waiter == Some(key)).count()
     }
