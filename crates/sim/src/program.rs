@@ -171,6 +171,7 @@ fn tell_end(
 ) -> io::Result<Outcome> {
     let statistics = &searched.statistics;
     report::clean(statistics, searched.elapsed, out)?;
+    writeln!(out, "{}", statistics.coverage)?;
     report::statistics(statistics, searched.elapsed, out)?;
     let missing = statistics.coverage.missing();
     let is_long = statistics.played.events >= COVERAGE_EVENTS_MIN && arguments.only.is_none();

@@ -103,11 +103,9 @@ pub(super) fn statistics(
     elapsed: Duration,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let Statistics { runs, played, coverage } = statistics;
+    let Statistics { runs, played, .. } = statistics;
     let real_s = elapsed.as_secs_f64().max(1e-6);
     let virtual_s = played.virtual_us as f64 / 1e6;
-    write!(out, "{coverage}")?;
-    writeln!(out)?;
     writeln!(out, "runs          {runs:>14}")?;
     for (title, count) in
         [("events", played.events), ("router calls", played.calls), ("messages", played.messages)]
