@@ -1,19 +1,19 @@
 //! Any bytes as a frame's payload: the scanner against [`crate::reference`]. Both accept the same
 //! documents, and find the same values for the same keys.
 //!
-//! Long repetitions are written short, see [`crate::notation`].
+//! How inputs stand for documents is said in [`crate::notation`].
 
 use bytes::Bytes;
 use hermes_bus_proto::envelope::NotText;
 use hermes_bus_proto::object::{self, Object, Shape};
 use hermes_bus_proto::{Destination, Envelope, FrameError, Kind, Raw};
 
-use crate::notation::expand;
+use crate::notation;
 use crate::reference::{self, Member, Opinion};
 
 /// Reads the document in `input`.
 pub fn check(input: &[u8]) {
-    let document = expand(input);
+    let document = notation::document(input);
     let scanned = Envelope::scan(&document);
     let object = Object::scan(Bytes::copy_from_slice(&document));
     assert_eq!(scanned.as_ref().err(), object.as_ref().err());

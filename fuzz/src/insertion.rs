@@ -3,14 +3,14 @@
 //!
 //! The input is three texts and a document, with a zero byte behind each of the first three: the
 //! sender's name, the time in microseconds, the room for the insertion in bytes. Numbers that are none
-//! are 0. In name and document, long repetitions are written short, see [`crate::notation`].
+//! are 0. How inputs stand for names and documents is said in [`crate::notation`].
 
 use bytes::Bytes;
 use hermes_bus_proto::envelope::Insertion;
 use hermes_bus_proto::object::Object;
 use hermes_bus_proto::{EndpointName, Envelope, NameError};
 
-use crate::notation::expand;
+use crate::notation::{self, expand};
 use crate::reference::{self, Member, Opinion};
 
 const ID: &str = "6b1f0d2e-0000-4000-8000-000000000000";
@@ -22,7 +22,7 @@ pub fn check(input: &[u8]) {
     let mut parts = input.splitn(4, |byte| *byte == 0);
     let mut part = || parts.next().unwrap_or_default();
     let (name, unix_us, room, document) =
-        (expand(part()), number(part()), number(part()), expand(part()));
+        (expand(part()), number(part()), number(part()), notation::document(part()));
     let name = String::from_utf8_lossy(&name);
     let Some(name_json) = name_as_json(&name) else { return };
     let Opinion::Object(members) = reference::read(&document) else { return };

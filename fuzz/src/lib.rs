@@ -6,6 +6,7 @@
 pub mod config;
 pub mod envelope;
 pub mod frame;
+mod grammar;
 pub mod insertion;
 mod notation;
 mod reference;

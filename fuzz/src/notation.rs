@@ -1,15 +1,28 @@
-//! Long texts in few bytes, so that limits of hundreds of levels and thousands of digits are one
+//! How inputs stand for documents.
+//!
+//! An input that begins with `FE` is a row of choices for [`grammar`]. Any other is a text, with a way to
+//! write long ones in few bytes, so that limits of hundreds of levels and thousands of digits are one
 //! mutation away.
 //!
 //! `FF`, a number of repetitions (two bytes, big-endian), the length of a piece (one byte, its lower
 //! four bits count), the piece: the piece that many times. Every other byte stands for itself. The
-//! byte `FF` was chosen because no valid document holds it; of the bytes that break UTF-8 the other
-//! twelve are left.
+//! two bytes were chosen because no valid document holds them; eleven others that break UTF-8 are left.
 
+use crate::grammar;
+
+const CHOICES: u8 = 0xfe;
 const REPEAT: u8 = 0xff;
 
 /// Most bytes that an input may stand for: what is longer is cut.
 const EXPANDED_BYTES_MAX: usize = 16 * 1024;
+
+/// The document that `input` stands for.
+pub(crate) fn document(input: &[u8]) -> Vec<u8> {
+    match input {
+        [CHOICES, choices @ ..] => grammar::document(choices),
+        text => expand(text),
+    }
+}
 
 /// Writes out the repetitions in `input`. What is left of one that is cut off stands for nothing.
 pub(crate) fn expand(mut input: &[u8]) -> Vec<u8> {
