@@ -8,9 +8,9 @@ pub(crate) fn document(choices: &[u8]) -> Vec<u8> {
     let mistakes = maker.choose(8).saturating_sub(5);
     maker.white_space();
     if maker.choose(32) == 31 {
-        maker.value(0)
+        maker.value(0);
     } else {
-        maker.object(0)
+        maker.object(0);
     }
     maker.white_space();
     for _ in 0..mistakes {
@@ -73,6 +73,8 @@ const PIECES: [&str; 16] = [
 ];
 /// Deepest nesting of values that are made one by one.
 const DEPTH_MAX: usize = 4;
+/// From this length on, what follows is short.
+const LONG_BYTES: usize = 16 * 1024;
 
 struct Maker<'a> {
     choices: std::slice::Iter<'a, u8>,
@@ -143,8 +145,8 @@ impl Maker<'_> {
             }
             10 if depth < DEPTH_MAX => self.array(depth),
             11 | 12 if depth < DEPTH_MAX => self.object(depth),
-            13 => self.levels(depth),
-            14 => self.digits(),
+            13 if self.made.len() < LONG_BYTES => self.levels(depth),
+            14 if self.made.len() < LONG_BYTES => self.digits(),
             _ => self.say("7"),
         }
     }
