@@ -63,7 +63,8 @@ impl<'a> Raw<'a> {
     #[inline]
     fn is_text(self, text: &str) -> bool {
         match self.inside_quotes() {
-            Some(inner) if inner == text.as_bytes() => true,
+            // With escapes, the value is never what the bytes say.
+            Some(inner) if inner == text.as_bytes() => !inner.contains(&b'\\'),
             Some(inner) if inner.contains(&b'\\') => self.text().is_ok_and(|value| value == text),
             _ => false,
         }
