@@ -1,5 +1,8 @@
 //! Every limit and delay of the router, with the defaults that the protocol names.
 
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 /// Limits and delays. Bytes count frames with their headers.

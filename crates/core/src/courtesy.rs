@@ -2,6 +2,8 @@
 //! comes, and take any other frame as success. When the first message of an anonymous connection is
 //! routed and nothing else has come with it, the sender hears at once how far it has come.
 
+use alloc::vec::Vec;
+
 use hermes_bus_proto::Raw;
 use hermes_bus_proto::control::{self, Detail, Status};
 
@@ -45,7 +47,7 @@ impl Router {
         if session.undecided > 0 {
             return;
         }
-        let Courtesy::Due(first) = std::mem::replace(&mut session.courtesy, Courtesy::Over) else {
+        let Courtesy::Due(first) = core::mem::replace(&mut session.courtesy, Courtesy::Over) else {
             return;
         };
         let came_alone = session.frames_taken == first.frames_taken

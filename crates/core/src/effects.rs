@@ -1,5 +1,7 @@
 //! What the router wants done, and what it tells about.
 
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use bytes::Bytes;

@@ -1,8 +1,8 @@
 //! One name: who holds it, what is held for it while its session is away for a moment, and how
 //! often sessions have taken it from each other.
 
+use alloc::collections::VecDeque;
 use core::time::Duration;
-use std::collections::VecDeque;
 
 use hermes_bus_proto::EndpointName;
 

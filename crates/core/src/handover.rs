@@ -1,9 +1,10 @@
 //! What one process of the bus leaves to the next one: the names that were in use, and what is held for
 //! them. In the next process they linger, so that what is sent to them meanwhile is held.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
 
 use bytes::Bytes;
 use hermes_bus_proto::EndpointName;
@@ -79,7 +80,7 @@ impl Router {
         let mut taken = Vec::new();
         for (_, endpoint) in &mut self.endpoints {
             let EndpointState::Lingering(linger) = &mut endpoint.state else { continue };
-            let held = std::mem::take(&mut linger.messages);
+            let held = core::mem::take(&mut linger.messages);
             for message in held {
                 let waiter = message.provenance.waiter.filter(|waiter| {
                     let session = self.sessions.get(waiter.index());

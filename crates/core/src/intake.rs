@@ -5,6 +5,8 @@
 //! so that something always finishes. Connections without an unfinished frame are read in small
 //! pieces: small messages go on flowing.
 
+use alloc::format;
+
 use hermes_bus_proto::ErrorCode;
 
 use crate::router::Router;
@@ -104,7 +106,7 @@ impl Router {
 
     /// Lets those go on for whom there is room again.
     pub(crate) fn resume_intake(&mut self) {
-        for key in std::mem::take(&mut self.intake_held) {
+        for key in core::mem::take(&mut self.intake_held) {
             let Some(session) = self.session_mut(key) else { continue };
             session.holds.intake = false;
             // Asking for its allowance puts it back on hold if there is still no room for it.
@@ -154,7 +156,7 @@ impl Router {
     /// Gives the budget back that a connection has used.
     pub(crate) fn forget_intake(&mut self, key: SessionKey) {
         let Some(session) = self.session_mut(key) else { return };
-        let (user, intake) = (session.user, std::mem::take(&mut session.intake));
+        let (user, intake) = (session.user, core::mem::take(&mut session.intake));
         self.intake.refund(user, intake.bytes);
         if let Some(missing) = intake.missing {
             self.unfinished.remove(&(missing, key));

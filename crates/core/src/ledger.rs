@@ -1,5 +1,7 @@
 //! Who uses how much: memory is charged to a user and to all, and refunded when it is free again.
 
+use alloc::vec::Vec;
+
 /// One budget.
 #[derive(Debug)]
 pub(crate) struct Ledger {

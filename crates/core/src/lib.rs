@@ -17,7 +17,10 @@
 //! Memory is bounded: everything queued is charged to somebody and refunded (`ledger`). Nothing is
 //! dropped without a counter ([`Counters`]).
 
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 mod config;
 mod counters;

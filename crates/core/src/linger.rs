@@ -4,7 +4,9 @@
 //! it has come back by then; no receipt is given before that is decided. All others' messages wait
 //! for the whole linger.
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use hermes_bus_proto::control::Detail;
 use hermes_bus_proto::limits::HEADER_BYTES;
@@ -109,7 +111,7 @@ impl Router {
             return None;
         };
         let empty = Linger { until: linger.until, uid: linger.uid, ..Linger::default() };
-        let linger = std::mem::replace(linger, empty);
+        let linger = core::mem::replace(linger, empty);
         self.held.refund(linger.bytes);
         for message in &linger.messages {
             self.is_decided(message);
@@ -169,7 +171,7 @@ impl Router {
         let (now, wait) = (self.now.moment, self.config.answer);
         let lingering = self.endpoints.get_mut(endpoint.0).map(|record| &mut record.state);
         let Some(EndpointState::Lingering(linger)) = lingering else { return };
-        let held = std::mem::take(&mut linger.messages);
+        let held = core::mem::take(&mut linger.messages);
         let mut kept = VecDeque::with_capacity(held.len());
         for mut message in held {
             let provenance = message.provenance;

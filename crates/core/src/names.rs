@@ -4,6 +4,10 @@
 //! lingers; then what is queued is written as long as the peer reads, and what the peer will not get
 //! any more goes to the name's heir ([`Router::settle`]).
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use hermes_bus_proto::control;
@@ -78,7 +82,7 @@ impl Router {
         let uid = self.session(key).map(|session| session.credentials.uid);
         let shown = envelope.member("token");
         let shown = shown.as_ref().and_then(|token| token.text().ok());
-        std::iter::once(first).chain(protections).any(|protection| {
+        core::iter::once(first).chain(protections).any(|protection| {
             let is_users = protection.uid.is_some() && protection.uid == uid;
             is_users || shown.as_ref().is_some_and(|shown| protection.is_opened_by(shown))
         })
@@ -225,7 +229,7 @@ impl Router {
         let mut session = self.sessions.remove(key.index());
         self.answers.refund(session.outbox.control_bytes());
         let cut_off =
-            std::mem::take(&mut session.outbox).discard(self.account(session.user)) as u64;
+            core::mem::take(&mut session.outbox).discard(self.account(session.user)) as u64;
         self.counters.dropped_cut_off += cut_off;
         if let Some(registration) = session.registration() {
             let name = registration.name.clone();
@@ -285,7 +289,7 @@ impl Router {
     fn take_unbegun(&mut self, key: SessionKey) -> Vec<LooseMessage> {
         let now = self.now.moment;
         let Some(session) = self.session_mut(key) else { return Vec::new() };
-        let (user, mut outbox) = (session.user, std::mem::take(&mut session.outbox));
+        let (user, mut outbox) = (session.user, core::mem::take(&mut session.outbox));
         let mut left = outbox.take_unbegun(self.account(user));
         if let Some(session) = self.session_mut(key) {
             session.outbox = outbox;

@@ -5,8 +5,9 @@
 //! they tell what a write has handed over, what had not begun when a connection ended, and where a
 //! write may stop.
 
-use std::collections::VecDeque;
-use std::rc::Rc;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 
@@ -272,7 +273,7 @@ impl Outbox {
         let mut left = self.next_write_bytes();
         let mut skip = self.chunk_written;
         self.chunks.iter().map_while(move |chunk| {
-            let bytes = &chunk.bytes()[std::mem::take(&mut skip)..];
+            let bytes = &chunk.bytes()[core::mem::take(&mut skip)..];
             let bytes = &bytes[..bytes.len().min(left)];
             left -= bytes.len();
             (!bytes.is_empty()).then_some(bytes)
@@ -363,7 +364,7 @@ impl Outbox {
     /// frames, stay.
     pub(crate) fn take_unbegun(&mut self, account: Account<'_>) -> Vec<LooseMessage> {
         let Account { pool, budget, user } = account;
-        let old = std::mem::take(self);
+        let old = core::mem::take(self);
         let mut reader = ChunkReader { chunks: &old.chunks, chunk: 0, at: old.chunk_written };
         let mut loose = Vec::new();
         for (index, frame) in old.frames.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! How fast one connection may send, where the configuration limits it. Who is over it is not read from
 //! for a moment; nothing is lost.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::Moment;
@@ -75,7 +76,7 @@ impl Router {
     /// The pause of a connection that had sent too much is over.
     pub(crate) fn check_pace(&mut self, key: SessionKey) {
         let Some(session) = self.session_mut(key) else { return };
-        if std::mem::take(&mut session.holds.pace) {
+        if core::mem::take(&mut session.holds.pace) {
             self.resume(key);
         }
     }

@@ -3,7 +3,11 @@
 //! Routing itself is in `routing`, names and their sessions in `names`, budgets of unfinished frames
 //! in `intake`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -171,7 +175,7 @@ impl Router {
     /// What the server is called, can do, and whose it is stays, too.
     pub fn configure(&mut self, config: Config) {
         let Config { server, admin_ops, owner_uid, messages_per_s, bytes_per_s, .. } =
-            std::mem::take(&mut self.config);
+            core::mem::take(&mut self.config);
         let rates_change =
             (messages_per_s, bytes_per_s) != (config.messages_per_s, config.bytes_per_s);
         self.config = Config { server, admin_ops, owner_uid, ..config };
@@ -273,11 +277,11 @@ impl Router {
 
     /// Ends a turn, after everything was written that could be: decides courtesy receipts.
     pub fn end_turn(&mut self) {
-        for key in std::mem::take(&mut self.courtesies) {
+        for key in core::mem::take(&mut self.courtesies) {
             self.decide_courtesy(key);
             self.end_if_drained(key);
         }
-        if std::mem::take(&mut self.intake_was_freed) {
+        if core::mem::take(&mut self.intake_was_freed) {
             self.resume_intake();
         }
     }
@@ -289,7 +293,7 @@ impl Router {
 
     /// What is to be done, in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.effects)
+        core::mem::take(&mut self.effects)
     }
 
     fn fire(&mut self, timer: Timer) {
@@ -396,7 +400,7 @@ impl Router {
         self.release_name(key);
         let Some(session) = self.session_mut(key) else { return };
         session.is_deaf = true;
-        if std::mem::take(&mut session.holds.unread_answers) {
+        if core::mem::take(&mut session.holds.unread_answers) {
             self.resume(key);
         }
     }
@@ -431,7 +435,7 @@ impl Router {
 
     /// Sessions for which something was queued since the last call.
     pub fn take_dirty(&mut self) -> Vec<SessionKey> {
-        let dirty = std::mem::take(&mut self.dirty);
+        let dirty = core::mem::take(&mut self.dirty);
         for key in &dirty {
             if let Some(session) = self.session_mut(*key) {
                 session.is_dirty = false;
@@ -657,7 +661,7 @@ impl Router {
     #[inline]
     pub(crate) fn mark_dirty(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key.index as usize)
-            && !std::mem::replace(&mut session.is_dirty, true)
+            && !core::mem::replace(&mut session.is_dirty, true)
         {
             self.dirty.push(key);
         }
@@ -665,7 +669,7 @@ impl Router {
 
     /// Queues one of the bus's own frames.
     pub(crate) fn tell(&mut self, key: SessionKey, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut frame = std::mem::take(&mut self.scratch);
+        let mut frame = core::mem::take(&mut self.scratch);
         frame.clear();
         write(&mut frame);
         self.push_control(key, &frame);

@@ -1,7 +1,11 @@
 //! Where a message goes, and what happens when it does not fit there.
 
-use std::collections::VecDeque;
-use std::rc::Rc;
+use alloc::borrow::ToOwned;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use hermes_bus_proto::control::Detail;
@@ -77,7 +81,7 @@ impl Router {
         let is_anonymous = self.session(key).is_some_and(Session::is_anonymous);
         let waiter = is_anonymous.then_some(key);
         let provenance = Provenance { waiter, arrived: self.now.moment };
-        let mut inserted = std::mem::take(&mut self.inserted);
+        let mut inserted = core::mem::take(&mut self.inserted);
         let mut generated: QuotedId = [b'"'; 38];
         self.insert_fields(key, envelope, &mut inserted, &mut generated);
         let id = envelope.id.unwrap_or(Raw::new(&generated));
@@ -269,7 +273,7 @@ impl Router {
         let more_time = self.config.stall.saturating_sub(self.config.answer);
         let Some(session) = self.session_mut(key) else { return };
         let mut patient = VecDeque::with_capacity(session.waiting_senders.len());
-        for mut waiting in std::mem::take(&mut session.waiting_senders) {
+        for mut waiting in core::mem::take(&mut session.waiting_senders) {
             if waiting.until > now || waiting.patience == Patience::OfTheBus {
                 patient.push_back(waiting);
             } else if self.session(waiting.key).is_some_and(|sender| sender.is_deaf) {
@@ -361,7 +365,7 @@ impl Router {
         self.accept(message);
         self.tap(message, Outcome::Accepted);
         self.counters.broadcasts += 1;
-        let mut receivers = std::mem::take(&mut self.everyone);
+        let mut receivers = core::mem::take(&mut self.everyone);
         receivers.clear();
         receivers.extend(self.registered.values().copied());
         let body = self.body_for_all(message, &receivers);

@@ -1,5 +1,9 @@
 //! One connection: who is at the other end, what it may still do, and what is queued for it.
 
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::listing::{Amount, EndpointDetails, EndpointState, Traffic};
 
@@ -69,7 +73,7 @@ pub(crate) struct Session {
     pub(crate) intake: Intake,
     /// As a receiver: senders that are kept waiting, the longest first, with the bytes they need
     /// and since when they wait.
-    pub(crate) waiting_senders: std::collections::VecDeque<WaitingSender>,
+    pub(crate) waiting_senders: alloc::collections::VecDeque<WaitingSender>,
     /// As a receiver: messages are dropped until half of the queue is read.
     pub(crate) stalled: Option<Stalled>,
     pub(crate) pace: Pace,

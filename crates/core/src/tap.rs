@@ -2,8 +2,10 @@
 //! it. Nobody who routes waits for them: the driver takes the batch at the end of a turn, and what it
 //! leaves is bounded, the oldest dropped first.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 
@@ -202,7 +204,7 @@ impl TapBatch {
             }
         }
         if self.copied_from > self.copied.len() / 2 {
-            self.copied.drain(..std::mem::take(&mut self.copied_from));
+            self.copied.drain(..core::mem::take(&mut self.copied_from));
         }
     }
 }
@@ -245,7 +247,7 @@ impl Tap {
 
     /// What has come since the last time.
     pub(crate) fn take(&mut self) -> TapBatch {
-        std::mem::replace(&mut self.batch, self.spare.pop().unwrap_or_default())
+        core::mem::replace(&mut self.batch, self.spare.pop().unwrap_or_default())
     }
 
     /// Uses the memory of a batch again that somebody is done with.

@@ -3,7 +3,7 @@
 //! kind for a session or endpoint, and none for one that has ended: their number is bounded by what
 //! exists, however busy it is.
 
-use std::collections::BTreeSet;
+use alloc::collections::BTreeSet;
 
 use hashbrown::HashMap;
 

@@ -3,6 +3,11 @@
 //! Every function appends one whole frame, header included. The spelling (a space after `:` and
 //! `,`, key order) is that of the released Python bus, whose clients sometimes look at the text.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
 use serde_json::Value;
 
 use crate::envelope::Raw;

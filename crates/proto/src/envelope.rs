@@ -5,8 +5,11 @@
 //! copies nothing; `body` is walked over, never read. [`Insertion`] adds fields before the closing
 //! brace and leaves every other byte as it was.
 
-use std::borrow::Cow;
-use std::io::Write;
+use alloc::borrow::{Cow, ToOwned};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
 
 use crate::frame::FrameError;
 pub use crate::json::Malformed;
@@ -41,7 +44,7 @@ impl<'a> Raw<'a> {
     pub fn text(self) -> Result<Cow<'a, str>, NotText> {
         let Some(inner) = self.inside_quotes() else { return Err(NotText::OtherType) };
         if !inner.contains(&b'\\') {
-            let text = std::str::from_utf8(inner).map_err(|_| NotText::OtherType)?;
+            let text = core::str::from_utf8(inner).map_err(|_| NotText::OtherType)?;
             return Ok(Cow::Borrowed(text));
         }
         serde_json::from_slice(self.0).map(Cow::Owned).map_err(|_| NotText::LoneSurrogate)
@@ -60,7 +63,8 @@ impl<'a> Raw<'a> {
     #[inline]
     fn is_text(self, text: &str) -> bool {
         match self.inside_quotes() {
-            Some(inner) if inner == text.as_bytes() => true,
+            // With escapes, the value is never what the bytes say.
+            Some(inner) if inner == text.as_bytes() => !inner.contains(&b'\\'),
             Some(inner) if inner.contains(&b'\\') => self.text().is_ok_and(|value| value == text),
             _ => false,
         }
@@ -82,12 +86,12 @@ impl<'a> Raw<'a> {
     }
 
     fn number(self) -> Option<f64> {
-        std::str::from_utf8(self.0).ok()?.parse().ok()
+        core::str::from_utf8(self.0).ok()?.parse().ok()
     }
 
     /// The integer that this is, if it is one that fits.
     pub fn integer(self) -> Option<i64> {
-        std::str::from_utf8(self.0).ok()?.parse().ok()
+        core::str::from_utf8(self.0).ok()?.parse().ok()
     }
 
     /// Appends this value as Python's `str()` shows it, escaped for use inside a JSON string.
@@ -283,7 +287,8 @@ impl<'b> Insertion<'b> {
     #[inline]
     pub fn ts(&mut self, unix_us: u64) {
         let (seconds, fraction) = (unix_us / 1_000_000, unix_us % 1_000_000);
-        write!(self.bytes, ", \"ts\": {seconds}.{fraction:06}").expect("a Vec takes every write");
+        let ts = format_args!(", \"ts\": {seconds}.{fraction:06}");
+        Appending(self.bytes).write_fmt(ts).expect("a Vec takes every write");
     }
 
     /// Adds `from`, a name as a JSON string, unless the insertion would be more than `room` bytes
@@ -295,5 +300,15 @@ impl<'b> Insertion<'b> {
             self.bytes.extend_from_slice(KEY);
             self.bytes.extend_from_slice(name_json.as_bytes());
         }
+    }
+}
+
+/// Formatted text behind bytes. A `Vec` does that itself only where there is I/O.
+struct Appending<'b>(&'b mut Vec<u8>);
+
+impl Write for Appending<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
     }
 }

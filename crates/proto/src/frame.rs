@@ -3,6 +3,8 @@
 //! Pure and incremental: the caller keeps the bytes, [`decode`] looks at their beginning. "Not
 //! enough bytes yet" is an ordinary, cheap outcome. Nothing is ever allocated by an announced size.
 
+use alloc::vec::Vec;
+
 use crate::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::{ErrorCode, envelope::Malformed};
 

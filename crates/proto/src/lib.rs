@@ -12,7 +12,10 @@
 //! - [`error_code`]: the one table of error codes.
 //! - [`limits`]: every limit of the wire.
 
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 pub mod control;
 pub mod envelope;

@@ -4,6 +4,11 @@
 //! `"protocol": 2` gets [`LEVEL_2_TYPE`] with the same object, one [`EndpointDetails`] an endpoint,
 //! and [`ServerDetails`].
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -172,7 +177,7 @@ fn append_item(list: &mut String, item: &str) {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Listing {
     /// Name → session id.
-    pub endpoints: std::collections::BTreeMap<String, String>,
+    pub endpoints: alloc::collections::BTreeMap<String, String>,
     /// One entry an endpoint; empty from a bus that only speaks level 1.
     #[serde(default)]
     pub details: Vec<EndpointDetails>,

@@ -1,8 +1,9 @@
 //! Endpoint names, and where a message is addressed to.
 
-use std::borrow::{Borrow, Cow};
-use std::fmt;
-use std::sync::Arc;
+use alloc::borrow::{Borrow, Cow};
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt;
 
 use crate::envelope::{NotText, Raw};
 use crate::limits::{NAME_BYTES_MAX, RESERVED_NAME_PREFIX};

@@ -3,8 +3,11 @@
 //! What is accepted is what the bus accepts (see [`crate::envelope`]). Values are kept as the bytes
 //! that came; nothing is parsed before somebody asks.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use bytes::Bytes;
 
@@ -67,7 +70,7 @@ impl Object {
             let (name, value) = (&self.text[member.key.clone()], &self.text[member.value.clone()]);
             if !self.is_named(member, key) {
                 members.push((utf8(name), utf8(value)));
-            } else if !std::mem::replace(&mut is_set, true) {
+            } else if !core::mem::replace(&mut is_set, true) {
                 members.push((utf8(name), Cow::Borrowed(value_json)));
             }
         }

@@ -304,6 +304,21 @@ fn kinds_are_read_through_escapes_and_the_last_one_counts() {
 }
 
 #[test]
+fn a_key_that_is_spelled_with_escapes_is_not_found_by_its_spelling() {
+    let member = |text: &str, key: &str| {
+        let envelope = Envelope::scan(text.as_bytes()).expect("well-formed");
+        envelope.member(key).map(|value| value.as_bytes().to_vec())
+    };
+    assert_eq!(member(r#"{"\u0074oken":1}"#, r"\u0074oken"), None);
+    assert_eq!(member(r#"{"\u0074oken":1}"#, "token").as_deref(), Some(&b"1"[..]));
+    assert_eq!(member(r#"{"\\u0074oken":1}"#, r"\u0074oken").as_deref(), Some(&b"1"[..]));
+    assert_eq!(
+        member(r#"{"\\u0074oken":1,"\u0074oken":2}"#, r"\u0074oken").as_deref(),
+        Some(&b"1"[..])
+    );
+}
+
+#[test]
 fn values_are_shown_as_python_shows_them() {
     let shown = |json: &str| {
         let mut out = Vec::new();

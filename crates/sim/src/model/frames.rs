@@ -64,7 +64,7 @@ impl Model {
                 let too_many = view.router.usage().answers >= self.config.answer_bytes_total_max;
                 let session = self.session(key)?;
                 ensure!(
-                    session.is_owed() && too_many,
+                    (session.is_owed() || session.is_impatient) && too_many,
                     "hold",
                     "{key:?} is to read its answers first: {:?}",
                     session.answers
@@ -564,9 +564,14 @@ impl Model {
         let out_of_held = dropped - usize::from(!is_held);
         let is_unsure_which = unsure > 0 && out_of_held > 0;
         if is_unsure_which {
-            // It is not known any more which of them is the oldest.
+            // It is not known any more which of them is the oldest; only who was told.
+            let before = held.len();
+            held.retain(|copy| !self.is_told(copy, &mut told));
+            let known = before - held.len();
+            expected.refused_endpoint_not_found += known as u64;
+            expected.dropped_held_overflow += (out_of_held - known) as u64;
             held.iter_mut().for_each(|copy| copy.is_unsure = true);
-            unsure += out_of_held;
+            unsure += out_of_held - known;
         } else {
             ensure!(
                 out_of_held <= held.len(),
@@ -600,11 +605,6 @@ impl Model {
                 copy.message.number()
             );
             expected.dropped_held_overflow += 1;
-        }
-        if is_unsure_which {
-            expected.dropped_held_overflow = self.counted.dropped_held_overflow;
-            expected.refused_endpoint_not_found = self.counted.refused_endpoint_not_found;
-            told.not_found.clear();
         }
         ensure!(told.is_spent(), "drops", "told of more than held: {told:?}");
         for effect in view.effects {
