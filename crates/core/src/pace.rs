@@ -14,6 +14,8 @@ use crate::timers::Timer;
 pub(crate) struct Pace {
     messages: Rate,
     bytes: Rate,
+    /// When the pause is over, while there is one.
+    until: Moment,
 }
 
 /// A second that was not used may be used up at once.
@@ -54,6 +56,7 @@ impl Router {
         if until <= now {
             return next;
         }
+        session.pace.until = until;
         session.holds.pace = true;
         self.counters.pace_waits += 1;
         self.stop_frame_clock(key);
@@ -73,11 +76,18 @@ impl Router {
         held.into_iter().for_each(|key| self.check_pace(key));
     }
 
-    /// The pause of a connection that had sent too much is over.
+    /// Looks whether the pause of a connection that had sent too much is over.
     pub(crate) fn check_pace(&mut self, key: SessionKey) {
-        let Some(session) = self.session_mut(key) else { return };
-        if core::mem::take(&mut session.holds.pace) {
-            self.resume(key);
+        let now = self.now.moment;
+        let Some(session) = self.session_mut(key).filter(|session| session.holds.pace) else {
+            return;
+        };
+        let until = session.pace.until;
+        if until > now {
+            // The timer was for an earlier pause, which a change of the rates has ended.
+            return self.timers.set(until, Timer::Pace(key));
         }
+        session.holds.pace = false;
+        self.resume(key);
     }
 }

@@ -570,8 +570,7 @@ pub(super) fn begun(session: &Session) -> Begun {
     }
     let seen = session.partial.get(HEADER_BYTES..).unwrap_or_default();
     let is_an_answer = b"{\"type\": \"".iter().zip(seen).all(|(a, b)| a == b);
-    let may_be_answered = session.is_owed() || session.is_impatient;
-    match (front.message.begins_with(seen), may_be_answered && is_an_answer) {
+    match (front.message.begins_with(seen), session.may_be_owed() && is_an_answer) {
         (true, false) => Begun::Yes,
         (false, _) if session.unsure == 0 => Begun::No,
         _ => Begun::Maybe,

@@ -64,7 +64,7 @@ impl Model {
                 let too_many = view.router.usage().answers >= self.config.answer_bytes_total_max;
                 let session = self.session(key)?;
                 ensure!(
-                    (session.is_owed() || session.is_impatient) && too_many,
+                    session.may_be_owed() && too_many,
                     "hold",
                     "{key:?} is to read its answers first: {:?}",
                     session.answers

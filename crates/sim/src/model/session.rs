@@ -201,6 +201,12 @@ impl Session {
         !self.answers.is_empty() || !self.late.is_empty()
     }
 
+    /// Whether something of the bus's own may still be to be written: what an impatient client is told
+    /// unasked, nobody owes it.
+    pub(super) fn may_be_owed(&self) -> bool {
+        self.is_owed() || self.is_impatient
+    }
+
     /// Whether everything that it is to get is written, as far as is known.
     pub(super) fn has_everything(&self) -> bool {
         self.queue.is_empty() && !self.is_owed() && self.partial.is_empty()

@@ -215,8 +215,8 @@ impl Model {
         if !session.is_open() {
             return Ok(());
         }
-        session.holds.answers |= session.is_owed();
-        ensure!(is_pace || session.is_owed(), "hold", "{key:?} is held without a reason");
+        session.holds.answers |= session.may_be_owed();
+        ensure!(is_pace || session.may_be_owed(), "hold", "{key:?} is held without a reason");
         if is_pace {
             session.holds.pace = Some(now.after(Duration::from_micros(longest)));
         }
@@ -375,7 +375,7 @@ impl Model {
                 );
             }
             if let Some(until) = session.holds.pace {
-                let is_held_besides = session.holds.answers && session.is_owed();
+                let is_held_besides = session.holds.answers && session.may_be_owed();
                 ensure!(
                     until > now || is_held_besides,
                     "hold",
@@ -475,8 +475,9 @@ impl Model {
                 "{key:?} has read everything, and still counts as stalled"
             );
             let only_answers = session.holds.answers && session.holds.pace.is_none();
+            let is_served = session.has_everything() && !session.may_be_owed();
             ensure!(
-                !(session.is_open() && only_answers && session.has_everything()),
+                !(session.is_open() && only_answers && is_served),
                 "hold",
                 "{key:?} has read all answers, and is still held for them"
             );
