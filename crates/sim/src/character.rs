@@ -132,7 +132,7 @@ impl Character {
         let config = limits(of_limits, &names);
         let driver = driver(&mut Dice::new(of_driver), is_huge);
         let mut dice = Dice::new(of_shares);
-        let patience_bits = dice.between(8, 23) as u8;
+        let patience_bits = dice.between(8, 21) as u8;
         let broadcasts_per_256 = dice.pick(&[0, 4, 16, 16, 128]);
         let factors: Vec<u32> = Kind::ALL.iter().map(|kind| factor(&mut dice, *kind)).collect();
         let shares = clients.iter().map(|client| shares(client.temper, &factors)).collect();
@@ -162,7 +162,7 @@ impl Character {
 fn factor(dice: &mut Dice, kind: Kind) -> u32 {
     match kind {
         // Without them nothing happens at all.
-        Kind::Pass | Kind::Connect | Kind::Turn => dice.pick(&[2, 4, 8]),
+        Kind::Pass | Kind::Turn => dice.pick(&[2, 4, 8]),
         // Each of them puts an end to much else.
         Kind::Crash | Kind::Stop | Kind::Restart => dice.pick(&[0, 0, 0, 1, 4, 16]),
         _ => dice.pick(&[0, 1, 4, 4, 4, 16]),
@@ -199,11 +199,16 @@ fn client(dice: &mut Dice, is_huge: bool) -> Client {
         Temper::Stranger => STRANGER,
         _ => dice.pick(&[OWNER, OWNER, OWNER, OWNER, OWNER, OWNER, GUEST, GUEST, 0]),
     };
-    let mut socket_bytes_max = || {
-        let usual = is_huge || dice.one_in(2);
-        if usual { USUAL_SOCKET_BYTES } else { 1 + dice.magnitude(18) }
+    let mut socket_bytes_max = |usual_in_8: u32, bits_max: u32| {
+        let is_usual = is_huge || dice.below(8) < usual_in_8;
+        if is_usual { USUAL_SOCKET_BYTES } else { 1 + dice.magnitude(bits_max) }
     };
-    let (to_bus_bytes_max, from_bus_bytes_max) = (socket_bytes_max(), socket_bytes_max());
+    let to_bus_bytes_max = socket_bytes_max(4, 18);
+    // So that who does not read is soon seen not to.
+    let from_bus_bytes_max = match temper {
+        Temper::Slow | Temper::Mute => socket_bytes_max(1, 12),
+        _ => socket_bytes_max(4, 18),
+    };
     let reads = match temper {
         Temper::Slow => Reads::Some(1 + dice.magnitude(13)),
         Temper::Mute | Temper::Asker => Reads::Nothing,

@@ -406,7 +406,7 @@ impl Action {
 
 /// How long: of any order of magnitude, up to minutes.
 fn duration_us(dice: &mut Dice, character: &Character) -> u64 {
-    let bits = if dice.one_in(16) { 28 } else { u32::from(character.patience_bits) };
+    let bits = if dice.one_in(64) { 28 } else { u32::from(character.patience_bits) };
     u64::from(dice.magnitude(bits))
 }
 

@@ -22,7 +22,7 @@ use crate::call::Violation;
 use crate::draw::Dice;
 use crate::script::{Action, Event};
 use crate::{Coverage, Script};
-use link::{Link, LinkId};
+use link::{Link, LinkId, Moment};
 use watched::Watched;
 use words::Words;
 
@@ -89,6 +89,8 @@ struct World<'a> {
     /// The event that is played.
     event: Option<usize>,
     now_us: u64,
+    /// Whether something has happened since the clients were last at it.
+    moment: Moment,
     /// Unix time at the beginning of `now_us`, in microseconds.
     wall_clock_us: u64,
     /// All connections that there ever were.
@@ -138,6 +140,7 @@ impl<'a> World<'a> {
             dice: Dice::new(script.seed),
             event: None,
             now_us: 0,
+            moment: Moment::Next,
             wall_clock_us: UNIX_US,
             links: Vec::new(),
             open: Vec::new(),
@@ -176,6 +179,7 @@ impl<'a> World<'a> {
     }
 
     fn play_event(&mut self, event: &Event) -> Result<(), Violation> {
+        self.moment = Moment::Next;
         match event.action {
             Action::Pass { us } => return self.pass(us),
             Action::Sleep { us } => return self.sleep(us),

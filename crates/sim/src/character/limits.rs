@@ -34,7 +34,7 @@ impl Limits {
 /// The limits of a seed, for clients that use these names.
 pub(crate) fn limits(seed: u64, names: &[String]) -> Config {
     let mut dice = Dice::new(seed);
-    let usual = dice.pick(&[0, 1, 2, 3, 4]);
+    let usual = dice.pick(&[0, 1, 1, 2, 3, 4]);
     let mut limits = Limits { dice, usual };
     let mut config = Config {
         owner_uid: OWNER,

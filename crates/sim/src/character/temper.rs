@@ -72,16 +72,23 @@ impl Temper {
             }
         }
         match kind {
-            Kind::Pass => 300,
-            Kind::Sleep => 30,
-            Kind::PassToTimer => 120,
+            Kind::Pass => 200,
+            Kind::Sleep => 15,
+            Kind::PassToTimer => 40,
             Kind::SetWallClock => 3,
             Kind::Turn => 100,
             Kind::Configure | Kind::TakeTapped | Kind::AnswerAdmin => 6,
             Kind::Crash | Kind::Stop | Kind::Restart => 1,
-            Kind::Connect | Kind::Send | Kind::Register | Kind::Read | Kind::ReadOn => 20,
-            Kind::Visit | Kind::Ping | Kind::Close | Kind::Flow | Kind::HalfClose => 8,
-            Kind::ReadNot | Kind::Pause | Kind::List | Kind::StopReading => 5,
+            Kind::Register => 40,
+            Kind::Send | Kind::Read | Kind::ReadOn => 20,
+            Kind::Connect => 10,
+            Kind::Visit | Kind::Ping | Kind::Flow => 8,
+            Kind::Close
+            | Kind::HalfClose
+            | Kind::ReadNot
+            | Kind::Pause
+            | Kind::List
+            | Kind::StopReading => 5,
             Kind::Drip | Kind::Die | Kind::Garbage | Kind::Odd | Kind::Admin | Kind::Tire => 3,
         }
     }
@@ -91,7 +98,9 @@ impl Temper {
         match self {
             Temper::Receiver => &[(Kind::Register, 150), (Kind::Send, 100), (Kind::Ping, 30)],
             Temper::Slow => &[(Kind::Register, 150), (Kind::Read, 200), (Kind::ReadOn, 5)],
-            Temper::Mute => &[(Kind::Register, 200), (Kind::ReadOn, 3), (Kind::Read, 10)],
+            Temper::Mute => {
+                &[(Kind::Register, 200), (Kind::ReadOn, 8), (Kind::Read, 60), (Kind::Ping, 30)]
+            }
             Temper::Flooder => &[(Kind::Send, 400), (Kind::Visit, 60)],
             Temper::Caller => &[(Kind::Visit, 300), (Kind::Register, 4)],
             Temper::Scripter => {

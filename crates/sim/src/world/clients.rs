@@ -27,7 +27,7 @@ impl World<'_> {
                 self.send(id, to, count, bytes);
             }
             Action::Visit { to, count, bytes, then } => {
-                let id = self.connect(client, false);
+                let id = self.visit(client);
                 self.send(id, to, count, bytes);
                 self.link(id).then(then);
             }
@@ -108,6 +108,19 @@ impl World<'_> {
     fn current(&self, client: u8) -> Option<LinkId> {
         let id = self.current.get(usize::from(client)).copied()??;
         self.links[id.0].is_open().then_some(id)
+    }
+
+    /// A further connection; the client goes on with the one that it has, if it has one.
+    fn visit(&mut self, client: u8) -> LinkId {
+        let before = self.current(client);
+        if self.open.len() >= OPEN_MAX {
+            self.links[self.open[0].0].close();
+        }
+        let id = self.connect(client, true);
+        if before.is_some() {
+            self.current[usize::from(client)] = before;
+        }
+        id
     }
 
     /// A new connection. The one before it is closed, or stays as it is.

@@ -3,6 +3,7 @@
 use super::World;
 use crate::call::Violation;
 use crate::script::Near;
+use crate::world::link::Moment;
 use crate::world::watched::DRIVER;
 
 /// Timers that are met in one passing of time; what is left of it is slept through.
@@ -55,6 +56,7 @@ impl World<'_> {
             self.wall_clock_us = self.wall_clock_us.saturating_add(now_us - self.now_us);
             self.now_us = now_us;
             self.idle_turns = 0;
+            self.moment = Moment::Next;
         }
     }
 

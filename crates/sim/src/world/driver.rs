@@ -10,7 +10,7 @@ use hermes_bus_proto::control;
 use hermes_bus_proto::frame::{self, Decoded};
 
 use super::World;
-use super::link::{LinkId, Read};
+use super::link::{self, LinkId, Read};
 use crate::call::Violation;
 
 /// What is read at a time of a session whose peer has hung up.
@@ -62,11 +62,12 @@ impl World<'_> {
     /// The clients read and send.
     fn pump(&mut self) {
         let mut moved = false;
+        let moment = std::mem::replace(&mut self.moment, link::Moment::Same);
         let (links, ready) = (&mut self.links, &mut self.ready);
         self.open.retain(|id| {
             let link = &mut links[id.0];
             let was_ready = link.is_ready;
-            moved |= link.pump();
+            moved |= link.pump(moment);
             if link.is_ready && !was_ready {
                 ready.push_back(*id);
             }

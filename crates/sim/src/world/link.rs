@@ -69,6 +69,13 @@ pub(super) struct Link {
     pub(super) bus_read_shut: bool,
 }
 
+/// Whether anything has happened since the clients were last at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    Same,
+    Next,
+}
+
 /// What came of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
@@ -207,23 +214,22 @@ impl Link {
         if self.far.closed || self.far.read_shut { 0 } else { self.from_bus.read(bytes_max) }
     }
 
-    /// The client reads and sends as it does by itself. Says whether anything moved that goes on
-    /// moving: not what only drips.
-    pub(super) fn pump(&mut self) -> bool {
+    /// The client reads and sends as it does by itself; what it does little by little, it does only
+    /// if a `moment` has gone by. Says whether anything moved.
+    pub(super) fn pump(&mut self, moment: Moment) -> bool {
         if self.far.closed {
             return false;
         }
         let read = match self.far.reads {
             Reads::Everything => self.read_at_far_end(usize::MAX),
-            Reads::Some(bytes) => {
-                self.read_at_far_end(bytes as usize);
-                0
-            }
-            Reads::Nothing => 0,
+            Reads::Some(bytes) if moment == Moment::Next => self.read_at_far_end(bytes as usize),
+            Reads::Some(_) | Reads::Nothing => 0,
         };
-        let sent = self.send();
-        let is_dripping = self.far.drip_bytes.is_some();
-        read > 0 || sent > 0 && !is_dripping
+        let sent = match self.far.drip_bytes {
+            Some(_) if moment == Moment::Same => 0,
+            _ => self.send(),
+        };
+        read > 0 || sent > 0
     }
 
     /// Puts into the pipe what the client wants to send, and there is room for.
@@ -367,10 +373,10 @@ mod tests {
         let mut link = link(Reads::Nothing);
         link.wish(b"abcdef");
         link.then(Then::HalfClose);
-        assert!(link.pump());
+        assert!(link.pump(Moment::Next));
         assert!(!link.peer_has_ended());
         assert_eq!(link.receive(3), Read::Full(3));
-        assert!(link.pump());
+        assert!(link.pump(Moment::Next));
         assert!(link.peer_has_ended() && !link.far.closed);
         assert_eq!((link.receive(9), link.receive(9)), (Read::Short(3), Read::End));
         assert_eq!(link.kept, b"abcdef");
@@ -381,11 +387,11 @@ mod tests {
         let mut link = link(Reads::Nothing);
         link.wish(b"abcdef");
         link.pause_after(Some(2));
-        assert!(link.pump());
-        assert!(!link.pump());
+        assert!(link.pump(Moment::Next));
+        assert!(!link.pump(Moment::Next));
         assert_eq!((link.receive(9), link.receive(9)), (Read::Short(2), Read::Nothing));
         link.pause_after(None);
-        assert!(link.pump());
+        assert!(link.pump(Moment::Next));
         assert_eq!(link.receive(9), Read::Short(4));
     }
 
@@ -395,7 +401,7 @@ mod tests {
         link.wish(b"abc");
         link.drip(Some(1));
         for byte in [1, 2, 3] {
-            assert!(!link.pump(), "nobody waits for what drips");
+            assert!(link.pump(Moment::Next) && !link.pump(Moment::Same));
             assert_eq!(link.to_bus.len(), byte);
         }
     }
@@ -405,7 +411,7 @@ mod tests {
         let mut link = link(Reads::Nothing);
         link.from_bus.write(1);
         link.wish(b"ab");
-        link.pump();
+        link.pump(Moment::Next);
         link.close();
         assert!(link.write_fails());
         assert_eq!(link.receive(9), Read::Short(2));
@@ -416,7 +422,7 @@ mod tests {
     fn who_closes_with_everything_read_just_ends() {
         let mut link = link(Reads::Everything);
         link.from_bus.write(1);
-        link.pump();
+        link.pump(Moment::Next);
         link.then(Then::Close);
         assert!(link.far.closed);
         assert_eq!(link.receive(9), Read::End);

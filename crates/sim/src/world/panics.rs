@@ -28,7 +28,10 @@ pub(super) fn catch<T>(play: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 fn remember(info: &PanicHookInfo<'_>) {
-    let words = info.payload_as_str().unwrap_or("a panic without words");
+    let payload = info.payload();
+    let words = payload.downcast_ref::<&str>().copied();
+    let words = words.or(payload.downcast_ref::<String>().map(String::as_str));
+    let words = words.unwrap_or("a panic without words");
     let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
     MESSAGE.set(Some(format!("{words}{}", place.unwrap_or_default())));
 }

@@ -213,7 +213,7 @@ impl Words {
                 dice.pick(&["{", "{\"a\":}", "{\"a\":1,}", "{}x", "{'a':1}", "{\"a\":01}"]),
             ),
             7 => frame::append(out, |out| {
-                out.extend_from_slice(b"{\"type\":\"message\",\"to\":\"\xff\"}")
+                out.extend_from_slice(b"{\"type\":\"message\",\"to\":\"\xff\"}");
             }),
             8 => {
                 let deep = "[".repeat(NESTING_MAX) + &"]".repeat(NESTING_MAX);
