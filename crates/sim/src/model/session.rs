@@ -207,9 +207,9 @@ impl Session {
         self.is_owed() || self.is_impatient
     }
 
-    /// Whether everything that it is to get is written, as far as is known.
+    /// Whether everything that it is to get is known to be written.
     pub(super) fn has_everything(&self) -> bool {
-        self.queue.is_empty() && !self.is_owed() && self.partial.is_empty()
+        self.queue.is_empty() && !self.may_be_owed() && self.partial.is_empty()
     }
 
     /// A frame of it was taken.

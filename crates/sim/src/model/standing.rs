@@ -475,9 +475,8 @@ impl Model {
                 "{key:?} has read everything, and still counts as stalled"
             );
             let only_answers = session.holds.answers && session.holds.pace.is_none();
-            let is_served = session.has_everything() && !session.may_be_owed();
             ensure!(
-                !(session.is_open() && only_answers && is_served),
+                !(session.is_open() && only_answers && session.has_everything()),
                 "hold",
                 "{key:?} has read all answers, and is still held for them"
             );
