@@ -152,8 +152,14 @@ impl World<'_> {
     }
 
     fn send(&mut self, id: LinkId, to: To, count: u16, bytes: u32) {
+        let bytes_max = self.wish_bytes_max(id);
+        // The largest messages occur only where everything is wide.
+        let bytes = match bytes as usize {
+            huge if bytes_max == WISH_BYTES_MAX => huge,
+            bytes => bytes.min(bytes_max),
+        };
         for _ in 0..count {
-            self.put(id, |words, out, dice| words.message(out, to, bytes as usize, dice));
+            self.put(id, |words, out, dice| words.message(out, to, bytes, dice));
         }
     }
 
@@ -178,7 +184,7 @@ impl World<'_> {
         let client = &self.script.character.clients[usize::from(self.links[id.0].client)];
         let read_bytes_max = self.script.character.driver.read_bytes_max;
         let narrowest = client.to_bus_bytes_max.min(read_bytes_max) as usize;
-        (narrowest * 1_000).clamp(3_000, WISH_BYTES_MAX)
+        (narrowest * 200).clamp(1_000, WISH_BYTES_MAX)
     }
 
     /// A client wants to send what is written here, if it does not want to send too much already.

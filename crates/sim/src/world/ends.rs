@@ -20,6 +20,8 @@ pub(super) fn longest_wait(config: &Config) -> Duration {
         config.answer,
         config.linger,
         config.drain,
+        // While unfinished frames have used up their budget, others wait for the end of the nearest.
+        config.frame_deadline,
         config.fight_pause_max,
         Duration::from_secs(pace_s + 3),
     ];
