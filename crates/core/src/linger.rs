@@ -34,9 +34,13 @@ impl Router {
     pub(crate) fn hold(
         &mut self,
         endpoint: EndpointKey,
-        message: LooseMessage,
+        mut message: LooseMessage,
         place: Place,
     ) -> u64 {
+        // Who cannot hear what becomes of it does not wait for it.
+        let waiter = message.provenance.waiter;
+        let waiter = waiter.filter(|key| self.session(*key).is_some_and(Session::listens));
+        message.provenance.waiter = waiter;
         let (bytes, provenance) = (message.load_bytes(), message.provenance);
         let (mut overflow, mut dropped) = (Vec::new(), 0);
         let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
@@ -150,8 +154,7 @@ impl Router {
     /// was anybody to tell.
     fn tell_not_found(&mut self, message: &LooseMessage) -> bool {
         let Some(waiter) = message.provenance.waiter else { return false };
-        let listens = |session: &Session| session.is_anonymous() && !session.is_deaf;
-        if !self.session(waiter).is_some_and(listens) {
+        if !self.session(waiter).is_some_and(Session::listens) {
             return false;
         }
         let Ok(envelope) = Envelope::scan(&message.frame[HEADER_BYTES..]) else { return false };

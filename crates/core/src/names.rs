@@ -121,6 +121,10 @@ impl Router {
             if is_same_user { inherited.extend(held) } else { lost.extend(held) }
         }
         self.fail_all(endpoint, lost);
+        // Nothing may be left for its old session to wait for.
+        if let Some(last) = last {
+            self.end_if_drained(last);
+        }
         inherited
     }
 

@@ -299,6 +299,11 @@ impl Session {
         matches!(self.role, Role::Anonymous)
     }
 
+    /// Whether it can hear what becomes of a message.
+    pub(crate) fn listens(&self) -> bool {
+        self.is_anonymous() && !self.is_deaf
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }

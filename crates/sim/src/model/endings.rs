@@ -192,7 +192,10 @@ impl Model {
         let mut left = session.queue;
         let mut unsure = session.unsure;
         for copy in &mut left {
-            copy.waiter = copy.waiter.filter(|_| copy.arrived == now);
+            let listens = |key: &SessionKey| {
+                self.sessions.get(key).is_some_and(Session::listens) && copy.arrived == now
+            };
+            copy.waiter = copy.waiter.filter(listens);
         }
         let told_before = told.not_found.len();
         left.retain(|copy| !self.is_told(copy, told));
@@ -294,17 +297,6 @@ impl Model {
                     session.late
                 );
             }
-            (Phase::Open, CloseReason::Heartbeat) => {
-                expected.timeout_heartbeat += 1;
-                let silent = now.since(session.last_heard);
-                ensure!(
-                    self.is_beginning_turn
-                        && session.name.is_some()
-                        && silent >= self.delays.heartbeat.min,
-                    "end",
-                    "{key:?} was ended for a silence of {silent:?}"
-                );
-            }
             (Phase::Open, reason) => {
                 return Err(Violation::new(
                     "end",
@@ -336,6 +328,10 @@ impl Model {
                     let key = self.by_pid.get(&peer.pid).copied();
                     self.frame_timed_out(key, expected)?;
                 }
+                Effect::Log(Event::Silent { peer }) => {
+                    let key = self.by_pid.get(&peer.pid).copied();
+                    self.heartbeat_missed(key, expected)?;
+                }
                 Effect::Log(event) => self.logged(event, &mut told)?,
                 Effect::Admin(key, _) => {
                     return Err(Violation::new("admin", format!("{key:?} has not asked")));
@@ -347,6 +343,22 @@ impl Model {
         self.lingering_senders_hear(&mut told, expected)?;
         ensure!(told.is_spent(), "drops", "told of more than was there to be dropped: {told:?}");
         self.check_delays(view)
+    }
+
+    fn heartbeat_missed(&mut self, key: Option<SessionKey>, expected: &mut Expected) -> Checked {
+        expected.timeout_heartbeat += 1;
+        let now = self.now.moment;
+        let Some((key, session)) = key.and_then(|key| Some((key, self.open(key)?))) else {
+            return Err(Violation::new("heartbeat", "somebody unknown was silent"));
+        };
+        let silence = now.since(session.last_heard);
+        ensure!(
+            session.name.is_some() && silence >= self.delays.heartbeat.min,
+            "heartbeat",
+            "{key:?} was ended for a silence of {silence:?}"
+        );
+        self.may_end(key, CloseReason::Heartbeat);
+        Ok(())
     }
 
     fn frame_timed_out(&mut self, key: Option<SessionKey>, expected: &mut Expected) -> Checked {

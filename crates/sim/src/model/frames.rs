@@ -538,7 +538,7 @@ impl Model {
         let key = offered.key;
         let session = self.session(key)?;
         let arrived = session.waiting_since;
-        let waiter = session.is_anonymous().then_some(key);
+        let waiter = session.listens().then_some(key);
         let arrived = arrived.unwrap_or(self.now.moment);
         self.accepted(key, &message, expected)?;
         self.first_is_due(key, &message, Vec::new(), None)?;
