@@ -15,6 +15,8 @@ use super::{Checked, Model, NameState, ensure};
 
 /// More than the bookkeeping of one queued frame takes.
 const OVERHEAD_BYTES_MAX: usize = 128;
+/// Messages of so many bytes may be in several queues and charged once.
+const SHARE_BYTES_MIN: usize = 16 * 1024;
 /// How often an impatient client needs to hear something.
 const PONG_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -65,9 +67,15 @@ impl Model {
             let frames = session.queue.len() + session.answers.len() + session.late.len() + 2;
             let needs = HEADER_BYTES + message.payload_bytes() + OVERHEAD_BYTES_MAX;
             let load = pending + frames * OVERHEAD_BYTES_MAX + needs;
-            let of_user =
-                self.sessions.values().filter(|other| other.charged_uid == session.charged_uid);
-            let used_by_user: usize = of_user.map(load_max).sum();
+            // A large broadcast is charged to its first receiver's user, whoever reads it last.
+            let used_by_user: usize = self
+                .sessions
+                .values()
+                .map(|other| match other.charged_uid == session.charged_uid {
+                    true => load_max(other),
+                    false => shared_max(other),
+                })
+                .sum();
             let has_room_in_budgets = usage.queued + needs <= config.queue_bytes_total_max
                 && used_by_user + needs <= config.queue_bytes_user_max;
             let has_room = load <= config.queue_bytes_max
@@ -539,6 +547,11 @@ impl Model {
         ensure!(queued == 0, "progress", "{queued} bytes are still queued");
         Ok(())
     }
+}
+
+/// At most so much is queued that others may be charged for.
+fn shared_max(session: &Session) -> usize {
+    session.queue.iter().map(frame_bytes).filter(|bytes| *bytes >= SHARE_BYTES_MIN).sum()
 }
 
 /// At most so much is queued, with its bookkeeping.
