@@ -215,7 +215,8 @@ impl Router {
         };
         self.stop_frame_clock(key);
         if let Some(session) = self.session_mut(receiver) {
-            session.waiting_senders.push_back(WaitingSender { key, needs_bytes, patience, until });
+            let waiting = WaitingSender { key, needs_bytes, patience, since: now, until };
+            session.waiting_senders.push_back(waiting);
             self.timers.set(until, Timer::WaitingSenders(receiver));
         }
         Next::Hold
@@ -270,16 +271,17 @@ impl Router {
     /// so; otherwise the receiver has had its time.
     pub(crate) fn check_waiting_senders(&mut self, key: SessionKey) {
         let now = self.now.moment;
-        let more_time = self.config.stall.saturating_sub(self.config.answer);
+        let stall = self.config.stall;
         let Some(session) = self.session_mut(key) else { return };
         let mut patient = VecDeque::with_capacity(session.waiting_senders.len());
         for mut waiting in core::mem::take(&mut session.waiting_senders) {
             if waiting.until > now || waiting.patience == Patience::OfTheBus {
                 patient.push_back(waiting);
             } else if self.session(waiting.key).is_some_and(|sender| sender.is_deaf) {
-                // It does not wait for an answer any more: its message has the time of all others.
+                // It does not wait for an answer any more: the receiver has the time that it has for
+                // all others.
                 waiting.patience = Patience::OfTheBus;
-                waiting.until = waiting.until.after(more_time);
+                waiting.until = waiting.since.after(stall);
                 patient.push_back(waiting);
             } else {
                 self.release_sender(waiting.key, Waited::InVain(key));

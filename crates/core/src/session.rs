@@ -148,6 +148,7 @@ pub(crate) struct WaitingSender {
     pub(crate) key: SessionKey,
     pub(crate) needs_bytes: usize,
     pub(crate) patience: Patience,
+    pub(crate) since: Moment,
     pub(crate) until: Moment,
 }
 

@@ -165,7 +165,7 @@ impl Model {
         );
         expected.dropped_cut_off += cut_off as u64;
         if cut_off == 1 {
-            session.queue.pop_front();
+            take_begun(&mut session.queue, &mut session.unsure, &session.partial);
         }
         self.settle(&heir, session, told, expected)
     }
@@ -576,15 +576,34 @@ pub(super) enum Begun {
 }
 
 pub(super) fn begun(session: &Session) -> Begun {
-    let Some(front) = session.queue.front() else { return Begun::No };
-    if session.partial.is_empty() {
+    if session.queue.is_empty() || session.partial.is_empty() {
         return Begun::No;
     }
     let seen = session.partial.get(HEADER_BYTES..).unwrap_or_default();
     let is_an_answer = b"{\"type\": \"".iter().zip(seen).all(|(a, b)| a == b);
-    match (front.message.begins_with(seen), session.may_be_owed() && is_an_answer) {
-        (true, false) => Begun::Yes,
-        (false, _) if session.unsure == 0 => Begun::No,
-        _ => Begun::Maybe,
+    match (begun_at(&session.queue, &session.partial), session.may_be_owed() && is_an_answer) {
+        (Some(_), false) => Begun::Yes,
+        (None, _) => Begun::No,
+        (Some(_), true) => Begun::Maybe,
     }
+}
+
+/// The place of the message that may have begun to leave: the first one, behind such as may be gone.
+fn begun_at(queue: &VecDeque<Copied>, partial: &[u8]) -> Option<usize> {
+    let seen = partial.get(HEADER_BYTES..).unwrap_or_default();
+    let first_sure = queue.iter().position(|copy| !copy.is_unsure).unwrap_or(queue.len());
+    let candidates = queue.iter().take(first_sure + 1);
+    candidates.into_iter().position(|copy| copy.message.begins_with(seen))
+}
+
+/// Takes the message that has begun to leave out of its queue.
+pub(super) fn take_begun(
+    queue: &mut VecDeque<Copied>,
+    unsure: &mut usize,
+    partial: &[u8],
+) -> Option<Copied> {
+    let at = begun_at(queue, partial)?;
+    queue.drain(..at);
+    *unsure = unsure.saturating_sub(at);
+    queue.pop_front()
 }

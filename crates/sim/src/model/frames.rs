@@ -10,7 +10,7 @@ use hermes_bus_proto::{
 
 use crate::call::{View, Violation};
 
-use super::endings::{Begun, begun};
+use super::endings::{Begun, begun, take_begun};
 use super::message::{Copied, Message};
 use super::session::{self, First, Owed, OwedId};
 use super::{Checked, Expected, Fight, Model, Name, NameState, Told, ensure};
@@ -311,23 +311,22 @@ impl Model {
             let session = self.session(previous)?;
             session.heir = None;
             let begun = begun(session);
-            let mut queue: Vec<Copied> = std::mem::take(&mut session.queue).into();
+            let mut queue = std::mem::take(&mut session.queue);
             for copy in &mut queue {
                 copy.waiter = copy.waiter.filter(|_| copy.arrived == now);
             }
             let unsure = std::mem::take(&mut session.unsure);
-            let (is_ours, is_draining) =
-                (session.credentials.uid == uid, Some(previous) == draining);
-            sources.push((previous, is_ours, is_draining, begun, queue, unsure));
+            let is_ours = session.credentials.uid == uid;
+            sources.push((previous, is_ours, begun, queue, unsure));
         }
         let reached = self.counted.held_delivered + self.counted.dropped_receiver_gone;
         let reached = reached as usize + told.not_found.len();
         let there: usize =
-            sources.iter().map(|(_, _, _, _, queue, unsure)| queue.len() - unsure).sum();
+            sources.iter().map(|(_, _, _, queue, unsure)| queue.len() - unsure).sum();
         let there = there + held.len() - held_unsure;
         ensure!(there >= reached, "drops", "{reached} messages for {name:?} of {there}");
         let mut kept_back = there - reached;
-        for (previous, is_ours, _, begun, mut queue, unsure) in sources {
+        for (previous, is_ours, begun, mut queue, mut unsure) in sources {
             let cuts = match begun {
                 Begun::Yes => true,
                 Begun::Maybe => kept_back > 0,
@@ -336,8 +335,9 @@ impl Model {
             if cuts && !queue.is_empty() {
                 ensure!(kept_back > 0, "duplicate", "a begun message of {name:?} goes on");
                 kept_back -= 1;
-                let front = queue.remove(0);
-                self.session(previous)?.queue.push_back(front);
+                let session = self.session(previous)?;
+                let front = take_begun(&mut queue, &mut unsure, &session.partial);
+                session.queue.extend(front);
             }
             let into = if is_ours { &mut ours } else { &mut lost };
             into.0.extend(queue);
