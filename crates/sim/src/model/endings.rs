@@ -108,8 +108,10 @@ impl Model {
         record.state = NameState::Lingering { until, uid: session.credentials.uid };
         record.draining = Some(key);
         let silence = match session.corked_until {
-            Some(_) => Duration::ZERO,
-            None => now.since(session.last_told),
+            Some(until) if until > now => Some(Duration::ZERO),
+            // Timers fire at the moment, and nobody knows which has fired first.
+            Some(_) => None,
+            None => Some(now.since(session.last_told)),
         };
         self.impatience.ended(&name, silence, now);
         session.heir = Some(name);
@@ -312,9 +314,6 @@ impl Model {
     pub(super) fn turn_began(&mut self, view: &View<'_>, expected: &mut Expected) -> Checked {
         self.turn += 1;
         let now = self.now.moment;
-        for session in self.sessions.values_mut() {
-            session.corked_until = session.corked_until.filter(|until| *until > now);
-        }
         let mut told = Told::default();
         self.is_beginning_turn = true;
         for effect in view.effects {
@@ -339,6 +338,9 @@ impl Model {
             }
         }
         self.is_beginning_turn = false;
+        for session in self.sessions.values_mut() {
+            session.corked_until = session.corked_until.filter(|until| *until > now);
+        }
         self.names_expire(&mut told, expected)?;
         self.lingering_senders_hear(&mut told, expected)?;
         ensure!(told.is_spent(), "drops", "told of more than was there to be dropped: {told:?}");

@@ -11,6 +11,7 @@ use hermes_bus_proto::{
 use crate::call::{View, Violation};
 
 use super::endings::{Begun, begun, take_begun};
+use super::impatience::Verdict;
 use super::message::{Copied, Message};
 use super::session::{self, First, Owed, OwedId};
 use super::{Checked, Expected, Fight, Model, Name, NameState, Told, ensure};
@@ -371,7 +372,7 @@ impl Model {
         let record = self.names.get_mut(name);
         let pause = record.filter(|_| is_fought_over);
         let pause = pause.and_then(|record| record.fight.replacement(&config, now));
-        let is_impatient = self.impatience.began(name, now) && config.impatient_pongs;
+        let verdict = self.impatience.began(name, now);
         self.registered.push(key);
         for copy in &inherited {
             if let Some(waiter) = copy.waiter.and_then(|waiter| self.sessions.get_mut(&waiter))
@@ -384,7 +385,8 @@ impl Model {
         session.name = Some(name.to_owned());
         session.session_id.clone_from(&session_id);
         session.first = First::Over;
-        session.is_impatient = is_impatient;
+        session.is_impatient = verdict != Verdict::No && config.impatient_pongs;
+        session.needs_pongs = verdict == Verdict::Yes && config.impatient_pongs;
         session.corked_until = pause.map(|pause| now.after(pause));
         session.owe(Owed::Registered { name: name.to_owned(), session_id });
         session.queue.extend(inherited);

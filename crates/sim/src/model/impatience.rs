@@ -13,31 +13,48 @@ pub(super) struct Impatience {
 #[derive(Debug)]
 struct Memory {
     is_impatient: bool,
+    /// It may as well be forgotten: nobody knows how long its session was told nothing.
+    is_unsure: bool,
     ended: Option<Moment>,
 }
 
+/// Whether a session's client counts as impatient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Yes,
+    No,
+    Maybe,
+}
+
 impl Impatience {
-    pub(super) fn ended(&mut self, name: &str, silence: Duration, now: Moment) {
-        let is_suspicious = (900_000..=1_500_000).contains(&silence.as_micros());
+    /// A session ended, after the bus had been silent to it for so long; or nobody knows how long.
+    pub(super) fn ended(&mut self, name: &str, silence: Option<Duration>, now: Moment) {
+        let is_suspicious =
+            |silence: Duration| (900_000..=1_500_000).contains(&silence.as_micros());
         match self.names.get_mut(name) {
             Some(memory) => memory.ended = Some(now),
-            None if is_suspicious => {
-                let memory = Memory { is_impatient: false, ended: Some(now) };
+            None if silence.is_none_or(is_suspicious) => {
+                let is_unsure = silence.is_none();
+                let memory = Memory { is_impatient: false, is_unsure, ended: Some(now) };
                 self.names.insert(name.to_owned(), memory);
             }
             None => {}
         }
     }
 
-    pub(super) fn began(&mut self, name: &str, now: Moment) -> bool {
-        let Some(memory) = self.names.get_mut(name) else { return false };
+    /// A session began.
+    pub(super) fn began(&mut self, name: &str, now: Moment) -> Verdict {
+        let Some(memory) = self.names.get_mut(name) else { return Verdict::No };
         let away = memory.ended.take().map_or(Duration::ZERO, |ended| now.since(ended));
         let allowed = Duration::from_secs(if memory.is_impatient { 600 } else { 3 });
         memory.is_impatient = away <= allowed;
-        if memory.is_impatient {
-            return true;
+        match (memory.is_impatient, memory.is_unsure) {
+            (true, false) => Verdict::Yes,
+            (true, true) => Verdict::Maybe,
+            (false, _) => {
+                self.names.remove(name);
+                Verdict::No
+            }
         }
-        self.names.remove(name);
-        false
     }
 }

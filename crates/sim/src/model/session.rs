@@ -118,7 +118,10 @@ pub(super) struct Session {
     pub(super) first: First,
     pub(super) waiting_since: Option<Moment>,
     pub(super) corked_until: Option<Moment>,
+    /// It may be told pongs that nobody asked for.
     pub(super) is_impatient: bool,
+    /// It must be told them.
+    pub(super) needs_pongs: bool,
     pub(super) is_stalled: bool,
     /// How its last wait for a receiver began, and for whom.
     pub(super) last_wait: Option<(SessionKey, Moment)>,
@@ -157,6 +160,7 @@ impl Session {
             waiting_since: None,
             corked_until: None,
             is_impatient: false,
+            needs_pongs: false,
             is_stalled: false,
             last_wait: None,
             sent_messages: 0,

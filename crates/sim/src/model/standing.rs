@@ -142,7 +142,8 @@ impl Model {
             session.name
         );
         let users = self.sessions.values().filter(|other| other.charged_uid == session.charged_uid);
-        let of_user = users.map(load_min).sum::<usize>() + needs;
+        let of_user = users.map(|user| load_min(user).saturating_sub(shared_max(user)));
+        let of_user = of_user.sum::<usize>() + needs;
         ensure!(
             load <= config.queue_bytes_reserved || of_user <= config.queue_bytes_user_max,
             "budget",
@@ -409,7 +410,7 @@ impl Model {
             }
             let silence = now.since(session.last_told);
             ensure!(
-                !(session.is_impatient && !session.is_deaf && silence >= PONG_INTERVAL * 2)
+                !(session.needs_pongs && !session.is_deaf && silence >= PONG_INTERVAL * 2)
                     || view.router.next_write(*key).next().is_some()
                     || session.corked_until.is_some(),
                 "impatience",
