@@ -199,9 +199,7 @@ impl Model {
             };
             copy.waiter = copy.waiter.filter(listens);
         }
-        let told_before = told.not_found.len();
-        left.retain(|copy| !self.is_told(copy, told));
-        expected.refused_endpoint_not_found += (told_before - told.not_found.len()) as u64;
+        expected.refused_endpoint_not_found += self.some_are_told(&mut left, &mut unsure, told);
         let overflow = told.overflow.remove(heir).unwrap_or(0) as usize;
         expected.dropped_held_overflow += overflow as u64;
         let there = left.len() - unsure;
@@ -253,6 +251,50 @@ impl Model {
             session.first = First::Over;
         }
         true
+    }
+
+    /// Takes those messages out whose senders were just told that the endpoint is gone. Where a sender
+    /// was told so of some of its messages, it is not known of which. Returns how many were told.
+    pub(super) fn some_are_told(
+        &mut self,
+        copies: &mut VecDeque<Copied>,
+        unsure: &mut usize,
+        told: &mut Told,
+    ) -> u64 {
+        let before = told.not_found.len();
+        let mut senders: Vec<(SessionKey, String)> = Vec::new();
+        for copy in copies.iter() {
+            let sender = copy.waiter.map(|waiter| (waiter, copy.message.wanted.clone()));
+            senders.extend(sender.filter(|sender| !senders.contains(sender)));
+        }
+        for (waiter, wanted) in senders {
+            let by_pid = &self.by_pid;
+            let is_its =
+                |(pid, name): &(u32, String)| by_pid.get(pid) == Some(&waiter) && *name == wanted;
+            let is_from_it =
+                |copy: &Copied| copy.waiter == Some(waiter) && copy.message.wanted == wanted;
+            let told_of = told.not_found.iter().filter(|told| is_its(told)).count();
+            let of_it = copies.iter().filter(|copy| is_from_it(copy));
+            let (sent, is_known) =
+                of_it.fold((0, true), |(sent, known), copy| (sent + 1, known && !copy.is_unsure));
+            if told_of == sent && is_known {
+                copies.retain(|copy| !self.is_told(copy, told));
+                continue;
+            }
+            told.not_found.retain(|told| !is_its(told));
+            *unsure += told_of;
+            if told_of > 0 {
+                let of_it = copies.iter_mut().filter(|copy| is_from_it(copy));
+                of_it.for_each(|copy| copy.is_unsure = true);
+            }
+            if let Some(session) = self.sessions.get_mut(&waiter).filter(|_| told_of > 0) {
+                session.first = First::Over;
+                let error = Owed::Error { code: ErrorCode::EndpointNotFound, id: OwedId::Any };
+                (0..told_of).for_each(|_| session.owe_late(error.clone()));
+            }
+        }
+        session::settle_unsure(copies, unsure);
+        (before - told.not_found.len()) as u64
     }
 
     fn check_reason(

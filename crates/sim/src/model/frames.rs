@@ -566,10 +566,11 @@ impl Model {
         let out_of_held = dropped - usize::from(!is_held);
         let is_unsure_which = unsure > 0 && out_of_held > 0;
         if is_unsure_which {
-            // It is not known any more which of them is the oldest; only who was told.
-            let before = held.len();
-            held.retain(|copy| !self.is_told(copy, &mut told));
-            let known = before - held.len();
+            // It is not known any more which of them is the oldest; only who was told. If the message
+            // itself could not be held, its sender is told last.
+            let own = told.not_found.pop_if(|_| !is_held);
+            let known = self.some_are_told(&mut held, &mut unsure, &mut told) as usize;
+            told.not_found.extend(own);
             expected.refused_endpoint_not_found += known as u64;
             expected.dropped_held_overflow += (out_of_held - known) as u64;
             held.iter_mut().for_each(|copy| copy.is_unsure = true);

@@ -39,6 +39,8 @@ pub(super) enum OwedId {
     Given(Vec<u8>),
     /// One that the bus has made.
     Made,
+    /// That of one of several messages, nobody knows which.
+    Any,
 }
 
 impl OwedId {
