@@ -246,7 +246,11 @@ impl Model {
         let Some(at) = told.not_found.iter().position(is_it) else { return false };
         told.not_found.remove(at);
         if let Some(session) = self.sessions.get_mut(&waiter) {
-            let id = OwedId::of(copy.message.id.as_deref());
+            // Of several that may be gone, it is only known that one of them is.
+            let id = match copy.is_unsure {
+                true => OwedId::Any,
+                false => OwedId::of(copy.message.id.as_deref()),
+            };
             session.owe_late(Owed::Error { code: ErrorCode::EndpointNotFound, id });
             session.first = First::Over;
         }
