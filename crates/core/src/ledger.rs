@@ -31,6 +31,11 @@ impl Ledger {
         self.used.saturating_add(bytes) <= self.max
     }
 
+    /// Bytes that may still be charged.
+    pub(crate) fn room(&self) -> usize {
+        self.max.saturating_sub(self.used)
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.used >= self.max
     }

@@ -49,6 +49,7 @@ pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};
 pub use handover::Lingering;
 pub use histogram::Histogram;
 pub use intake::Reading;
+pub use outbox::HELD_OVERHEAD_BYTES;
 pub use router::{Next, Payload, Probed, Router, Usage};
 pub use session::{Credentials, SessionKey};
 pub use tap::{Outcome, TapBatch, Tapped};

@@ -15,6 +15,7 @@ use hermes_bus_proto::{Envelope, ErrorCode};
 use crate::Event;
 use crate::effects::beginning;
 use crate::endpoint::{EndpointKey, EndpointState, Linger};
+use crate::ledger::Ledger;
 use crate::outbox::{FrameKind, LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
@@ -29,39 +30,51 @@ pub(crate) enum Place {
     Back,
 }
 
+/// What came of holding a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) is_held: bool,
+    /// It, or those that made room for it, as far as nobody hears that they are lost.
+    pub(crate) dropped: u64,
+}
+
 impl Router {
-    /// Holds a message. Older ones make room for newer ones; says how many were dropped.
+    /// Holds a message, if it can be. Older ones make room for a newer one, but none of them in vain.
     pub(crate) fn hold(
         &mut self,
         endpoint: EndpointKey,
         mut message: LooseMessage,
         place: Place,
-    ) -> u64 {
+    ) -> Holding {
         // Who cannot hear what becomes of it does not wait for it.
         let waiter = message.provenance.waiter;
         let waiter = waiter.filter(|key| self.session(*key).is_some_and(Session::listens));
         message.provenance.waiter = waiter;
         let (bytes, provenance) = (message.load_bytes(), message.provenance);
-        let (mut overflow, mut dropped) = (Vec::new(), 0);
+        let (max, held) = (self.config.held_bytes_max, &mut self.held);
         let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state else {
             self.fail_all(endpoint, vec![message]);
-            return 0;
+            return Holding { is_held: false, dropped: 0 };
         };
-        let has_room = |linger: &Linger, held: &crate::ledger::Ledger| {
-            let max = self.config.held_bytes_max.saturating_add(linger.inherited_bytes);
-            linger.bytes + bytes <= max && held.has_room_for(bytes)
+        let has_room = |linger: &Linger, held: &Ledger| {
+            linger.bytes + bytes <= max.saturating_add(linger.inherited_bytes)
+                && held.has_room_for(bytes)
         };
-        // One that cannot be held at all drives nobody out.
-        let is_too_large = bytes > self.config.held_bytes_max;
-        while place == Place::Back && !is_too_large && !has_room(linger, &self.held) {
-            let Some(oldest) = linger.messages.pop_front() else { break };
-            linger.bytes -= oldest.load_bytes();
-            self.held.refund(oldest.load_bytes());
-            overflow.push(oldest);
-        }
-        if has_room(linger, &self.held) {
+        let is_held = bytes <= max
+            && match place {
+                Place::Front => has_room(linger, held),
+                Place::Back => bytes <= linger.bytes.saturating_add(held.room()),
+            };
+        let mut overflow = Vec::new();
+        if is_held {
+            while !has_room(linger, held) {
+                let Some(oldest) = linger.messages.pop_front() else { break };
+                linger.bytes -= oldest.load_bytes();
+                held.refund(oldest.load_bytes());
+                overflow.push(oldest);
+            }
             linger.bytes += bytes;
-            self.held.charge(bytes);
+            held.charge(bytes);
             self.counters.held += 1;
             match place {
                 Place::Front => linger.messages.push_front(message),
@@ -69,13 +82,34 @@ impl Router {
             }
             self.sender_waits(endpoint, provenance);
         } else {
-            dropped += u64::from(!self.tell_not_found(&message));
+            overflow.push(message);
         }
+        let mut dropped = 0;
         for message in overflow {
-            self.is_decided(&message);
+            if is_held {
+                self.is_decided(&message);
+            }
             dropped += u64::from(!self.tell_not_found(&message));
         }
-        dropped
+        Holding { is_held, dropped }
+    }
+
+    /// Holds what a session has left, in front of what is held already: the newest of it, and none that
+    /// is older than one for which there was no room.
+    pub(crate) fn hold_left(&mut self, endpoint: EndpointKey, left: Vec<LooseMessage>) {
+        let (mut dropped, mut is_full) = (0, false);
+        for message in left.into_iter().rev() {
+            if is_full {
+                dropped += u64::from(!self.tell_not_found(&message));
+                continue;
+            }
+            // One that can never be held says nothing about the others.
+            let is_too_large = message.load_bytes() > self.config.held_bytes_max;
+            let holding = self.hold(endpoint, message, Place::Front);
+            dropped += holding.dropped;
+            is_full = !holding.is_held && !is_too_large;
+        }
+        self.held_overflow(endpoint, dropped);
     }
 
     /// Counts and logs what could not be held.

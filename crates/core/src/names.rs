@@ -15,7 +15,6 @@ use hermes_bus_proto::envelope::NotText;
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, NameError};
 
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger, Replacement};
-use crate::linger::Place;
 use crate::outbox::LooseMessage;
 use crate::router::{Next, Probed, Router};
 use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey, Stalled};
@@ -283,9 +282,8 @@ impl Router {
             return;
         };
         self.endpoints[endpoint.0].draining = None;
-        let left = self.take_unbegun(key).into_iter().rev();
-        let dropped = left.map(|message| self.hold(endpoint, message, Place::Front)).sum();
-        self.held_overflow(endpoint, dropped);
+        let left = self.take_unbegun(key);
+        self.hold_left(endpoint, left);
     }
 
     /// What a session has not begun to read. A sender that waits for this turn's end still waits;

@@ -21,6 +21,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const POOLED_CHUNKS_MAX: usize = 16;
 /// What the bookkeeping of one queued frame costs.
 pub(crate) const FRAME_OVERHEAD_BYTES: usize = size_of::<QueuedFrame>();
+/// What the bookkeeping of one held message costs: [`Config::held_bytes_max`](crate::Config) compares
+/// frames with it.
+pub const HELD_OVERHEAD_BYTES: usize = size_of::<LooseMessage>();
 /// The bookkeeping of so many frames stays allocated when a queue is empty.
 const KEPT_FRAMES_MAX: usize = 1024;
 /// Bodies from this size on are shared instead of copied, where they can be.
@@ -100,7 +103,7 @@ pub(crate) struct LooseMessage {
 impl LooseMessage {
     /// Its bytes with their bookkeeping: what limits compare.
     pub(crate) fn load_bytes(&self) -> usize {
-        self.frame.len() + size_of::<Self>()
+        self.frame.len() + HELD_OVERHEAD_BYTES
     }
 }
 

@@ -17,7 +17,7 @@ use hermes_bus_proto::{Destination, Envelope, ErrorCode, Raw};
 use crate::Event;
 use crate::effects::beginning;
 use crate::endpoint::{EndpointKey, EndpointState};
-use crate::linger::Place;
+use crate::linger::{Holding, Place};
 use crate::outbox::{
     Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN,
 };
@@ -353,9 +353,7 @@ impl Router {
         let frame = Bytes::from([&header, before, message.inserted, after].concat());
         let provenance = Provenance { arrived, ..message.provenance };
         let loose = LooseMessage { frame, provenance };
-        let held_before = self.counters.held;
-        let dropped = self.hold(endpoint, loose, Place::Back);
-        let is_held = self.counters.held > held_before;
+        let Holding { is_held, dropped } = self.hold(endpoint, loose, Place::Back);
         self.tap(message, if is_held { Outcome::Held } else { Outcome::NotFound });
         self.held_overflow(endpoint, dropped);
         self.hold_if_answers_pile_up(message.sender)

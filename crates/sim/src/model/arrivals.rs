@@ -11,7 +11,7 @@ use hermes_bus_proto::{Envelope, Raw};
 use crate::call::Violation;
 
 use super::message::{Copied, check_tapped};
-use super::session::{First, Owed, OwedId, Session};
+use super::session::{First, Owed, OwedId};
 use super::{Checked, Expected, Model, ensure};
 
 impl Model {
@@ -49,7 +49,9 @@ impl Model {
 
     fn arrived(&mut self, key: SessionKey, payload: &[u8], expected: &mut Expected) -> Checked {
         let session = self.session(key)?;
-        if let Some(copy) = next_message(session, payload) {
+        if session.queue.front().is_some_and(|copy| copy.message.is(payload))
+            && let Some(copy) = session.queue.pop_front()
+        {
             ensure!(
                 !session.answers.iter().any(|owed| matches!(owed, Owed::Registered { .. })),
                 "order",
@@ -129,26 +131,6 @@ impl Model {
     }
 }
 
-/// Takes the message that this is off a session's queue: the next one, behind such as may be gone.
-fn next_message(session: &mut Session, payload: &[u8]) -> Option<Copied> {
-    let may_be_gone = session.unsure;
-    let mut behind = 0;
-    for (at, copy) in session.queue.iter().enumerate() {
-        if copy.message.is(payload) {
-            session.queue.drain(..at);
-            session.unsure -= behind;
-            let copy = session.queue.pop_front();
-            session.settle_unsure();
-            return copy;
-        }
-        behind += 1;
-        if !copy.is_unsure || behind > may_be_gone {
-            return None;
-        }
-    }
-    None
-}
-
 impl Owed {
     /// Whether this is the frame that is owed.
     fn is(&self, envelope: &Envelope<'_>) -> bool {
@@ -196,7 +178,7 @@ fn lists(envelope: &Envelope<'_>, entries: &[(String, String)]) -> bool {
 impl OwedId {
     fn is(&self, shown: Option<Raw<'_>>) -> bool {
         match (self, shown) {
-            (OwedId::None, None) | (OwedId::Any, Some(_)) => true,
+            (OwedId::None, None) => true,
             (OwedId::Given(id), Some(shown)) => shown.as_bytes() == *id,
             (OwedId::Made, Some(shown)) => shown.text().is_ok_and(|text| text.len() == 36),
             _ => false,

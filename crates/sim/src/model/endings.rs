@@ -10,7 +10,8 @@ use hermes_bus_proto::limits::HEADER_BYTES;
 use crate::call::{Call, View, Violation};
 
 use super::message::Copied;
-use super::session::{self, First, Owed, OwedId, Phase, Session};
+use super::session::{First, Owed, OwedId, Phase, Session};
+use super::standing::held_bytes;
 use super::{Checked, Delays, Expected, Model, NameState, Told, ensure};
 
 impl Model {
@@ -131,10 +132,9 @@ impl Model {
         self.check_reason(key, reason, expected)?;
         self.release_name(key);
         let Some(mut session) = self.sessions.remove(&key) else { return Ok(()) };
-        session.settle_unsure();
         let name = session.name.clone().unwrap_or_default();
         let cut_off = told.cut_off.remove(&name).unwrap_or(0) as usize;
-        let queued = session.queue.len() - session.unsure;
+        let queued = session.queue.len();
         let heir = session.heir.take();
         let heir = heir.filter(|heir| !self.is_without_heir(heir, &session, cut_off));
         let begun = begun(&session);
@@ -167,7 +167,7 @@ impl Model {
         );
         expected.dropped_cut_off += cut_off as u64;
         if cut_off == 1 {
-            take_begun(&mut session.queue, &mut session.unsure, &session.partial);
+            session.queue.pop_front();
         }
         self.settle(&heir, session, told, expected)
     }
@@ -178,7 +178,7 @@ impl Model {
         let Some(record) = self.names.get(heir) else { return true };
         let NameState::Lingering { until, .. } = record.state else { return false };
         let is_over = self.is_beginning_turn && until <= self.now.moment;
-        let all = session.queue.len() - session.unsure;
+        let all = session.queue.len();
         is_over && cut_off == all && (cut_off > 1 || cut_off == 1 && session.partial.is_empty())
     }
 
@@ -192,35 +192,22 @@ impl Model {
     ) -> Checked {
         let now = self.now.moment;
         let mut left = session.queue;
-        let mut unsure = session.unsure;
         for copy in &mut left {
             let listens = |key: &SessionKey| {
                 self.sessions.get(key).is_some_and(Session::listens) && copy.arrived == now
             };
             copy.waiter = copy.waiter.filter(listens);
         }
-        expected.refused_endpoint_not_found += self.some_are_told(&mut left, &mut unsure, told);
-        let overflow = told.overflow.remove(heir).unwrap_or(0) as usize;
-        expected.dropped_held_overflow += overflow as u64;
-        let there = left.len() - unsure;
-        ensure!(
-            overflow <= there,
-            "drops",
-            "{overflow} messages for {heir:?} could not be held, but there were only {there}"
-        );
-        if overflow > 0 {
-            self.check_overflow(heir, &left)?;
-            left.iter_mut().for_each(|copy| copy.is_unsure = true);
-            unsure += overflow;
-            session::settle_unsure(&mut left, &mut unsure);
-        }
-        expected.held += (left.len() - unsure) as u64;
+        let overflow = told.overflow.remove(heir).unwrap_or(0);
+        let lost = self.oldest_are_lost(&mut left, overflow, told)?;
+        self.check_overflow(heir, left.iter(), &lost)?;
+        self.overflow_is_told(&lost, told, expected)?;
+        expected.held += left.len() as u64;
         for copy in &left {
             self.waits_for_fate(copy);
         }
         if let Some(record) = self.names.get_mut(heir) {
             record.draining = None;
-            record.unsure += unsure;
             left.append(&mut record.held);
             record.held = left;
         }
@@ -236,69 +223,92 @@ impl Model {
         }
     }
 
+    /// Whether what a sender was told may be about this message.
+    fn is_about(&self, (pid, wanted): &(u32, String), copy: &Copied) -> bool {
+        let is_sender = copy.waiter.is_some() && self.by_pid.get(pid).copied() == copy.waiter;
+        is_sender && *wanted == copy.message.wanted
+    }
+
     /// Whether the sender of this message was just told that the endpoint is gone. Then that is spent,
     /// and the sender is owed the error.
     pub(super) fn is_told(&mut self, copy: &Copied, told: &mut Told) -> bool {
         let Some(waiter) = copy.waiter else { return false };
-        let is_it = |(pid, wanted): &(u32, String)| {
-            self.by_pid.get(pid) == Some(&waiter) && *wanted == copy.message.wanted
-        };
-        let Some(at) = told.not_found.iter().position(is_it) else { return false };
+        let about = told.not_found.iter().position(|entry| self.is_about(entry, copy));
+        let Some(at) = about else { return false };
         told.not_found.remove(at);
         if let Some(session) = self.sessions.get_mut(&waiter) {
-            // Of several that may be gone, it is only known that one of them is.
-            let id = match copy.is_unsure {
-                true => OwedId::Any,
-                false => OwedId::of(copy.message.id.as_deref()),
-            };
+            let id = OwedId::of(copy.message.id.as_deref());
             session.owe_late(Owed::Error { code: ErrorCode::EndpointNotFound, id });
             session.first = First::Over;
         }
         true
     }
 
-    /// Takes those messages out whose senders were just told that the endpoint is gone. Where a sender
-    /// was told so of some of its messages, it is not known of which. Returns how many were told.
-    pub(super) fn some_are_told(
-        &mut self,
-        copies: &mut VecDeque<Copied>,
-        unsure: &mut usize,
-        told: &mut Told,
-    ) -> u64 {
-        let before = told.not_found.len();
-        let mut senders: Vec<(SessionKey, String)> = Vec::new();
-        for copy in copies.iter() {
-            let sender = copy.waiter.map(|waiter| (waiter, copy.message.wanted.clone()));
-            senders.extend(sender.filter(|sender| !senders.contains(sender)));
+    /// Takes those out of what a session has left that were not held: such as never can be, and as many
+    /// of the oldest as the router has told of.
+    fn oldest_are_lost(
+        &self,
+        left: &mut VecDeque<Copied>,
+        overflow: u64,
+        told: &Told,
+    ) -> Result<Vec<Copied>, Violation> {
+        let is_too_large = |copy: &Copied| held_bytes(copy) > self.config.held_bytes_max;
+        let is_lost =
+            |oldest: usize, (at, copy): (usize, &Copied)| at < oldest || is_too_large(copy);
+        let agrees = |oldest: &usize| {
+            let lost = left.iter().enumerate().filter(|copy| is_lost(*oldest, *copy));
+            let (mut untold, mut entries) = (0, told.not_found.clone());
+            for (_, copy) in lost {
+                let entry = entries.iter().position(|entry| self.is_about(entry, copy));
+                match entry {
+                    Some(entry) => drop(entries.remove(entry)),
+                    None => untold += 1,
+                }
+            }
+            untold == overflow
+        };
+        let is_nothing_lost = overflow == 0 && told.not_found.is_empty();
+        let oldest = match is_nothing_lost && !left.iter().any(is_too_large) {
+            true => Some(0),
+            false => (0..=left.len()).rev().find(agrees),
+        };
+        let Some(oldest) = oldest else {
+            let what = format!(
+                "of {} messages that a session has left, {overflow} were told to be too much",
+                left.len()
+            );
+            return Err(Violation::new("drops", what));
+        };
+        let (mut lost, mut kept) = (Vec::new(), VecDeque::new());
+        for (at, copy) in std::mem::take(left).into_iter().enumerate() {
+            if is_lost(oldest, (at, &copy)) { lost.push(copy) } else { kept.push_back(copy) }
         }
-        for (waiter, wanted) in senders {
-            let by_pid = &self.by_pid;
-            let is_its =
-                |(pid, name): &(u32, String)| by_pid.get(pid) == Some(&waiter) && *name == wanted;
-            let is_from_it =
-                |copy: &Copied| copy.waiter == Some(waiter) && copy.message.wanted == wanted;
-            let told_of = told.not_found.iter().filter(|told| is_its(told)).count();
-            let of_it = copies.iter().filter(|copy| is_from_it(copy));
-            let (sent, is_known) =
-                of_it.fold((0, true), |(sent, known), copy| (sent + 1, known && !copy.is_unsure));
-            if told_of == sent && is_known {
-                copies.retain(|copy| !self.is_told(copy, told));
+        *left = kept;
+        Ok(lost)
+    }
+
+    /// Messages that could not be held: each is counted, or its sender told.
+    pub(super) fn overflow_is_told(
+        &mut self,
+        lost: &[Copied],
+        told: &mut Told,
+        expected: &mut Expected,
+    ) -> Checked {
+        for copy in lost {
+            if self.is_told(copy, told) {
+                expected.refused_endpoint_not_found += 1;
                 continue;
             }
-            told.not_found.retain(|told| !is_its(told));
-            *unsure += told_of;
-            if told_of > 0 {
-                let of_it = copies.iter_mut().filter(|copy| is_from_it(copy));
-                of_it.for_each(|copy| copy.is_unsure = true);
-            }
-            if let Some(session) = self.sessions.get_mut(&waiter).filter(|_| told_of > 0) {
-                session.first = First::Over;
-                let error = Owed::Error { code: ErrorCode::EndpointNotFound, id: OwedId::Any };
-                (0..told_of).for_each(|_| session.owe_late(error.clone()));
-            }
+            let waiter = copy.waiter.and_then(|waiter| self.sessions.get(&waiter));
+            ensure!(
+                !waiter.is_some_and(Session::listens),
+                "silence",
+                "the sender of message {} was not told that it could not be held",
+                copy.message.number()
+            );
+            expected.dropped_held_overflow += 1;
         }
-        session::settle_unsure(copies, unsure);
-        (before - told.not_found.len()) as u64
+        Ok(())
     }
 
     fn check_reason(
@@ -332,7 +342,7 @@ impl Model {
             (Phase::Finishing { reason: known, .. }, reason) => {
                 ensure!(known == reason, "end", "{key:?} ended as {reason:?}, not as {known:?}");
                 ensure!(
-                    session.queue.len() == session.unsure && undecided == 0,
+                    session.queue.is_empty() && undecided == 0,
                     "end",
                     "{key:?} was closed with {} messages unwritten and {undecided} undecided",
                     session.queue.len()
@@ -439,7 +449,7 @@ impl Model {
         let over: Vec<String> = over.map(|(name, _)| name.clone()).collect();
         for name in over {
             let Some(record) = self.names.remove(&name) else { continue };
-            self.held_are_lost(&name, record.held, record.unsure, told, expected)?;
+            self.held_are_lost(&name, record.held, told, expected)?;
             let draining = record.draining.and_then(|key| self.sessions.get_mut(&key));
             if let Some(session) = draining {
                 session.heir = None;
@@ -453,7 +463,6 @@ impl Model {
         &mut self,
         name: &str,
         held: VecDeque<Copied>,
-        unsure: usize,
         told: &mut Told,
         expected: &mut Expected,
     ) -> Checked {
@@ -465,7 +474,7 @@ impl Model {
             }
             let listens = copy.waiter.and_then(|waiter| self.sessions.get(&waiter));
             ensure!(
-                !listens.is_some_and(Session::listens) || unsure > 0,
+                !listens.is_some_and(Session::listens),
                 "silence",
                 "the sender of message {} was not told that nobody got it",
                 copy.message.number()
@@ -474,10 +483,9 @@ impl Model {
         }
         let dropped = told.gone.remove(name).unwrap_or(0);
         ensure!(
-            dropped == (untold - unsure) as u64,
+            dropped == untold,
             "drops",
-            "{untold} messages ({unsure} of them gone before) were held for {name:?}, which nobody \
-             came back for; {dropped} were told"
+            "{untold} messages were held for {name:?}, which nobody came back for; {dropped} were told"
         );
         expected.dropped_receiver_gone += dropped;
         Ok(())
@@ -491,8 +499,7 @@ impl Model {
         for name in names {
             let Some(record) = self.names.get_mut(&name) else { continue };
             let mut kept = VecDeque::new();
-            let (held, is_unsure) = (std::mem::take(&mut record.held), record.unsure > 0);
-            for mut copy in held {
+            for mut copy in std::mem::take(&mut record.held) {
                 let may_hear = copy.arrived.after(soonest) <= now;
                 if may_hear && self.is_told(&copy, told) {
                     expected.refused_endpoint_not_found += 1;
@@ -501,7 +508,7 @@ impl Model {
                 if copy.arrived.after(latest) <= now {
                     let waiter = copy.waiter.take().and_then(|waiter| self.sessions.get(&waiter));
                     ensure!(
-                        !waiter.is_some_and(Session::listens) || is_unsure,
+                        !waiter.is_some_and(Session::listens),
                         "silence",
                         "the sender of message {} waits for longer than {latest:?} to hear of it",
                         copy.message.number()
@@ -559,34 +566,21 @@ impl Model {
             let Some(known) = self.names.get_mut(name) else {
                 return Err(Violation::new("restart", format!("{name:?} was not in use")));
             };
-            session::settle_unsure(&mut known.held, &mut known.unsure);
             ensure!(
-                known.held.len() - known.unsure == record.frames.len(),
+                known.held.len() == record.frames.len(),
                 "restart",
                 "{} messages are handed over for {name:?}, not {}",
                 record.frames.len(),
-                known.held.len() - known.unsure
+                known.held.len()
             );
-            let mut frames = record.frames.iter();
-            let mut kept = VecDeque::new();
-            let mut next = frames.next();
-            for mut copy in std::mem::take(&mut known.held) {
-                let is_it = next.is_some_and(|frame| copy.message.is(&frame[HEADER_BYTES..]));
-                if is_it {
-                    copy.is_unsure = false;
-                    kept.push_back(copy);
-                    next = frames.next();
-                } else {
-                    ensure!(
-                        copy.is_unsure,
-                        "restart",
-                        "message {} for {name:?} is not handed over in its place",
-                        copy.message.number()
-                    );
-                }
+            for (copy, frame) in known.held.iter().zip(&record.frames) {
+                ensure!(
+                    copy.message.is(&frame[HEADER_BYTES..]),
+                    "restart",
+                    "message {} for {name:?} is not handed over in its place",
+                    copy.message.number()
+                );
             }
-            ensure!(next.is_none(), "restart", "a strange message is handed over for {name:?}");
-            (known.held, known.unsure) = (kept, 0);
         }
         let lost = self.names.keys().find(|name| left.iter().all(|l| l.name.as_str() != **name));
         ensure!(lost.is_none(), "restart", "{lost:?} is not handed over");
@@ -624,34 +618,14 @@ pub(super) enum Begun {
 }
 
 pub(super) fn begun(session: &Session) -> Begun {
-    if session.queue.is_empty() || session.partial.is_empty() {
+    let Some(front) = session.queue.front().filter(|_| !session.partial.is_empty()) else {
         return Begun::No;
-    }
+    };
     let seen = session.partial.get(HEADER_BYTES..).unwrap_or_default();
     let is_an_answer = b"{\"type\": \"".iter().zip(seen).all(|(a, b)| a == b);
-    match (begun_at(&session.queue, &session.partial), session.may_be_owed() && is_an_answer) {
-        (Some(_), false) => Begun::Yes,
-        (None, _) => Begun::No,
-        (Some(_), true) => Begun::Maybe,
+    match (front.message.begins_with(seen), session.may_be_owed() && is_an_answer) {
+        (true, false) => Begun::Yes,
+        (false, _) => Begun::No,
+        (true, true) => Begun::Maybe,
     }
-}
-
-/// The place of the message that may have begun to leave: the first one, behind such as may be gone.
-fn begun_at(queue: &VecDeque<Copied>, partial: &[u8]) -> Option<usize> {
-    let seen = partial.get(HEADER_BYTES..).unwrap_or_default();
-    let first_sure = queue.iter().position(|copy| !copy.is_unsure).unwrap_or(queue.len());
-    let candidates = queue.iter().take(first_sure + 1);
-    candidates.into_iter().position(|copy| copy.message.begins_with(seen))
-}
-
-/// Takes the message that has begun to leave out of its queue.
-pub(super) fn take_begun(
-    queue: &mut VecDeque<Copied>,
-    unsure: &mut usize,
-    partial: &[u8],
-) -> Option<Copied> {
-    let at = begun_at(queue, partial)?;
-    queue.drain(..at);
-    *unsure = unsure.saturating_sub(at);
-    queue.pop_front()
 }

@@ -1,5 +1,6 @@
 //! What a frame does: names, targets, answers and refusals.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hermes_bus_core::{CloseReason, Effect, Event, Next, Outcome, Probed, SessionKey};
@@ -10,7 +11,7 @@ use hermes_bus_proto::{
 
 use crate::call::{View, Violation};
 
-use super::endings::{Begun, begun, take_begun};
+use super::endings::{Begun, begun};
 use super::impatience::Verdict;
 use super::message::{Copied, Message};
 use super::session::{self, First, Owed, OwedId};
@@ -207,7 +208,6 @@ impl Model {
         self.names.entry(name.clone()).or_insert_with(|| Name {
             state: NameState::Held(key),
             held: Default::default(),
-            unsure: 0,
             draining: None,
             fight: Fight::default(),
         });
@@ -292,20 +292,18 @@ impl Model {
         holder: Option<SessionKey>,
         told: &mut Told,
         expected: &mut Expected,
-    ) -> Result<(Vec<Copied>, usize), Violation> {
+    ) -> Result<Vec<Copied>, Violation> {
         let uid = self.session(key)?.credentials.uid;
         let now = self.now.moment;
-        let Some(record) = self.names.get_mut(name) else { return Ok((Vec::new(), 0)) };
+        let Some(record) = self.names.get_mut(name) else { return Ok(Vec::new()) };
         let draining = record.draining.take();
         let held_uid = match record.state {
             NameState::Lingering { uid, .. } => uid,
             NameState::Held(_) => uid,
         };
-        let (held, held_unsure) =
-            (std::mem::take(&mut record.held), std::mem::take(&mut record.unsure));
+        let held = std::mem::take(&mut record.held);
         record.state = NameState::Held(key);
-        let mut ours = (Vec::new(), 0);
-        let mut lost = (Vec::new(), 0);
+        let (mut ours, mut lost) = (Vec::new(), VecDeque::new());
         // Which of them still writes a message, only the sums tell, where too little of it was seen.
         let mut sources = Vec::new();
         for previous in draining.into_iter().chain(holder) {
@@ -316,18 +314,16 @@ impl Model {
             for copy in &mut queue {
                 copy.waiter = copy.waiter.filter(|_| copy.arrived == now);
             }
-            let unsure = std::mem::take(&mut session.unsure);
             let is_ours = session.credentials.uid == uid;
-            sources.push((previous, is_ours, begun, queue, unsure));
+            sources.push((previous, is_ours, begun, queue));
         }
         let reached = self.counted.held_delivered + self.counted.dropped_receiver_gone;
         let reached = reached as usize + told.not_found.len();
-        let there: usize =
-            sources.iter().map(|(_, _, _, queue, unsure)| queue.len() - unsure).sum();
-        let there = there + held.len() - held_unsure;
+        let there: usize = sources.iter().map(|(_, _, _, queue)| queue.len()).sum();
+        let there = there + held.len();
         ensure!(there >= reached, "drops", "{reached} messages for {name:?} of {there}");
         let mut kept_back = there - reached;
-        for (previous, is_ours, begun, mut queue, mut unsure) in sources {
+        for (previous, is_ours, begun, mut queue) in sources {
             let cuts = match begun {
                 Begun::Yes => true,
                 Begun::Maybe => kept_back > 0,
@@ -336,24 +332,23 @@ impl Model {
             if cuts && !queue.is_empty() {
                 ensure!(kept_back > 0, "duplicate", "a begun message of {name:?} goes on");
                 kept_back -= 1;
-                let session = self.session(previous)?;
-                let front = take_begun(&mut queue, &mut unsure, &session.partial);
-                session.queue.extend(front);
+                let front = queue.pop_front();
+                self.session(previous)?.queue.extend(front);
             }
-            let into = if is_ours { &mut ours } else { &mut lost };
-            into.0.extend(queue);
-            into.1 += unsure;
+            if is_ours { ours.extend(queue) } else { lost.extend(queue) }
         }
         ensure!(
             kept_back == 0,
             "drops",
             "{kept_back} messages for {name:?} were neither inherited nor told to be lost"
         );
-        let into = if held_uid == uid { &mut ours } else { &mut lost };
-        into.0.extend(held);
-        into.1 += held_unsure;
-        self.held_are_lost(name, lost.0.into(), lost.1, told, expected)?;
-        expected.held_delivered += (ours.0.len() - ours.1) as u64;
+        if held_uid == uid {
+            ours.extend(held);
+        } else {
+            lost.extend(held);
+        }
+        self.held_are_lost(name, lost, told, expected)?;
+        expected.held_delivered += ours.len() as u64;
         Ok(ours)
     }
 
@@ -362,7 +357,7 @@ impl Model {
         key: SessionKey,
         name: &str,
         session_id: String,
-        (inherited, unsure): (Vec<Copied>, usize),
+        inherited: Vec<Copied>,
         expected: &mut Expected,
     ) -> Checked {
         let now = self.now.moment;
@@ -390,7 +385,6 @@ impl Model {
         session.corked_until = pause.map(|pause| now.after(pause));
         session.owe(Owed::Registered { name: name.to_owned(), session_id });
         session.queue.extend(inherited);
-        session.unsure = unsure;
         Ok(())
     }
 
@@ -523,7 +517,7 @@ impl Model {
         let is_anonymous = self.session(key)?.is_anonymous();
         let waiter = is_anonymous.then_some(key);
         let arrived = self.now.moment;
-        let copy = Copied { message, waiter, arrived, is_unsure: false };
+        let copy = Copied { message, waiter, arrived };
         self.session(receiver)?.queue.push_back(copy);
         Ok(())
     }
@@ -544,71 +538,40 @@ impl Model {
         let arrived = arrived.unwrap_or(self.now.moment);
         self.accepted(key, &message, expected)?;
         self.first_is_due(key, &message, Vec::new(), None)?;
-        let copy = Copied { message: Rc::clone(&message), waiter, arrived, is_unsure: false };
+        let copy = Copied { message: Rc::clone(&message), waiter, arrived };
         let mut told = Told::default();
         for effect in view.effects {
             if let Effect::Log(event) = effect {
                 self.logged(event, &mut told)?;
             }
         }
-        let mut dropped = told.overflow.remove(name).unwrap_or(0) as usize;
-        dropped += told.not_found.len();
+        let overflow = told.overflow.remove(name).unwrap_or(0) as usize;
+        let dropped = overflow + told.not_found.len();
         let is_held = self.counted.held == 1;
-        if dropped > 0 {
-            self.check_overflow(name, &std::collections::VecDeque::from([copy.clone()]))?;
-        }
-        ensure!(is_held || dropped > 0, "drops", "message {} was not held", message.number());
         self.show_tap(view, &message, if is_held { Outcome::Held } else { Outcome::NotFound });
         let Some(record) = self.names.get_mut(name) else { return Ok(()) };
-        let mut held = std::mem::take(&mut record.held);
-        let mut unsure = std::mem::take(&mut record.unsure);
-        let mut lost = Vec::new();
-        let out_of_held = dropped - usize::from(!is_held);
-        let is_unsure_which = unsure > 0 && out_of_held > 0;
-        if is_unsure_which {
-            // It is not known any more which of them is the oldest; only who was told. If the message
-            // itself could not be held, its sender is told last.
-            let own = told.not_found.pop_if(|_| !is_held);
-            let known = self.some_are_told(&mut held, &mut unsure, &mut told) as usize;
-            told.not_found.extend(own);
-            expected.refused_endpoint_not_found += known as u64;
-            expected.dropped_held_overflow += (out_of_held - known) as u64;
-            held.iter_mut().for_each(|copy| copy.is_unsure = true);
-            unsure += out_of_held - known;
-        } else {
-            ensure!(
-                out_of_held <= held.len(),
-                "drops",
-                "{out_of_held} held messages for {name:?} made room, of {}",
-                held.len()
-            );
-            lost.extend(held.drain(..out_of_held));
-        }
+        ensure!(
+            if is_held { dropped <= record.held.len() } else { dropped == 1 },
+            "drops",
+            "message {} was held: {is_held}; {dropped} of {} made room for it",
+            message.number(),
+            record.held.len()
+        );
+        let lost: Vec<Copied> = match is_held {
+            true => record.held.drain(..dropped).collect(),
+            false => vec![copy.clone()],
+        };
         if is_held {
-            self.waits_for_fate(&copy);
-            held.push_back(copy);
             expected.held = 1;
-        } else {
-            lost.push(copy);
-        }
-        session::settle_unsure(&mut held, &mut unsure);
-        if let Some(record) = self.names.get_mut(name) {
-            (record.held, record.unsure) = (held, unsure);
-        }
-        for copy in &lost {
-            if self.is_told(copy, &mut told) {
-                expected.refused_endpoint_not_found += 1;
-                continue;
+            self.check_overflow(name, std::iter::once(&copy), &lost)?;
+            self.waits_for_fate(&copy);
+            if let Some(record) = self.names.get_mut(name) {
+                record.held.push_back(copy);
             }
-            let waiter = copy.waiter.and_then(|waiter| self.sessions.get(&waiter));
-            ensure!(
-                !waiter.is_some_and(session::Session::listens),
-                "silence",
-                "the sender of message {} was not told that it could not be held",
-                copy.message.number()
-            );
-            expected.dropped_held_overflow += 1;
+        } else {
+            self.check_overflow(name, std::iter::empty(), &lost)?;
         }
+        self.overflow_is_told(&lost, &mut told, expected)?;
         ensure!(told.is_spent(), "drops", "told of more than held: {told:?}");
         for effect in view.effects {
             match effect {
@@ -657,7 +620,7 @@ impl Model {
             }
             let arrived = self.now.moment;
             let message = Rc::clone(&message);
-            let copy = Copied { message, waiter: None, arrived, is_unsure: false };
+            let copy = Copied { message, waiter: None, arrived };
             self.session(*receiver)?.queue.push_back(copy);
             copies.push((*receiver, false));
         }

@@ -134,8 +134,6 @@ pub(super) struct Copied {
     /// The anonymous sender that may still hear what becomes of it.
     pub(super) waiter: Option<SessionKey>,
     pub(super) arrived: Moment,
-    /// It may be gone: only the number of those that are is known.
-    pub(super) is_unsure: bool,
 }
 
 /// Finds what of a batch for those who look on is whole.

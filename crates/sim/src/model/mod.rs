@@ -3,8 +3,8 @@
 //! The model knows names, who holds them, the order of what is queued for each session and held for
 //! each name, what every peer is still owed, and how long anything may take. It knows nothing of
 //! buffers, timers and budgets: whether a message fits, the router decides, and the model asks whether
-//! it had reason to. What the router tells only in sums (so many of these were dropped) the model
-//! takes at its word and settles when the survivors arrive.
+//! it had reason to. What the router tells only in sums (so many of these were dropped) is enough for
+//! the model to know which: always the oldest.
 
 mod arrivals;
 mod endings;
@@ -44,8 +44,6 @@ struct Name {
     state: NameState,
     /// What waits for its next session, oldest first.
     held: VecDeque<Copied>,
-    /// So many of those that are marked as unsure are gone.
-    unsure: usize,
     /// The session that held it last, while it still writes what was queued for it.
     draining: Option<SessionKey>,
     fight: Fight,

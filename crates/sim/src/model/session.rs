@@ -39,8 +39,6 @@ pub(super) enum OwedId {
     Given(Vec<u8>),
     /// One that the bus has made.
     Made,
-    /// That of one of several messages, nobody knows which.
-    Any,
 }
 
 impl OwedId {
@@ -97,8 +95,6 @@ pub(super) struct Session {
     /// Where what it does not read goes, after it has lost its name.
     pub(super) heir: Option<String>,
     pub(super) queue: VecDeque<Copied>,
-    /// So many of those that are marked as unsure are gone.
-    pub(super) unsure: usize,
     /// Answers to what it has sent, in order.
     pub(super) answers: VecDeque<Owed>,
     /// What it is to hear besides, in any order.
@@ -145,7 +141,6 @@ impl Session {
             holds: Holds::default(),
             heir: None,
             queue: VecDeque::new(),
-            unsure: 0,
             answers: VecDeque::new(),
             late: Vec::new(),
             partial: Vec::new(),
@@ -231,24 +226,5 @@ impl Session {
 
     pub(super) fn forget_rates(&mut self, now: Moment) {
         (self.sent_messages, self.sent_bytes, self.rates_since) = (0, 0, now);
-    }
-
-    /// Once all that may be gone are gone, or none is, it is known which.
-    pub(super) fn settle_unsure(&mut self) {
-        settle_unsure(&mut self.queue, &mut self.unsure);
-    }
-}
-
-/// Once all that may be gone are gone, or none is, it is known which.
-pub(super) fn settle_unsure(copies: &mut VecDeque<Copied>, unsure: &mut usize) {
-    let marked = copies.iter().filter(|copy| copy.is_unsure).count();
-    if *unsure > 0 && marked == *unsure {
-        copies.retain(|copy| !copy.is_unsure);
-        *unsure = 0;
-    }
-    if *unsure == 0 && marked > 0 {
-        for copy in copies {
-            copy.is_unsure = false;
-        }
     }
 }

@@ -1,10 +1,9 @@
 //! What must hold all the time: waits have a reason and an end, budgets are kept and refunded, and
 //! nobody is slowed down by others.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use hermes_bus_core::{Moment, Reading, SessionKey};
+use hermes_bus_core::{HELD_OVERHEAD_BYTES, Moment, Reading, SessionKey};
 use hermes_bus_proto::limits::HEADER_BYTES;
 
 use crate::call::{Call, View, Violation};
@@ -25,11 +24,13 @@ fn frame_bytes(copy: &Copied) -> usize {
     HEADER_BYTES + copy.message.payload_bytes()
 }
 
+/// What a message takes where it is held for a name.
+pub(super) fn held_bytes(copy: &Copied) -> usize {
+    frame_bytes(copy) + HELD_OVERHEAD_BYTES
+}
+
 /// At least so much is queued.
 fn load_min(session: &Session) -> usize {
-    if session.unsure > 0 {
-        return 0;
-    }
     let queued: usize = session.queue.iter().map(frame_bytes).sum();
     queued.saturating_sub(session.partial.len())
 }
@@ -345,20 +346,26 @@ impl Model {
 
     // ---- held messages ---------------------------------------------------------------------------------
 
-    /// Whether messages for a name may have been too much to be held.
-    pub(super) fn check_overflow(&self, name: &str, added: &VecDeque<Copied>) -> Checked {
-        let bytes = |copies: &VecDeque<Copied>| -> usize {
-            copies.iter().map(|copy| frame_bytes(copy) + OVERHEAD_BYTES_MAX).sum()
-        };
-        let own = self.names.get(name).map_or(0, |record| bytes(&record.held)) + bytes(added);
-        let all = self.names.values().map(|record| bytes(&record.held)).sum::<usize>();
-        let all = all + bytes(added);
+    /// Whether messages for a name were too much to be held, beside others that are held from now on.
+    pub(super) fn check_overflow<'a>(
+        &self,
+        name: &str,
+        kept: impl Iterator<Item = &'a Copied>,
+        lost: &[Copied],
+    ) -> Checked {
+        let Some(newest) = lost.last() else { return Ok(()) };
+        let config = &self.config;
+        let of_name = self.names.get(name).into_iter().flat_map(|record| &record.held);
+        let all = self.names.values().flat_map(|record| &record.held);
+        let kept: usize = kept.map(held_bytes).sum();
+        let own = of_name.map(held_bytes).sum::<usize>() + kept + held_bytes(newest);
+        let all = all.map(held_bytes).sum::<usize>() + kept + held_bytes(newest);
         ensure!(
-            own > self.config.held_bytes_max || all > self.config.held_bytes_total_max,
+            own > config.held_bytes_max || all > config.held_bytes_total_max,
             "drops",
             "messages for {name:?} were dropped, though there was room: {own} of {}, {all} of {}",
-            self.config.held_bytes_max,
-            self.config.held_bytes_total_max
+            config.held_bytes_max,
+            config.held_bytes_total_max
         );
         Ok(())
     }
@@ -424,19 +431,17 @@ impl Model {
 
     pub(super) fn check_standing(&mut self, call: &Call<'_>, view: &mut View<'_>) -> Checked {
         let usage = view.router.usage();
-        let is_unsure = self.sessions.values().any(|session| session.unsure > 0)
-            || self.names.values().any(|record| record.unsure > 0);
         let mut sessions = self.sessions.values();
         let queues = self.sessions.values().any(|session| !session.queue.is_empty());
         ensure!(
-            is_unsure || queues == (usage.queued > 0),
+            queues == (usage.queued > 0),
             "budget",
             "{} bytes are charged for queues; messages are queued: {queues}",
             usage.queued
         );
         let holds = self.names.values().any(|record| !record.held.is_empty());
         ensure!(
-            is_unsure || holds == (usage.held > 0),
+            holds == (usage.held > 0),
             "budget",
             "{} bytes are charged for held messages; there are some: {holds}",
             usage.held
@@ -505,13 +510,13 @@ impl Model {
             .collect();
         let known = self.registered.iter().map(|key| {
             let session = &self.sessions[key];
-            let pending = session.queue.len() - session.unsure;
-            (session.name.clone().unwrap_or_default(), session.session_id.clone(), pending as u64)
+            let pending = session.queue.len() as u64;
+            (session.name.clone().unwrap_or_default(), session.session_id.clone(), pending)
         });
         let known: Vec<(String, String, u64)> = known.collect();
         ensure!(listed == known, "names", "listed are {listed:?}, not {known:?}");
         for (key, session) in &self.sessions {
-            let is_waiting = !session.queue.is_empty() && session.unsure == 0;
+            let is_waiting = !session.queue.is_empty();
             let is_paused = session.corked_until.is_some();
             ensure!(
                 !is_waiting || is_paused || view.router.next_write(*key).next().is_some(),
@@ -526,7 +531,7 @@ impl Model {
     pub(super) fn settled(&mut self, view: &mut View<'_>) -> Checked {
         for (key, session) in &self.sessions {
             ensure!(
-                session.queue.len() == session.unsure && !session.is_owed(),
+                session.queue.is_empty() && !session.is_owed(),
                 "progress",
                 "{key:?} reads, and has not got {} messages, {:?} and {:?}",
                 session.queue.len(),
