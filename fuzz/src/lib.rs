@@ -10,14 +10,16 @@ mod grammar;
 pub mod insertion;
 mod notation;
 mod reference;
+pub mod router;
 
 /// A target: its name, which is that of its program and its corpus, and its check.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("config", config::check),
     ("envelope", envelope::check),
     ("frame", frame::check),
     ("insertion", insertion::check),
+    ("router", router::check),
 ];
