@@ -495,8 +495,9 @@ impl Model {
     fn lingering_senders_hear(&mut self, told: &mut Told, expected: &mut Expected) -> Checked {
         let now = self.now.moment;
         let (soonest, latest) = (self.delays.answer.min, self.delays.answer.max);
-        let names: Vec<String> = self.names.keys().cloned().collect();
-        for name in names {
+        let waited_for = self.names.iter().filter(|(_, record)| !record.held.is_empty());
+        let waited_for: Vec<String> = waited_for.map(|(name, _)| name.clone()).collect();
+        for name in waited_for {
             let Some(record) = self.names.get_mut(&name) else { continue };
             let mut kept = VecDeque::new();
             for mut copy in std::mem::take(&mut record.held) {

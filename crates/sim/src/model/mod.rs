@@ -172,6 +172,8 @@ pub struct Model {
     /// Memory held after the last call, as the router says.
     held_bytes: usize,
     is_shutting_down: bool,
+    /// Something may have happened in this turn.
+    has_changed: bool,
     /// Timers fire at the moment.
     is_beginning_turn: bool,
 }
@@ -195,6 +197,7 @@ impl Default for Model {
             inherited_bytes: 0,
             held_bytes: 0,
             is_shutting_down: false,
+            has_changed: false,
             is_beginning_turn: false,
         }
     }
@@ -254,12 +257,14 @@ impl Model {
         // Who is told unasked, and for how long a rate makes somebody wait, is judged elsewhere.
         expected.impatient_pongs = self.counted.impatient_pongs;
         expected.pace_waits = self.counted.pace_waits;
-        for ((name, expected), (_, counted)) in expected.iter().zip(self.counted.iter()) {
-            ensure!(
-                expected == counted,
-                "counters",
-                "{name} went up by {counted}, not by {expected}"
-            );
+        if expected != self.counted {
+            let both = expected.iter().zip(self.counted.iter());
+            let wrong = both.filter(|(expected, counted)| expected != counted);
+            let wrong = wrong.map(|((name, expected), (_, counted))| {
+                format!("{name} went up by {counted}, not by {expected}")
+            });
+            let wrong: Vec<String> = wrong.collect();
+            return Err(Violation::new("counters", wrong.join("; ")));
         }
         self.check_standing(call, &mut view)
     }

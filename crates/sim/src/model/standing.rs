@@ -331,12 +331,12 @@ impl Model {
     /// Who is held for unfinished frames is so with a reason.
     pub(super) fn check_intake_holds(&self, view: &View<'_>) -> Checked {
         let total = view.router.usage().intake;
-        for (key, session) in &self.sessions {
+        let held = self.sessions.iter().filter(|(_, session)| session.holds.intake);
+        for (key, session) in held.filter(|(_, session)| session.is_open()) {
             let (_, of_user) = self.intake(session.charged_uid);
-            let is_full = total >= self.config.intake_bytes_total_max
-                || of_user >= self.config.intake_bytes_user_max;
             ensure!(
-                !(session.is_open() && session.holds.intake) || is_full,
+                total >= self.config.intake_bytes_total_max
+                    || of_user >= self.config.intake_bytes_user_max,
                 "hold",
                 "{key:?} is held for unfinished frames, of which there are {total} bytes"
             );
@@ -430,59 +430,19 @@ impl Model {
     // ---- always ------------------------------------------------------------------------------------------
 
     pub(super) fn check_standing(&mut self, call: &Call<'_>, view: &mut View<'_>) -> Checked {
+        // Nothing has changed by looking.
+        if matches!(call, Call::Reading { .. } | Call::Tapped { .. }) {
+            return Ok(());
+        }
         let usage = view.router.usage();
-        let mut sessions = self.sessions.values();
-        let queues = self.sessions.values().any(|session| !session.queue.is_empty());
-        ensure!(
-            queues == (usage.queued > 0),
-            "budget",
-            "{} bytes are charged for queues; messages are queued: {queues}",
-            usage.queued
-        );
-        let holds = self.names.values().any(|record| !record.held.is_empty());
-        ensure!(
-            holds == (usage.held > 0),
-            "budget",
-            "{} bytes are charged for held messages; there are some: {holds}",
-            usage.held
-        );
-        let is_told_unasked = self.sessions.values().any(|session| session.is_impatient);
-        let answers = self.sessions.values().any(Session::is_owed);
-        ensure!(
-            is_told_unasked || answers == (usage.answers > 0),
-            "budget",
-            "{} bytes are charged for answers; there are some: {answers}",
-            usage.answers
-        );
-        let intake: usize = sessions
-            .by_ref()
-            .filter(|session| session.is_open())
-            .map(|session| session.buffered)
-            .sum();
-        ensure!(
-            intake == usage.intake || self.is_shutting_down,
-            "budget",
-            "{} bytes are charged for unfinished frames, of which there are {intake}",
-            usage.intake
-        );
-        let timers_max = 7 * self.sessions.len() + 2 * self.names.len();
-        ensure!(usage.timers <= timers_max, "timers", "{} timers, of {timers_max}", usage.timers);
-        let held_max = self.config.held_bytes_total_max.saturating_add(self.inherited_bytes);
-        ensure!(
-            usage.held <= self.held_bytes.max(held_max),
-            "budget",
-            "{} bytes are held, of {held_max}",
-            usage.held
-        );
-        self.held_bytes = usage.held;
-        ensure!(
-            view.router.connections() == self.sessions.len(),
-            "sessions",
-            "{} connections, not {}",
-            view.router.connections(),
-            self.sessions.len()
-        );
+        let (mut queues, mut answers, mut may_be_answers, mut intake) = (false, false, false, 0);
         for (key, session) in &self.sessions {
+            queues |= !session.queue.is_empty();
+            answers |= session.is_owed();
+            may_be_answers |= session.may_be_owed();
+            if session.is_open() {
+                intake += session.buffered;
+            }
             ensure!(
                 !session.is_stalled || !session.has_everything(),
                 "stall",
@@ -495,7 +455,45 @@ impl Model {
                 "{key:?} has read all answers, and is still held for them"
             );
         }
-        if matches!(call, Call::TurnEnded) {
+        ensure!(
+            queues == (usage.queued > 0),
+            "budget",
+            "{} bytes are charged for queues; messages are queued: {queues}",
+            usage.queued
+        );
+        ensure!(
+            answers <= (usage.answers > 0) && may_be_answers >= (usage.answers > 0),
+            "budget",
+            "{} bytes are charged for answers; there are some: {answers}",
+            usage.answers
+        );
+        ensure!(
+            intake == usage.intake || self.is_shutting_down,
+            "budget",
+            "{} bytes are charged for unfinished frames, of which there are {intake}",
+            usage.intake
+        );
+        let held = self.names.values().flat_map(|record| &record.held).map(held_bytes).sum();
+        ensure!(
+            usage.held == held,
+            "budget",
+            "{} bytes are charged for held messages, of which there are {held}",
+            usage.held
+        );
+        let held_max = self.config.held_bytes_total_max.saturating_add(self.inherited_bytes);
+        ensure!(
+            held <= self.held_bytes.max(held_max),
+            "budget",
+            "{held} bytes are held, of {held_max}"
+        );
+        self.held_bytes = held;
+        let timers_max = 7 * self.sessions.len() + 2 * self.names.len();
+        ensure!(usage.timers <= timers_max, "timers", "{} timers, of {timers_max}", usage.timers);
+        let (connections, known) = (view.router.connections(), self.sessions.len());
+        ensure!(connections == known, "end", "{connections} connections, not {known}");
+        let is_idle = matches!(call, Call::TurnBegan | Call::Buffered { .. });
+        self.has_changed |= !is_idle || !view.effects.is_empty();
+        if matches!(call, Call::TurnEnded) && std::mem::take(&mut self.has_changed) {
             self.check_names(view)?;
         }
         Ok(())
