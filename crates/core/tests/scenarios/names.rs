@@ -77,6 +77,38 @@ fn a_message_cut_off_by_the_end_of_its_receiver_is_counted() {
 }
 
 #[test]
+fn a_session_that_is_done_is_let_go_when_its_heir_has_all_that_it_left() {
+    let mut world = World::new();
+    let (done, sender) = (world.register("dup"), world.register("sender"));
+    world.stop_reading(done, 0);
+    world.message(sender, "dup", "not read");
+    world.half_close(done);
+    assert_eq!(world.closed(done), None, "it may still read");
+    let (_, bodies) = world.register_and_take("dup");
+    assert_eq!(bodies, ["not read"]);
+    world.assert_let_go(done);
+    world.end();
+}
+
+#[test]
+fn a_session_that_is_done_reads_what_it_has_begun_to_read_and_its_heir_the_rest() {
+    let mut world = World::new();
+    let (done, sender) = (world.register("dup"), world.register("sender"));
+    world.stop_reading(done, 10);
+    world.message(sender, "dup", "begun");
+    world.message(sender, "dup", "not begun");
+    world.half_close(done);
+    let (_, bodies) = world.register_and_take("dup");
+    assert_eq!(bodies, ["not begun"]);
+    assert_eq!(world.closed(done), None);
+    world.read_on(done);
+    assert_eq!(world.bodies(done), ["begun"]);
+    world.assert_let_go(done);
+    assert_eq!(world.counters().dropped(), 0);
+    world.end();
+}
+
+#[test]
 fn another_user_takes_the_name_but_not_what_was_for_the_first() {
     let mut world = World::with(|config| config.allow_uids = vec![5]);
     let (old, sender) = (world.register("dup"), world.register("sender"));

@@ -135,6 +135,31 @@ fn nobody_is_held_for_a_rate_that_was_lifted_or_when_the_bus_is_about_to_end() {
 }
 
 #[test]
+fn a_pause_is_not_ended_by_the_timer_of_one_that_a_change_of_the_rates_has_ended() {
+    let mut world = World::with(|config| config.messages_per_s = Some(1));
+    let (reader, sender) = (world.register("reader"), world.register("sender"));
+    let message = json!({"type": "message", "to": "reader", "body": 1}).to_string();
+    world.write(sender, &[message.as_str(); 3]);
+    assert_eq!(world.bodies(reader).len(), 2, "the pause is over after 1 s");
+    world.pass_ms(900);
+    world.router.configure(Config { messages_per_s: Some(2), ..world.router.config().clone() });
+    world.turn();
+    assert_eq!(world.bodies(reader).len(), 1, "the change lets it go on");
+    world.write(sender, &[message.as_str(); 4]);
+    assert_eq!(world.bodies(reader).len(), 2, "a new pause, until half a second from now");
+    assert_eq!(world.counters().pace_waits, 2);
+    world.pass_ms(499);
+    assert!(world.bodies(reader).is_empty(), "the timer of the first pause means nothing");
+    world.pass_ms(1);
+    assert_eq!(world.bodies(reader).len(), 1);
+    world.pass_ms(499);
+    assert!(world.bodies(reader).is_empty());
+    world.pass_ms(1);
+    assert_eq!(world.bodies(reader).len(), 1);
+    world.end();
+}
+
+#[test]
 fn bytes_are_limited_by_themselves() {
     let mut world = World::with(|config| config.bytes_per_s = Some(10_000));
     let (reader, sender) = (world.register("reader"), world.register("sender"));

@@ -289,8 +289,8 @@ fn what_a_sender_that_waits_had_sent_before_it_left_arrives_all_the_same() {
     world.put(sender, &messages);
     world.put_hang_up(sender);
     world.turn();
-    // The bus notices that the sender reads no more, while it is held.
-    world.router.deaf(sender);
+    // While it is held.
+    world.go_deaf(sender);
     let (heir, _) = world.register_and_take("sender");
     world.read_on(slow);
     assert_eq!(numbers(&world.bodies(slow)), (0..30).collect::<Vec<_>>());
@@ -330,8 +330,7 @@ fn a_peer_that_leaves_with_unread_answers_is_read_to_its_end() {
     world.put_hang_up(rude);
     world.turn();
     assert_eq!(world.closed(rude), None, "held for its unread answers");
-    world.router.deaf(rude);
-    world.turn();
+    world.go_deaf(rude);
     assert!(world.closed(rude).is_some());
     assert_eq!(world.bodies(listener), ["last words"]);
     world.end();
@@ -367,7 +366,7 @@ fn a_script_that_has_gone_leaves_its_message_the_time_of_all_others() {
     fill(&mut world, sender, "full", 9);
     world.message(script, "full", "s".repeat(20 * KIB));
     world.put_hang_up(script);
-    world.router.deaf(script);
+    world.go_deaf(script);
     world.pass_ms(1_900);
     world.read_on(full);
     assert_eq!(world.bodies(full).len(), 10);
@@ -390,4 +389,31 @@ fn a_script_waits_once_and_not_again_when_its_receiver_ends() {
     world.pass_ms(1);
     assert_eq!(world.take(script)[0]["code"], "endpoint_not_found");
     world.end();
+}
+
+#[test]
+fn a_receiver_has_its_whole_time_when_a_script_that_came_long_before_reads_no_more() {
+    for (reads_after_ms, dropped) in [(2_499, 0), (2_500, 1)] {
+        let mut world = small_queues();
+        let (first, sender, script) =
+            (world.register("full"), world.register("sender"), world.connect());
+        world.stop_reading(first, 0);
+        fill(&mut world, sender, "full", 9);
+        world.message(script, "full", json!([9, "s".repeat(20 * KIB)]));
+        world.pass_ms(500);
+        // The name's next session inherits a full queue: the script begins to wait for this one.
+        let second = world.connect();
+        world.stop_reading(second, 0);
+        world.send(second, &json!({"type": "register", "endpoint": "full"}));
+        assert_eq!(world.counters().sender_waits, 2);
+        world.pass_ms(100);
+        world.go_deaf(script);
+        world.pass_ms(reads_after_ms - 600);
+        let stalls = |event: &Event| matches!(event, Event::StallBegan { .. });
+        assert_eq!(world.log.iter().filter(|event| stalls(event)).count() as u64, dropped);
+        world.read_on(second);
+        assert_eq!(numbers(&world.bodies(second)), (0..10 - dropped).collect::<Vec<_>>());
+        assert_eq!(world.counters().dropped(), dropped);
+        world.end();
+    }
 }

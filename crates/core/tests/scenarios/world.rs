@@ -129,6 +129,12 @@ impl World {
         self.turn();
     }
 
+    /// The bus notices that the peer reads no more. What it has sent still counts.
+    pub(crate) fn go_deaf(&mut self, key: SessionKey) {
+        self.router.deaf(key);
+        self.turn();
+    }
+
     /// The peer closes its connection.
     pub(crate) fn hang_up(&mut self, key: SessionKey) {
         self.put_hang_up(key);
@@ -199,6 +205,14 @@ impl World {
 
     pub(crate) fn closed(&self, key: SessionKey) -> Option<CloseReason> {
         self.peers[&key].closed
+    }
+
+    /// The connection was closed because its peer had ended it, and nobody is blamed for that.
+    pub(crate) fn assert_let_go(&self, key: SessionKey) {
+        assert_eq!(self.closed(key), Some(CloseReason::PeerClosed));
+        assert_eq!(self.counters().timeout_drain, 0);
+        let blamed = self.log.iter().any(|event| matches!(event, Event::LeftUnread { .. }));
+        assert!(!blamed, "{:?}", self.log);
     }
 
     pub(crate) fn endpoints(&mut self) -> Vec<String> {
