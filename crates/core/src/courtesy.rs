@@ -53,7 +53,7 @@ impl Router {
         let came_alone = session.frames_taken == first.frames_taken
             && session.newest_turn.1 + 1 == first.frames_taken
             && !session.has_unread_input();
-        if came_alone {
+        if came_alone && !session.is_deaf {
             self.answer_first_message(key, &first);
         }
     }

@@ -31,9 +31,9 @@ impl Ledger {
         self.used.saturating_add(bytes) <= self.max
     }
 
-    /// Bytes that may still be charged.
-    pub(crate) fn room(&self) -> usize {
-        self.max.saturating_sub(self.used)
+    /// Whether there would be room for `bytes` if `freed` of those in use were not.
+    pub(crate) fn has_room_in_place_of(&self, freed: usize, bytes: usize) -> bool {
+        self.used.saturating_sub(freed).saturating_add(bytes) <= self.max
     }
 
     pub(crate) fn is_full(&self) -> bool {

@@ -63,7 +63,7 @@ impl Router {
         let is_held = bytes <= max
             && match place {
                 Place::Front => has_room(linger, held),
-                Place::Back => bytes <= linger.bytes.saturating_add(held.room()),
+                Place::Back => held.has_room_in_place_of(linger.bytes, bytes),
             };
         let mut overflow = Vec::new();
         if is_held {

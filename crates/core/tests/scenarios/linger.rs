@@ -366,3 +366,25 @@ fn no_message_makes_room_in_vain_for_one_that_others_leave_no_room_for() {
     assert_eq!(numbers(&bodies), [0], "another name's message never makes room");
     world.end();
 }
+
+#[test]
+fn a_smaller_total_makes_nothing_make_room_in_vain() {
+    let mut world = World::with(|config| config.held_bytes_total_max = 10_000);
+    let sender = world.register("sender");
+    for name in ["greedy", "modest"] {
+        let key = world.register(name);
+        world.hang_up(key);
+    }
+    world.message(sender, "greedy", sized(0, 7_000));
+    world.message(sender, "modest", sized(1, 800));
+    world.message(sender, "modest", sized(2, 800));
+    let mut config = world.router.config().clone();
+    config.held_bytes_total_max = 5_000;
+    world.router.configure(config);
+    let held_before = world.router.usage().held;
+    world.message(sender, "modest", sized(3, 700));
+    assert_eq!(world.router.usage().held, held_before, "there is no room, whoever makes some");
+    let (_, bodies) = world.register_and_take("modest");
+    assert_eq!(numbers(&bodies), [1, 2]);
+    world.end();
+}

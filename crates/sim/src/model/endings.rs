@@ -208,8 +208,12 @@ impl Model {
         }
         if let Some(record) = self.names.get_mut(heir) {
             record.draining = None;
+            let is_held = !left.is_empty();
             left.append(&mut record.held);
             record.held = left;
+            if is_held {
+                self.check_held(heir)?;
+            }
         }
         Ok(())
     }
@@ -542,6 +546,7 @@ impl Model {
             };
             record.state = NameState::Lingering { until, uid };
             record.draining = None;
+            record.inherited_bytes = record.held.iter().map(held_bytes).sum();
             record.fight = Default::default();
             for copy in &mut record.held {
                 copy.waiter = None;

@@ -208,6 +208,7 @@ impl Model {
         self.names.entry(name.clone()).or_insert_with(|| Name {
             state: NameState::Held(key),
             held: Default::default(),
+            inherited_bytes: 0,
             draining: None,
             fight: Fight::default(),
         });
@@ -302,6 +303,7 @@ impl Model {
             NameState::Held(_) => uid,
         };
         let held = std::mem::take(&mut record.held);
+        record.inherited_bytes = 0;
         record.state = NameState::Held(key);
         let (mut ours, mut lost) = (Vec::new(), VecDeque::new());
         // Which of them still writes a message, only the sums tell, where too little of it was seen.
@@ -568,6 +570,7 @@ impl Model {
             if let Some(record) = self.names.get_mut(name) {
                 record.held.push_back(copy);
             }
+            self.check_held(name)?;
         } else {
             self.check_overflow(name, std::iter::empty(), &lost)?;
         }

@@ -44,6 +44,8 @@ struct Name {
     state: NameState,
     /// What waits for its next session, oldest first.
     held: VecDeque<Copied>,
+    /// So many bytes more may be held: an earlier router had held them.
+    inherited_bytes: usize,
     /// The session that held it last, while it still writes what was queued for it.
     draining: Option<SessionKey>,
     fight: Fight,
@@ -374,5 +376,7 @@ impl Model {
         }
         self.config = Config { server, admin_ops, owner_uid, ..config.clone() };
         self.delays.widen(config);
+        // What an earlier router has left has no limit of its own any more.
+        self.inherited_bytes = 0;
     }
 }

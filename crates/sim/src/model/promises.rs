@@ -52,7 +52,7 @@ impl Model {
         let came_alone = session.frames_taken == frames_taken
             && session.newest_turn.1 + 1 == frames_taken
             && session.buffered == 0;
-        if !came_alone {
+        if !came_alone || session.is_deaf {
             return;
         }
         let is_there = |(receiver, _): &(SessionKey, bool)| self.sessions.contains_key(receiver);

@@ -370,6 +370,21 @@ impl Model {
         Ok(())
     }
 
+    /// Something is newly held for a name: then there was room for it, beside all that is held.
+    pub(super) fn check_held(&self, name: &str) -> Checked {
+        let all: usize = self.names.values().flat_map(|record| &record.held).map(held_bytes).sum();
+        let all_max = self.config.held_bytes_total_max.saturating_add(self.inherited_bytes);
+        let Some(record) = self.names.get(name) else { return Ok(()) };
+        let own: usize = record.held.iter().map(held_bytes).sum();
+        let own_max = self.config.held_bytes_max.saturating_add(record.inherited_bytes);
+        ensure!(
+            own <= own_max && all <= all_max,
+            "budget",
+            "{own} bytes are held for {name:?}, of {own_max}, and {all} in all, of {all_max}"
+        );
+        Ok(())
+    }
+
     // ---- time --------------------------------------------------------------------------------------------
 
     /// Nothing takes longer than it may.
