@@ -437,7 +437,8 @@ fn name(dice: &mut Dice) -> u8 {
 /// How many messages, and the bytes of each.
 fn load(dice: &mut Dice, character: &Character) -> (u16, u32) {
     if character.is_huge && dice.one_in(8) {
-        let below_the_limit = dice.pick(&[0, 1, 40, 66, 67, 90, 120, 200, 4_000_000]);
+        // With `id` and `ts` the bus adds 71 bytes, with one of them 46 or 25; `from` only where it fits.
+        let below_the_limit = dice.pick(&[0, 1, 24, 25, 45, 46, 70, 71, 90, 120, 4_000_000]);
         return (1, PAYLOAD_BYTES_MAX as u32 - below_the_limit);
     }
     let bytes = match dice.below(64) {
