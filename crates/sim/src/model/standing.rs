@@ -9,7 +9,7 @@ use hermes_bus_proto::limits::HEADER_BYTES;
 use crate::call::{Call, View, Violation};
 
 use super::message::{Copied, Message};
-use super::session::{Phase, Session, Wait};
+use super::session::{First, Phase, Session, Wait};
 use super::{Checked, Model, NameState, ensure};
 
 /// More than the bookkeeping of one queued frame takes.
@@ -422,6 +422,16 @@ impl Model {
                     since.after(wait_max) > now,
                     "hold",
                     "{key:?} has been waiting for {receiver:?} since {since:?}"
+                );
+            }
+            // The only message of a script waits from its arrival, however often it is offered.
+            if let (Some(_), Some(since)) = (session.holds.receiver, session.waiting_since) {
+                let patience = delays.answer.max.min(delays.stall.max);
+                let is_script = session.listens() && matches!(session.first, First::NotYet);
+                ensure!(
+                    !is_script || since.after(patience) > now,
+                    "silence",
+                    "{key:?} has waited since {since:?} to hear of its first message"
                 );
             }
             if let Some(until) = session.holds.pace {
