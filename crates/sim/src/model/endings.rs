@@ -319,6 +319,7 @@ impl Model {
         expected: &mut Expected,
     ) -> Checked {
         let undecided = self.undecided(key);
+        let undecided_for_sure = self.undecided_for_sure(key);
         let now = self.now.moment;
         let Some(session) = self.sessions.get(&key) else {
             return Err(Violation::new("end", format!("{key:?} was closed, but it had ended")));
@@ -343,9 +344,10 @@ impl Model {
             (Phase::Finishing { reason: known, .. }, reason) => {
                 ensure!(known == reason, "end", "{key:?} ended as {reason:?}, not as {known:?}");
                 ensure!(
-                    session.queue.is_empty() && undecided == 0,
+                    session.queue.is_empty() && undecided_for_sure == 0,
                     "end",
-                    "{key:?} was closed with {} messages unwritten and {undecided} undecided",
+                    "{key:?} was closed with {} messages unwritten, and {undecided_for_sure} \
+                     whose fate it waits for",
                     session.queue.len()
                 );
                 ensure!(

@@ -368,13 +368,23 @@ impl Model {
         }
     }
 
-    /// Messages whose fate this sender is still to hear. One that has registered since does not ask.
+    /// Messages whose fate this sender may still wait for. One that has registered since does not.
     fn undecided(&self, key: SessionKey) -> usize {
         if !self.sessions.get(&key).is_some_and(Session::is_anonymous) {
             return 0;
         }
         let held = self.names.values().flat_map(|name| &name.held);
         held.filter(|copy| copy.waiter == Some(key)).count()
+    }
+
+    /// Messages whose fate this sender certainly waits for. When one that reads no more has waited long
+    /// enough, nobody tells.
+    fn undecided_for_sure(&self, key: SessionKey) -> usize {
+        let listens = self.sessions.get(&key).is_some_and(Session::listens);
+        let (now, soonest) = (self.now.moment, self.delays.answer.min);
+        let held = self.names.values().flat_map(|name| &name.held);
+        let of_it = held.filter(|copy| copy.waiter == Some(key));
+        of_it.filter(|copy| listens || copy.arrived.after(soonest) > now).count()
     }
 
     fn configured(&mut self, config: &Config) {
