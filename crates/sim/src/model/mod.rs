@@ -380,7 +380,10 @@ impl Model {
     /// Messages whose fate this sender certainly waits for. When one that reads no more has waited long
     /// enough, nobody tells.
     fn undecided_for_sure(&self, key: SessionKey) -> usize {
-        let listens = self.sessions.get(&key).is_some_and(Session::listens);
+        let Some(session) = self.sessions.get(&key).filter(|session| session.is_anonymous()) else {
+            return 0;
+        };
+        let listens = session.listens();
         let (now, soonest) = (self.now.moment, self.delays.answer.min);
         let held = self.names.values().flat_map(|name| &name.held);
         let of_it = held.filter(|copy| copy.waiter == Some(key));
