@@ -555,11 +555,16 @@ impl Model {
 
     /// The router lists who the model says it should, with what is queued for each.
     fn check_names(&self, view: &mut View<'_>) -> Checked {
-        let listed: Vec<(String, String, u64)> = view
-            .router
-            .endpoints()
-            .map(|(details, _)| (details.endpoint, details.session_id, details.pending.messages))
-            .collect();
+        let mut listed = Vec::new();
+        for ((details, _), key) in view.router.endpoints().zip(&self.registered) {
+            let (session, bytes) = (&self.sessions[key], details.pending.bytes as usize);
+            let queued = load_min(session);
+            let is_so = if session.may_be_owed() { bytes >= queued } else { bytes == queued };
+            ensure!(is_so, "names", "{bytes} bytes are listed for {key:?}, of messages {queued}");
+            listed.push((details.endpoint, details.session_id, details.pending.messages));
+        }
+        let count = view.router.endpoints().count();
+        ensure!(count == self.registered.len(), "names", "{count} names are listed");
         let known = self.registered.iter().map(|key| {
             let session = &self.sessions[key];
             let pending = session.queue.len() as u64;
