@@ -488,7 +488,7 @@ impl Model {
         let pid = session.credentials.pid;
         if session.is_anonymous() {
             session.first = First::Over;
-            let id = OwedId::of(&message);
+            let id = OwedId::of(message);
             session.owe_error(ErrorCode::EndpointNotFound, id);
         }
         self.show_tap(view, message, Outcome::NotFound);
