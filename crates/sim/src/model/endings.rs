@@ -207,12 +207,9 @@ impl Model {
         }
         if let Some(record) = self.names.get_mut(heir) {
             record.draining = None;
-            let is_held = !left.is_empty();
+            self.newly_held.extend((!left.is_empty()).then(|| heir.to_owned()));
             left.append(&mut record.held);
             record.held = left;
-            if is_held {
-                self.check_held(heir)?;
-            }
         }
         Ok(())
     }

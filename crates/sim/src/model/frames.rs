@@ -590,7 +590,7 @@ impl Model {
             if let Some(record) = self.names.get_mut(name) {
                 record.held.push_back(copy);
             }
-            self.check_held(name)?;
+            self.newly_held.push(name.to_owned());
         } else {
             self.check_overflow(name, std::iter::empty(), &lost)?;
         }

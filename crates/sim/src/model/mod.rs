@@ -24,7 +24,7 @@ use hermes_bus_core::{Config, Counters, Credentials, Effect, Event, Moment, Now,
 use crate::call::{Call, View, Violation};
 use impatience::Impatience;
 use message::{Copied, Message};
-use session::{Phase, Session};
+use session::{Phase, Session, Wait};
 
 /// Stops with a violation unless something holds.
 macro_rules! ensure {
@@ -169,6 +169,12 @@ pub struct Model {
     impatience: Impatience,
     /// Every id that the bus was seen to make, with the message or session that has it.
     made_ids: BTreeMap<Vec<u8>, String>,
+    /// Waits for a receiver that ever began.
+    waits: u64,
+    /// Waits that the call has ended, but for those whose time was up.
+    went_on: Vec<Wait>,
+    /// Names for which the call has held something.
+    newly_held: Vec<String>,
     /// What those who look on are still to see.
     tapped: VecDeque<(Rc<Message>, hermes_bus_core::Outcome)>,
     /// What was held before, in a router that inherited it: so much more may be held.
@@ -197,6 +203,9 @@ impl Default for Model {
             names: BTreeMap::new(),
             impatience: Impatience::default(),
             made_ids: BTreeMap::new(),
+            waits: 0,
+            went_on: Vec::new(),
+            newly_held: Vec::new(),
             tapped: VecDeque::new(),
             inherited_bytes: 0,
             held_bytes: 0,
@@ -269,6 +278,8 @@ impl Model {
             let wrong: Vec<String> = wrong.collect();
             return Err(Violation::new("counters", wrong.join("; ")));
         }
+        self.check_turns()?;
+        self.check_newly_held()?;
         self.check_standing(call, &mut view)
     }
 

@@ -51,11 +51,19 @@ impl OwedId {
     }
 }
 
+/// A sender is kept waiting for a receiver.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    pub(super) receiver: SessionKey,
+    pub(super) since: Moment,
+    /// Its place among all waits that ever began.
+    pub(super) place: u64,
+}
+
 /// Why the bus does not read from a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Holds {
-    /// For this receiver, since then.
-    pub(super) receiver: Option<(SessionKey, Moment)>,
+    pub(super) receiver: Option<Wait>,
     /// It may have too many answers to read.
     pub(super) answers: bool,
     pub(super) intake: bool,
@@ -129,8 +137,8 @@ pub(super) struct Session {
     /// It must be told them.
     pub(super) needs_pongs: bool,
     pub(super) is_stalled: bool,
-    /// How its last wait for a receiver began, and for whom.
-    pub(super) last_wait: Option<(SessionKey, Moment)>,
+    /// The receiver that its next message has waited for.
+    pub(super) awaited: Option<SessionKey>,
     pub(super) sent_messages: u64,
     pub(super) sent_bytes: u64,
     pub(super) rates_since: Moment,
@@ -169,7 +177,7 @@ impl Session {
             is_impatient: false,
             needs_pongs: false,
             is_stalled: false,
-            last_wait: None,
+            awaited: None,
             sent_messages: 0,
             sent_bytes: 0,
             rates_since: now,
@@ -231,7 +239,7 @@ impl Session {
         self.frames_taken += 1;
         self.last_heard = now;
         self.waiting_since = None;
-        self.last_wait = None;
+        self.awaited = None;
     }
 
     pub(super) fn forget_rates(&mut self, now: Moment) {

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use hermes_bus_core::{HELD_OVERHEAD_BYTES, Moment, Reading, SessionKey};
+use hermes_bus_core::{HELD_OVERHEAD_BYTES, Reading, SessionKey};
 use hermes_bus_proto::limits::HEADER_BYTES;
 
 use crate::call::{Call, View, Violation};
 
 use super::message::{Copied, Message};
-use super::session::{Phase, Session};
+use super::session::{First, Phase, Session, Wait};
 use super::{Checked, Model, NameState, ensure};
 
 /// More than the bookkeeping of one queued frame takes.
@@ -40,12 +40,24 @@ fn load_min(session: &Session) -> usize {
 impl Model {
     // ---- senders that wait for a receiver -----------------------------------------------------------
 
-    /// Senders that are kept waiting for this receiver, and since when.
-    fn waiting_for(&self, receiver: SessionKey) -> impl Iterator<Item = (SessionKey, Moment)> {
-        self.sessions.iter().filter_map(move |(key, session)| {
-            let (awaited, since) = session.holds.receiver?;
-            (awaited == receiver && session.is_open()).then_some((*key, since))
-        })
+    /// Whoever goes on has waited the longest, of those who are still there.
+    pub(super) fn check_turns(&mut self) -> Checked {
+        for wait in std::mem::take(&mut self.went_on) {
+            let earlier = self.waiting_for(wait.receiver).find(|other| other.place < wait.place);
+            ensure!(
+                earlier.is_none(),
+                "order",
+                "one goes on that waits since {wait:?}, and another one waits since {earlier:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Those that are kept waiting for this receiver.
+    fn waiting_for(&self, receiver: SessionKey) -> impl Iterator<Item = Wait> {
+        let open = self.sessions.values().filter(|session| session.is_open());
+        open.filter_map(|session| session.holds.receiver)
+            .filter(move |wait| wait.receiver == receiver)
     }
 
     pub(super) fn waits_for_receiver(
@@ -64,9 +76,11 @@ impl Model {
             ensure!(!session.is_stalled, "hold", "{name:?} has stalled, and is waited for");
             self.check_there_is_no_room(session, message, view)?;
         }
+        self.waits += 1;
+        let wait = Wait { receiver, since: now, place: self.waits };
         let session = self.session(key)?;
-        session.holds.receiver = Some((receiver, now));
-        session.last_wait = None;
+        session.holds.receiver = Some(wait);
+        session.awaited = None;
         session.waiting_since.get_or_insert(now);
         Ok(())
     }
@@ -96,7 +110,7 @@ impl Model {
                 false => shared_max(other),
             })
             .sum();
-        let has_room_in_budgets = usage.queued + needs <= config.queue_bytes_total_max
+        let has_room_in_budgets = usage.queued + 2 * needs <= config.queue_bytes_total_max
             && used_by_user + 2 * needs <= config.queue_bytes_user_max;
         let has_room = load <= config.queue_bytes_max
             && (load <= config.queue_bytes_reserved || has_room_in_budgets);
@@ -143,7 +157,7 @@ impl Model {
             return Err(Violation::new("replaced", "a message goes to one who has ended"));
         };
         ensure!(!session.is_stalled, "stall", "a message is queued for one who has stalled");
-        let has_waited = sender.last_wait.is_some_and(|(awaited, _)| awaited == receiver);
+        let has_waited = sender.awaited == Some(receiver);
         ensure!(
             has_waited || self.waiting_for(receiver).next().is_none(),
             "order",
@@ -183,7 +197,7 @@ impl Model {
         else {
             return Err(Violation::new("drops", "a message for one who has ended"));
         };
-        let waited = sender.last_wait.is_some_and(|(awaited, _)| awaited == receiver);
+        let waited = sender.awaited == Some(receiver);
         let patience = self.delays.answer.min.min(self.delays.stall.min);
         let in_vain = waited
             && sender.is_anonymous()
@@ -203,7 +217,7 @@ impl Model {
         };
         let now = self.now.moment;
         let patience = self.delays.stall.min;
-        let has_waited = self.waiting_for(receiver).any(|(_, since)| since.after(patience) <= now);
+        let has_waited = self.waiting_for(receiver).any(|wait| wait.since.after(patience) <= now);
         ensure!(has_waited, "stall", "nobody has waited {patience:?} for {name:?}");
         let session = self.session(receiver)?;
         ensure!(!session.is_stalled, "stall", "{name:?} stalls twice");
@@ -280,12 +294,14 @@ impl Model {
             "hold",
             "{key:?} is to go on, but it was not held"
         );
-        session.last_wait = session.holds.receiver;
-        session.holds = Default::default();
+        let wait = std::mem::take(&mut session.holds).receiver;
+        session.awaited = wait.map(|wait| wait.receiver);
         if let Some(since) = session.held_since.take() {
             session.unfinished_held += now.since(since.max(session.unfinished_since));
         }
         (session.resumed, session.last_heard) = (now, now);
+        // When somebody's time is up, it goes on before others.
+        self.went_on.extend(wait.filter(|_| !self.is_beginning_turn));
         Ok(())
     }
 
@@ -407,22 +423,21 @@ impl Model {
         Ok(())
     }
 
-    /// Something is newly held for a name: then there was room for it, beside all that is held.
-    pub(super) fn check_held(&self, name: &str) -> Checked {
-        if self.is_beginning_turn {
-            // What timers have freed before that, the model only knows behind all of them.
-            return Ok(());
+    /// Where something is newly held, there was room for it, beside all that is held.
+    pub(super) fn check_newly_held(&mut self) -> Checked {
+        for name in std::mem::take(&mut self.newly_held) {
+            let Some(record) = self.names.get(&name) else { continue };
+            let own: usize = record.held.iter().map(held_bytes).sum();
+            let own_max = self.config.held_bytes_max.saturating_add(record.inherited_bytes);
+            let all = self.names.values().flat_map(|record| &record.held);
+            let all: usize = all.map(held_bytes).sum();
+            let all_max = self.config.held_bytes_total_max.saturating_add(self.inherited_bytes);
+            ensure!(
+                own <= own_max && all <= all_max,
+                "budget",
+                "{own} bytes are held for {name:?}, of {own_max}, and {all} in all, of {all_max}"
+            );
         }
-        let all: usize = self.names.values().flat_map(|record| &record.held).map(held_bytes).sum();
-        let all_max = self.config.held_bytes_total_max.saturating_add(self.inherited_bytes);
-        let Some(record) = self.names.get(name) else { return Ok(()) };
-        let own: usize = record.held.iter().map(held_bytes).sum();
-        let own_max = self.config.held_bytes_max.saturating_add(record.inherited_bytes);
-        ensure!(
-            own <= own_max && all <= all_max,
-            "budget",
-            "{own} bytes are held for {name:?}, of {own_max}, and {all} in all, of {all_max}"
-        );
         Ok(())
     }
 
@@ -439,11 +454,21 @@ impl Model {
                 ensure!(until > now, "end", "{key:?} had to be closed at {until:?}");
                 continue;
             }
-            if let Some((receiver, since)) = session.holds.receiver {
+            if let Some(Wait { receiver, since, .. }) = session.holds.receiver {
                 ensure!(
                     since.after(wait_max) > now,
                     "hold",
                     "{key:?} has been waiting for {receiver:?} since {since:?}"
+                );
+            }
+            // The only message of a script waits from its arrival, however often it is offered.
+            if let (Some(_), Some(since)) = (session.holds.receiver, session.waiting_since) {
+                let patience = delays.answer.max.min(delays.stall.max);
+                let is_script = session.listens() && matches!(session.first, First::NotYet);
+                ensure!(
+                    !is_script || since.after(patience) > now,
+                    "silence",
+                    "{key:?} has waited since {since:?} to hear of its first message"
                 );
             }
             if let Some(until) = session.holds.pace {
