@@ -124,10 +124,10 @@ pub enum Call<'a> {
         /// What it gave.
         batch: &'a TapBatch,
     },
-    /// The router has ended, and left this to the next one; nothing if it was killed.
+    /// The router has ended.
     Ended {
-        /// What `lingering` returned.
-        left: &'a [Lingering],
+        /// What `lingering` returned, if another one follows it; none if it was killed, or stopped.
+        left: Option<&'a [Lingering]>,
     },
     /// Everybody has been reading everything for so long that nothing can still be on its way but
     /// unfinished frames, and no wait can still last: all that was sent is taken, nobody is held.

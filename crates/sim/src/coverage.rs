@@ -55,7 +55,8 @@ kinds!(CALLS, place_of_call(call: &Call<'_>) {
     named_sessions_ended = Call::NamedSessionsEnded,
     waiting_senders_taken = Call::WaitingSendersTaken { .. },
     tapped = Call::Tapped { .. },
-    ended = Call::Ended { .. },
+    ended = Call::Ended { left: None },
+    ended_with_a_successor = Call::Ended { left: Some(_) },
     settled = Call::Settled,
 });
 

@@ -10,7 +10,7 @@ use hermes_bus_proto::{Envelope, Raw};
 
 use crate::call::Violation;
 
-use super::message::{Copied, check_tapped};
+use super::message::{Copied, check_tapped, is_uuid};
 use super::session::{First, Owed, OwedId};
 use super::{Checked, Expected, Model, ensure};
 
@@ -61,6 +61,9 @@ impl Model {
             expected.handed_over += 1;
             expected.handed_over_bytes += (payload.len() + HEADER_BYTES) as u64;
             self.note_handed_over(key, &copy);
+            if let Some(id) = copy.message.made_id.known() {
+                self.check_made_id(id, &format!("message {}", copy.message.number()))?;
+            }
             return Ok(());
         }
         let Ok(envelope) = Envelope::scan(payload) else {
@@ -71,7 +74,10 @@ impl Model {
             session.answers.pop_front();
             return Ok(());
         }
-        if let Some(at) = session.late.iter().position(|owed| owed.is(&envelope)) {
+        // A message's own id may look like one that the bus has made: what is owed with that id comes first.
+        let exact = session.late.iter().position(|owed| owed.is_exact() && owed.is(&envelope));
+        let late = exact.or_else(|| session.late.iter().position(|owed| owed.is(&envelope)));
+        if let Some(at) = late {
             session.late.remove(at);
             return Ok(());
         }
@@ -132,6 +138,12 @@ impl Model {
 }
 
 impl Owed {
+    /// Whether no other frame can be meant. An error about a message whose id the bus has made may be about
+    /// another one: which of them was lost, and when it was told, is known only by number.
+    fn is_exact(&self) -> bool {
+        !matches!(self, Owed::Error { id: OwedId::Made(_), .. })
+    }
+
     /// Whether this is the frame that is owed.
     fn is(&self, envelope: &Envelope<'_>) -> bool {
         let text = |key: &str| {
@@ -151,7 +163,13 @@ impl Owed {
                 is("type", kind) && lists(envelope, entries)
             }
             Owed::Error { code, id } => {
-                is("type", "error") && is("code", code.as_str()) && id.is(envelope.id)
+                let is_id = match (id, envelope.id) {
+                    (OwedId::Made(_), Some(shown)) => {
+                        shown.text().is_ok_and(|text| is_uuid(text.as_bytes()))
+                    }
+                    (id, shown) => id.is(shown),
+                };
+                is("type", "error") && is("code", code.as_str()) && is_id
             }
             Owed::Receipt { id, status, endpoints } => {
                 let shown = envelope.member("endpoints").and_then(Raw::integer);
@@ -180,7 +198,9 @@ impl OwedId {
         match (self, shown) {
             (OwedId::None, None) => true,
             (OwedId::Given(id), Some(shown)) => shown.as_bytes() == *id,
-            (OwedId::Made, Some(shown)) => shown.text().is_ok_and(|text| text.len() == 36),
+            (OwedId::Made(made), Some(shown)) => {
+                shown.text().is_ok_and(|text| made.may_be(text.as_bytes()))
+            }
             _ => false,
         }
     }

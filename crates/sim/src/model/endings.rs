@@ -40,7 +40,6 @@ impl Model {
                 self.may_end(*key, *reason);
             }
             Call::ShutDown => {
-                self.is_shutting_down = true;
                 let open: Vec<SessionKey> = self.sessions.keys().copied().collect();
                 for key in open {
                     self.shut_down_session(key);
@@ -238,7 +237,7 @@ impl Model {
         let Some(at) = about else { return false };
         told.not_found.remove(at);
         if let Some(session) = self.sessions.get_mut(&waiter) {
-            let id = OwedId::of(copy.message.id.as_deref());
+            let id = OwedId::of(&copy.message);
             session.owe_late(Owed::Error { code: ErrorCode::EndpointNotFound, id });
             session.first = First::Over;
         }
@@ -429,12 +428,15 @@ impl Model {
         let Some((key, session)) = key.zip(session) else {
             return Err(Violation::new("frame deadline", "somebody unknown was too slow"));
         };
-        let since = session.unfinished_since;
+        let (since, held) = (session.unfinished_since, session.unfinished_held);
+        let allowed = self.delays.frame_deadline.min + held;
         ensure!(
-            session.missing.is_some() && now >= since.after(self.delays.frame_deadline.min),
+            session.missing.is_some() && !session.holds.any() && now >= since.after(allowed),
             "frame deadline",
-            "{key:?} was ended for an unfinished frame: lacking {:?} since {since:?}",
-            session.missing
+            "{key:?} was ended for an unfinished frame: lacking {:?} since {since:?}, held for {held:?}, \
+             {:?}",
+            session.missing,
+            session.holds
         );
         session.owe_error(ErrorCode::InvalidFrame, OwedId::None);
         self.finish_session(key, CloseReason::FrameTimeout);
@@ -559,13 +561,13 @@ impl Model {
         Ok(())
     }
 
-    /// A router has ended, and leaves these names.
-    pub(super) fn router_ended(&mut self, left: &[Lingering]) -> Checked {
-        if left.is_empty() {
-            // Killed: everything is lost. Or nothing was there; then there is nothing to compare.
+    /// A router has ended, and leaves these names to the next one; or nothing, if there is none yet.
+    pub(super) fn router_ended(&mut self, left: Option<&[Lingering]>) -> Checked {
+        let Some(left) = left else {
+            // Nobody follows it: everything is lost.
             self.names.clear();
             return Ok(());
-        }
+        };
         for record in left {
             let name = record.name.as_str();
             let Some(known) = self.names.get_mut(name) else {

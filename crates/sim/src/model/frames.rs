@@ -17,6 +17,9 @@ use super::message::{Copied, Message};
 use super::session::{self, First, Owed, OwedId};
 use super::{Checked, Expected, Fight, Model, Name, NameState, Told, ensure};
 
+/// The shortest answer, without the bookkeeping.
+const PONG_BYTES: usize = limits::HEADER_BYTES + br#"{"type": "pong"}"#.len();
+
 /// A frame that was offered.
 pub(super) struct Offered<'a> {
     pub(super) key: SessionKey,
@@ -77,6 +80,7 @@ impl Model {
             Kind::Ping => {
                 offered.must_be(offered.is_taken())?;
                 self.taken(key)?.owe(Owed::Pong);
+                self.check_answers_have_a_limit(offered)?;
                 self.take_effects(view, &mut Told::default(), expected)?;
             }
             Kind::ListEndpoints => {
@@ -88,6 +92,7 @@ impl Model {
                 });
                 let entries = entries.collect();
                 self.taken(key)?.owe(Owed::Listing { level, entries });
+                self.check_answers_have_a_limit(offered)?;
                 self.take_effects(view, &mut Told::default(), expected)?;
             }
             Kind::Admin if level_asked(envelope.protocol) == Level::Two => {
@@ -116,6 +121,20 @@ impl Model {
         if offered.next == Next::TakenThenHold {
             self.held_after_frame(key, offered.payload.len())?;
         }
+        Ok(())
+    }
+
+    /// Who has too many answers to read may not ask further.
+    fn check_answers_have_a_limit(&mut self, offered: &Offered<'_>) -> Checked {
+        let max = self.config.answer_bytes_max;
+        let session = self.session(offered.key)?;
+        let answers = session.answers.len() + session.late.len();
+        ensure!(
+            offered.next == Next::TakenThenHold || session.is_deaf || answers * PONG_BYTES <= max,
+            "budget",
+            "{:?} has {answers} answers to read, which are more than {max} bytes, and may ask on",
+            offered.key
+        );
         Ok(())
     }
 
@@ -203,6 +222,7 @@ impl Model {
         let Some(session_id) = registered else {
             return Err(Violation::new("answer", format!("{name:?} was not registered")));
         };
+        self.check_made_id(session_id.as_bytes(), &format!("session {key:?}"))?;
         let mut told = Told::default();
         self.note_losses(view, &mut told);
         self.names.entry(name.clone()).or_insert_with(|| Name {
@@ -405,7 +425,7 @@ impl Model {
         let session = self.session(key)?;
         let name = session.name.clone();
         let message = Rc::new(Message::read(offered.payload, envelope, unix_us, name.as_deref()));
-        let id = OwedId::of(message.id.as_deref());
+        let id = OwedId::of(&message);
         let pretends = name.is_some_and(|name| {
             envelope.from.is_some_and(|from| !from.text().is_ok_and(|from| from == name))
         });
@@ -468,7 +488,7 @@ impl Model {
         let pid = session.credentials.pid;
         if session.is_anonymous() {
             session.first = First::Over;
-            let id = OwedId::of(message.id.as_deref());
+            let id = OwedId::of(message);
             session.owe_error(ErrorCode::EndpointNotFound, id);
         }
         self.show_tap(view, message, Outcome::NotFound);
@@ -494,7 +514,7 @@ impl Model {
             return self.waits_for_receiver(key, receiver, &message, view);
         }
         offered.must_be(offered.is_taken())?;
-        let id = OwedId::of(message.id.as_deref());
+        let id = OwedId::of(&message);
         if self.counted.dropped_receiver_stalled == 1 {
             expected.dropped_receiver_stalled = 1;
             self.check_drop(key, receiver)?;
@@ -600,8 +620,9 @@ impl Model {
         self.accepted(key, &message, expected)?;
         expected.broadcasts = 1;
         self.show_tap(view, &message, Outcome::Accepted);
+        let effects = view.effects;
         let told_dropped = |name: &str| {
-            view.effects.iter().any(|effect| match effect {
+            effects.iter().any(|effect| match effect {
                 Effect::Log(Event::BroadcastDropped { name: told }) => told.as_str() == name,
                 _ => false,
             })
@@ -609,18 +630,18 @@ impl Model {
         let receivers = self.registered.clone();
         let mut copies = Vec::new();
         for receiver in &receivers {
-            let session = self.session(*receiver)?;
-            let name = session.name.clone().unwrap_or_default();
-            let (is_stalled, has_everything) = (session.is_stalled, session.has_everything());
-            if is_stalled || told_dropped(&name) {
-                ensure!(
-                    !has_everything,
-                    "slowed down",
-                    "a broadcast was dropped for {name:?}, which has read everything"
-                );
+            self.session(*receiver)?;
+            let session = &self.sessions[receiver];
+            if session.is_stalled {
                 expected.dropped_broadcast += 1;
                 continue;
             }
+            if told_dropped(session.name.as_deref().unwrap_or_default()) {
+                self.check_there_is_no_room(session, &message, view)?;
+                expected.dropped_broadcast += 1;
+                continue;
+            }
+            self.check_queue_limit(session, &message)?;
             let arrived = self.now.moment;
             let message = Rc::clone(&message);
             let copy = Copied { message, waiter: None, arrived };

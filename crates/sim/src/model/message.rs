@@ -1,5 +1,6 @@
 //! Messages as they were sent, and what a receiver is to get of them.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use hermes_bus_core::{Moment, SessionKey};
@@ -10,6 +11,28 @@ use crate::call::Violation;
 
 use super::ensure;
 
+/// An id that the bus has made: unknown until somebody sees it, and then the same wherever it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct MadeId(Rc<OnceCell<Vec<u8>>>);
+
+impl MadeId {
+    /// Whether this may be it.
+    pub(super) fn may_be(&self, shown: &[u8]) -> bool {
+        is_uuid(shown) && self.known().is_none_or(|known| known == shown)
+    }
+
+    /// Whether this may be it; then it is it from now on.
+    fn is(&self, shown: &[u8]) -> bool {
+        let may_be = self.may_be(shown);
+        may_be && self.0.get_or_init(|| shown.to_vec()) == shown
+    }
+
+    /// What it is, if anybody has seen it.
+    pub(super) fn known(&self) -> Option<&[u8]> {
+        self.0.get().map(Vec::as_slice)
+    }
+}
+
 /// A message that the router has taken.
 #[derive(Debug)]
 pub(super) struct Message {
@@ -19,6 +42,8 @@ pub(super) struct Message {
     closing_brace_at: usize,
     /// Its own `id` as JSON.
     pub(super) id: Option<Vec<u8>>,
+    /// The one that the bus adds if it has none.
+    pub(super) made_id: MadeId,
     /// `ts` as the bus adds it.
     ts: Option<String>,
     /// `from` as the bus adds it.
@@ -49,6 +74,7 @@ impl Message {
             payload: payload.to_vec(),
             closing_brace_at: envelope.closing_brace_at(),
             id: envelope.id.map(|id| id.as_bytes().to_vec()),
+            made_id: MadeId::default(),
             ts,
             from: from.map(|name| format!(", \"from\": {}", serde_json::Value::from(name))),
             wanted: shown(envelope.to),
@@ -89,22 +115,21 @@ impl Message {
         let (before, after) = self.payload.split_at(self.closing_brace_at);
         let inside = payload.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
         let Some(mut inserted) = inside else { return false };
+        let mut uuid = None;
         if self.id.is_none() {
             let Some((field, rest)) = inserted.split_at_checked(ID_FIELD_BYTES) else {
                 return false;
             };
-            let uuid = field.strip_prefix(br#", "id": ""#).and_then(|id| id.strip_suffix(b"\""));
-            if !uuid.is_some_and(is_uuid) {
-                return false;
-            }
+            uuid = field.strip_prefix(br#", "id": ""#).and_then(|id| id.strip_suffix(b"\""));
             inserted = rest;
         }
         let fields = [self.ts.as_deref(), self.from.as_deref()].map(Option::unwrap_or_default);
-        inserted == fields.concat().as_bytes()
+        let is_as_it_came = inserted == fields.concat().as_bytes();
+        is_as_it_came && (self.id.is_some() || uuid.is_some_and(|uuid| self.made_id.is(uuid)))
     }
 }
 
-fn is_uuid(text: &[u8]) -> bool {
+pub(super) fn is_uuid(text: &[u8]) -> bool {
     let dashes = [8, 13, 18, 23];
     text.len() == 36
         && text.iter().enumerate().all(|(at, byte)| match dashes.contains(&at) {

@@ -167,6 +167,8 @@ pub struct Model {
     by_pid: BTreeMap<u32, SessionKey>,
     names: BTreeMap<String, Name>,
     impatience: Impatience,
+    /// Every id that the bus was seen to make, with the message or session that has it.
+    made_ids: BTreeMap<Vec<u8>, String>,
     /// Waits for a receiver that ever began.
     waits: u64,
     /// Waits that the call has ended, but for those whose time was up.
@@ -179,7 +181,6 @@ pub struct Model {
     inherited_bytes: usize,
     /// Memory held after the last call, as the router says.
     held_bytes: usize,
-    is_shutting_down: bool,
     /// Something may have happened in this turn.
     has_changed: bool,
     /// Timers fire at the moment.
@@ -201,13 +202,13 @@ impl Default for Model {
             by_pid: BTreeMap::new(),
             names: BTreeMap::new(),
             impatience: Impatience::default(),
+            made_ids: BTreeMap::new(),
             waits: 0,
             went_on: Vec::new(),
             newly_held: Vec::new(),
             tapped: VecDeque::new(),
             inherited_bytes: 0,
             held_bytes: 0,
-            is_shutting_down: false,
             has_changed: false,
             is_beginning_turn: false,
         }
@@ -222,7 +223,7 @@ impl Model {
             return self.begin(config, restored, &view);
         }
         if let Call::Ended { left } = call {
-            return self.router_ended(left);
+            return self.router_ended(*left);
         }
         let before = std::mem::replace(&mut self.counters, view.router.counters().clone());
         self.counted = self.counters.since(&before);
@@ -354,6 +355,13 @@ impl Model {
         }
         self.by_pid.insert(pid, key);
         self.sessions.insert(key, session);
+    }
+
+    /// An id that the bus has made is nobody else's.
+    fn check_made_id(&mut self, id: &[u8], owner: &str) -> Checked {
+        let known = self.made_ids.entry(id.to_vec()).or_insert_with(|| owner.to_owned());
+        ensure!(known == owner, "ids", "{owner} and {known} have the same id");
+        Ok(())
     }
 
     /// An open session, one that the router still takes frames from.

@@ -60,7 +60,7 @@ impl Model {
             copies.iter().filter(|copy| is_there(copy)).filter(|(_, is_written)| *is_written);
         let written = written.count();
         let is_lost = !copies.iter().all(is_there);
-        let id = OwedId::of(message.id.as_deref());
+        let id = OwedId::of(&message);
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if is_lost && broadcast_to.is_none() {
             session.owe_late(Owed::Error { code: ErrorCode::ReceiverGone, id });

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hermes_bus_core::{CloseReason, Credentials, Moment, SessionKey};
 use hermes_bus_proto::ErrorCode;
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::listing::Level;
 
-use super::message::{Copied, Message};
+use super::message::{Copied, MadeId, Message};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -37,13 +38,16 @@ pub(super) enum OwedId {
     None,
     /// The message's own.
     Given(Vec<u8>),
-    /// One that the bus has made.
-    Made,
+    /// One that the bus has made for the message.
+    Made(MadeId),
 }
 
 impl OwedId {
-    pub(super) fn of(id: Option<&[u8]>) -> Self {
-        id.map_or(OwedId::Made, |id| OwedId::Given(id.to_vec()))
+    pub(super) fn of(message: &Message) -> Self {
+        match &message.id {
+            Some(id) => OwedId::Given(id.clone()),
+            None => OwedId::Made(message.made_id.clone()),
+        }
     }
 }
 
@@ -118,6 +122,10 @@ pub(super) struct Session {
     /// When the frame that is unfinished began.
     pub(super) unfinished_since: Moment,
     pub(super) unfinished_of: u64,
+    /// For how long of that time it was not read from.
+    pub(super) unfinished_held: Duration,
+    /// Since when it is held, if it is.
+    pub(super) held_since: Option<Moment>,
     pub(super) frames_taken: u64,
     /// A turn, and how many had been taken before it.
     pub(super) newest_turn: (u64, u64),
@@ -159,6 +167,8 @@ impl Session {
             missing: None,
             unfinished_since: now,
             unfinished_of: 0,
+            unfinished_held: Duration::ZERO,
+            held_since: None,
             frames_taken: 0,
             newest_turn: (0, 0),
             first: First::NotYet,

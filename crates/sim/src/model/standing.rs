@@ -16,6 +16,8 @@ use super::{Checked, Model, NameState, ensure};
 const OVERHEAD_BYTES_MAX: usize = 128;
 /// Messages of so many bytes may be in several queues and charged once.
 const SHARE_BYTES_MIN: usize = 16 * 1024;
+/// What is read at a time of who has no unfinished frame, while the budget for those is used up.
+const SMALL_READ_BYTES: usize = 4 * 1024;
 /// How often an impatient client needs to hear something.
 const PONG_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -67,44 +69,12 @@ impl Model {
     ) -> Checked {
         let now = self.now.moment;
         let is_behind_others = self.waiting_for(receiver).next().is_some();
-        let usage = view.router.usage();
-        let config = &self.config;
-        let session = self.sessions.get(&receiver);
-        let name = session.and_then(|session| session.name.clone()).unwrap_or_default();
-        let pending = view.router.endpoints().find(|(details, _)| details.endpoint == name);
-        let pending = pending.map_or(0, |(details, _)| details.pending.bytes as usize);
-        if let Some(session) = session
+        if let Some(session) = self.sessions.get(&receiver)
             && !is_behind_others
         {
+            let name = &session.name;
             ensure!(!session.is_stalled, "hold", "{name:?} has stalled, and is waited for");
-            let frames = session.queue.len() + session.answers.len() + session.late.len() + 2;
-            let needs = HEADER_BYTES + message.payload_bytes() + OVERHEAD_BYTES_MAX;
-            let load = pending + frames * OVERHEAD_BYTES_MAX + needs;
-            // A large broadcast is charged to its first receiver's user, whoever reads it last.
-            let used_by_user: usize = self
-                .sessions
-                .values()
-                .map(|other| match other.charged_uid == session.charged_uid {
-                    true => load_max(other),
-                    false => shared_max(other),
-                })
-                .sum();
-            let has_room_in_budgets = usage.queued + needs <= config.queue_bytes_total_max
-                && used_by_user + needs <= config.queue_bytes_user_max;
-            let has_room = load <= config.queue_bytes_max
-                && (load <= config.queue_bytes_reserved || has_room_in_budgets);
-            ensure!(
-                !session.has_everything() && pending > 0,
-                "slowed down",
-                "{name:?} has read everything, and is waited for"
-            );
-            ensure!(
-                !has_room,
-                "slowed down",
-                "{name:?} has room: {pending} bytes are queued for it, of {} and {} in all",
-                config.queue_bytes_max,
-                usage.queued
-            );
+            self.check_there_is_no_room(session, message, view)?;
         }
         self.waits += 1;
         let wait = Wait { receiver, since: now, place: self.waits };
@@ -112,6 +82,64 @@ impl Model {
         session.holds.receiver = Some(wait);
         session.awaited = None;
         session.waiting_since.get_or_insert(now);
+        Ok(())
+    }
+
+    /// A message did not go into a receiver's queue: then there is none, or not enough, room for it there.
+    /// What the model does not know of the bookkeeping, it takes for more than it can be.
+    pub(super) fn check_there_is_no_room(
+        &self,
+        session: &Session,
+        message: &Message,
+        view: &mut View<'_>,
+    ) -> Checked {
+        let (config, usage) = (&self.config, view.router.usage());
+        let name = session.name.as_deref().unwrap_or_default();
+        let pending = view.router.endpoints().find(|(details, _)| details.endpoint == name);
+        let pending = pending.map_or(0, |(details, _)| details.pending.bytes as usize);
+        let frames = session.queue.len() + session.answers.len() + session.late.len() + 2;
+        let needs = HEADER_BYTES + message.payload_bytes() + OVERHEAD_BYTES_MAX;
+        let load = pending + frames * OVERHEAD_BYTES_MAX + needs;
+        // A large broadcast is charged to its first receiver's user, whoever reads it last, and before it
+        // is known who takes it.
+        let used_by_user: usize = self
+            .sessions
+            .values()
+            .map(|other| match other.charged_uid == session.charged_uid {
+                true => load_max(other),
+                false => shared_max(other),
+            })
+            .sum();
+        let has_room_in_budgets = usage.queued + 2 * needs <= config.queue_bytes_total_max
+            && used_by_user + 2 * needs <= config.queue_bytes_user_max;
+        let has_room = load <= config.queue_bytes_max
+            && (load <= config.queue_bytes_reserved || has_room_in_budgets);
+        ensure!(
+            !session.has_everything() && pending > 0,
+            "slowed down",
+            "{name:?} has read everything, and message {} is not queued for it",
+            message.number()
+        );
+        ensure!(
+            !has_room,
+            "slowed down",
+            "{name:?} has room: {pending} bytes are queued for it, of {} and {} in all",
+            config.queue_bytes_max,
+            usage.queued
+        );
+        Ok(())
+    }
+
+    /// A receiver's own queue is long enough for a message: an empty one takes any.
+    pub(super) fn check_queue_limit(&self, session: &Session, message: &Message) -> Checked {
+        let load = load_min(session) + HEADER_BYTES + message.payload_bytes();
+        let max = self.config.queue_bytes_max;
+        ensure!(
+            session.queue.is_empty() || load <= max,
+            "budget",
+            "{load} bytes are queued for {:?}, of {max}",
+            session.name
+        );
         Ok(())
     }
 
@@ -139,15 +167,9 @@ impl Model {
         if session.queue.is_empty() {
             return Ok(());
         }
+        self.check_queue_limit(session, message)?;
         let needs = HEADER_BYTES + message.payload_bytes();
         let load = load_min(session) + needs;
-        ensure!(
-            load <= config.queue_bytes_max,
-            "budget",
-            "{load} bytes are queued for {:?}, of {}",
-            session.name,
-            config.queue_bytes_max
-        );
         let total = view.router.usage().queued;
         ensure!(
             load <= config.queue_bytes_reserved || total <= config.queue_bytes_total_max,
@@ -274,6 +296,9 @@ impl Model {
         );
         let wait = std::mem::take(&mut session.holds).receiver;
         session.awaited = wait.map(|wait| wait.receiver);
+        if let Some(since) = session.held_since.take() {
+            session.unfinished_held += now.since(since.max(session.unfinished_since));
+        }
         (session.resumed, session.last_heard) = (now, now);
         // When somebody's time is up, it goes on before others.
         self.went_on.extend(wait.filter(|_| !self.is_beginning_turn));
@@ -291,6 +316,15 @@ impl Model {
             Reading::UpTo(bytes) => {
                 ensure!(!holds.any(), "hold", "{key:?} is read, but it is held: {holds:?}");
                 ensure!(bytes > 0, "hold", "{key:?} may read nothing");
+                let (total, of_user) = self.intake(charged_uid);
+                let is_full = total >= self.config.intake_bytes_total_max
+                    || of_user >= self.config.intake_bytes_user_max;
+                let most = session.missing.map_or(SMALL_READ_BYTES, |missing| missing.max(1));
+                ensure!(
+                    !is_full || bytes <= most,
+                    "budget",
+                    "{key:?} may read {bytes} bytes, though {total} are kept, {of_user} for its user"
+                );
                 Ok(())
             }
             Reading::Held if holds.any() => Ok(()),
@@ -316,7 +350,10 @@ impl Model {
                     "{key:?} is not read: {total} bytes are kept, {of_user} for its user; it lacks \
                      {missing:?}"
                 );
-                self.session(key)?.holds.intake = true;
+                let now = self.now.moment;
+                let session = self.session(key)?;
+                session.holds.intake = true;
+                session.held_since = Some(now);
                 Ok(())
             }
         }
@@ -324,8 +361,7 @@ impl Model {
 
     /// What is kept of unfinished frames: in all, and of one user.
     fn intake(&self, uid: u32) -> (usize, usize) {
-        let open = self.sessions.values().filter(|session| session.is_open());
-        open.fold((0, 0), |(total, of_user), session| {
+        self.sessions.values().fold((0, 0), |(total, of_user), session| {
             let own = if session.charged_uid == uid { session.buffered } else { 0 };
             (total + session.buffered, of_user + own)
         })
@@ -340,6 +376,7 @@ impl Model {
         if missing.is_some() && !(session.missing.is_some() && is_same_frame) {
             session.unfinished_since = now;
             session.unfinished_of = session.frames_taken;
+            session.unfinished_held = Duration::ZERO;
         }
         (session.buffered, session.missing) = (bytes, missing);
     }
@@ -454,7 +491,7 @@ impl Model {
             if session.name.is_some() && !is_excused {
                 let silence = now.since(session.last_heard);
                 ensure!(
-                    silence <= delays.heartbeat.max * 2,
+                    silence < delays.heartbeat.max,
                     "heartbeat",
                     "{key:?} has been silent for {silence:?}"
                 );
@@ -484,9 +521,7 @@ impl Model {
             queues |= !session.queue.is_empty();
             answers |= session.is_owed();
             may_be_answers |= session.may_be_owed();
-            if session.is_open() {
-                intake += session.buffered;
-            }
+            intake += session.buffered;
             ensure!(
                 !session.is_stalled || !session.has_everything(),
                 "stall",
@@ -512,7 +547,7 @@ impl Model {
             usage.answers
         );
         ensure!(
-            intake == usage.intake || self.is_shutting_down,
+            intake == usage.intake,
             "budget",
             "{} bytes are charged for unfinished frames, of which there are {intake}",
             usage.intake
@@ -545,11 +580,16 @@ impl Model {
 
     /// The router lists who the model says it should, with what is queued for each.
     fn check_names(&self, view: &mut View<'_>) -> Checked {
-        let listed: Vec<(String, String, u64)> = view
-            .router
-            .endpoints()
-            .map(|(details, _)| (details.endpoint, details.session_id, details.pending.messages))
-            .collect();
+        let mut listed = Vec::new();
+        for ((details, _), key) in view.router.endpoints().zip(&self.registered) {
+            let (session, bytes) = (&self.sessions[key], details.pending.bytes as usize);
+            let queued = load_min(session);
+            let is_so = if session.may_be_owed() { bytes >= queued } else { bytes == queued };
+            ensure!(is_so, "names", "{bytes} bytes are listed for {key:?}, of messages {queued}");
+            listed.push((details.endpoint, details.session_id, details.pending.messages));
+        }
+        let count = view.router.endpoints().count();
+        ensure!(count == self.registered.len(), "names", "{count} names are listed");
         let known = self.registered.iter().map(|key| {
             let session = &self.sessions[key];
             let pending = session.queue.len() as u64;

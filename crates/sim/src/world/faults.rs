@@ -34,12 +34,12 @@ impl World<'_> {
     /// The process of the bus ends, and another one begins.
     pub(super) fn end_process(&mut self, how: End) -> Result<(), Violation> {
         match how {
-            End::Crash => self.begin_anew(Vec::new()),
+            End::Crash => self.begin_anew(None),
             End::Stop => {
                 self.is_stopping = true;
                 self.shut_down(self.config.at_the_end())?;
                 self.turn_until_idle()?;
-                self.begin_anew(Vec::new())
+                self.begin_anew(None)
             }
             End::Restart => self.restart(),
         }?;
@@ -48,7 +48,7 @@ impl World<'_> {
     }
 
     /// The router is gone, with all connections that it has; another one begins with what it left.
-    fn begin_anew(&mut self, left: Vec<Lingering>) -> Result<(), Violation> {
+    fn begin_anew(&mut self, left: Option<Vec<Lingering>>) -> Result<(), Violation> {
         for at in 0..self.open.len() {
             let id = self.open[at];
             if self.links[id.0].key.is_some() {
@@ -129,7 +129,7 @@ impl World<'_> {
             self.watched.configure(&usual)?;
         } else {
             let left = self.watched.router().lingering();
-            self.begin_anew(left)?;
+            self.begin_anew(Some(left))?;
         }
         for newcomer in newcomers {
             self.take_in(newcomer)?;

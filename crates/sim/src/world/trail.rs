@@ -101,7 +101,10 @@ impl Trail {
             Call::NamedSessionsEnded => Line::Named("end_named_sessions"),
             Call::WaitingSendersTaken { taken } => Line::Many("take_waiting_senders", taken.len()),
             Call::Tapped { batch } => Line::Many("take_tapped", batch.len()),
-            Call::Ended { left } => Line::Many("the router ends; names left", left.len()),
+            Call::Ended { left: None } => Line::Named("the router ends, and leaves nothing"),
+            Call::Ended { left: Some(left) } => {
+                Line::Many("the router ends; names left", left.len())
+            }
             Call::Settled => Line::Named("everything has settled"),
         };
         self.push(at_us, line);

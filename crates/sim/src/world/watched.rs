@@ -141,15 +141,16 @@ impl Watched {
         self.hear(&Call::Began { config, restored })
     }
 
-    /// Another router takes the place of this one, which left `left`.
+    /// Another router takes the place of this one, which left `left`, if anything could be left.
     pub(super) fn replace(
         &mut self,
         config: &Config,
         seed: u64,
-        left: Vec<Lingering>,
+        left: Option<Vec<Lingering>>,
         tap_bytes_max: Option<usize>,
     ) -> Result<(), Violation> {
-        self.hear(&Call::Ended { left: &left })?;
+        self.hear(&Call::Ended { left: left.as_deref() })?;
+        let left = left.unwrap_or_default();
         self.coverage.counters(self.router.counters());
         self.earlier_messages += self.router.counters().messages;
         self.pending.clear();

@@ -107,7 +107,10 @@ impl Words {
         let name = self.name(name);
         let token = match dice.below(8) {
             0..=2 => format!(", \"token\": \"{TOKEN}\""),
-            3 => ", \"token\": \"wrong\"".to_owned(),
+            3 => {
+                let wrong = dice.pick(&["wrong!", "", "s", "sesam", "sesame!", "SESAME"]);
+                format!(", \"token\": \"{wrong}\"")
+            }
             4 => ", \"token\": 5, \"protocol\": 2".to_owned(),
             _ => String::new(),
         };
