@@ -189,11 +189,17 @@ impl Router {
     /// reads is not slowed down by those that do not.
     #[inline]
     fn has_room(&self, receiver: &Session, bytes: usize) -> bool {
+        self.has_room_beside(receiver, bytes, 0)
+    }
+
+    /// The same where so much of it is charged already: the payload that all receivers share.
+    #[inline]
+    fn has_room_beside(&self, receiver: &Session, bytes: usize, charged_bytes: usize) -> bool {
         let load = receiver.outbox.load_bytes() + bytes;
         receiver.outbox.is_empty()
             || load <= self.config.queue_bytes_max
                 && (load <= self.config.queue_bytes_reserved
-                    || self.queues.has_room_for(receiver.user, bytes))
+                    || self.queues.has_room_for(receiver.user, bytes - charged_bytes))
     }
 
     fn wait_for(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
@@ -369,10 +375,12 @@ impl Router {
         receivers.clear();
         receivers.extend(self.registered.values().copied());
         let body = self.body_for_all(message, &receivers);
+        let shared_bytes = body.as_ref().map_or(0, |body| body.bytes.len());
         let mut copies = Vec::new();
         for receiver in &receivers {
             let takes = |session: &Session| {
-                session.stalled.is_none() && self.has_room(session, message.needs_bytes())
+                session.stalled.is_none()
+                    && self.has_room_beside(session, message.needs_bytes(), shared_bytes)
             };
             if !self.session(*receiver).is_some_and(takes) {
                 self.drop_broadcast(*receiver);

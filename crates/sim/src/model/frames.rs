@@ -469,10 +469,11 @@ impl Model {
     fn accepted(&mut self, key: SessionKey, message: &Message, expected: &mut Expected) -> Checked {
         expected.messages = 1;
         expected.message_bytes = message.sent_bytes() as u64;
+        self.check_rates(key)?;
         let session = self.taken(key)?;
         session.sent_messages += 1;
         session.sent_bytes += message.sent_bytes() as u64;
-        self.check_rates(key)
+        Ok(())
     }
 
     fn sent_to_nobody(

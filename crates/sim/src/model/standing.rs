@@ -110,8 +110,8 @@ impl Model {
                 false => shared_max(other),
             })
             .sum();
-        let has_room_in_budgets = usage.queued + 2 * needs <= config.queue_bytes_total_max
-            && used_by_user + 2 * needs <= config.queue_bytes_user_max;
+        let has_room_in_budgets = usage.queued + needs <= config.queue_bytes_total_max
+            && used_by_user + needs <= config.queue_bytes_user_max;
         let has_room = load <= config.queue_bytes_max
             && (load <= config.queue_bytes_reserved || has_room_in_budgets);
         ensure!(
@@ -269,20 +269,22 @@ impl Model {
         Ok(())
     }
 
-    /// A rate is kept: a second that was not used may be used up at once, and one more was taken
-    /// before that was known.
+    /// Who sends on has kept to its rate so far: a second that was not used may be used up at once, and
+    /// one message more, however large.
     pub(super) fn check_rates(&self, key: SessionKey) -> Checked {
         let Some(session) = self.sessions.get(&key) else { return Ok(()) };
         let elapsed = self.now.moment.since(session.rates_since).as_micros() as u64 + 1_000_000;
-        if let Some(per_s) = self.config.messages_per_s {
-            let allowed = per_s.max(1).saturating_mul(elapsed) / 1_000_000 + 2;
-            ensure!(
-                session.sent_messages <= allowed,
-                "rate",
-                "{key:?} has sent {} messages, of {allowed}",
-                session.sent_messages
-            );
-        }
+        // The time that each message costs is rounded down.
+        let elapsed = elapsed + session.sent_messages;
+        let allowed = |per_s: u64| per_s.max(1).saturating_mul(elapsed) / 1_000_000 + 1;
+        let (messages, bytes) = (session.sent_messages, session.sent_bytes);
+        let within =
+            |sent: u64, per_s: Option<u64>| per_s.is_none_or(|per_s| sent <= allowed(per_s));
+        ensure!(
+            within(messages, self.config.messages_per_s) && within(bytes, self.config.bytes_per_s),
+            "rate",
+            "{key:?} sends on after {messages} messages and {bytes} bytes in {elapsed} µs"
+        );
         Ok(())
     }
 
