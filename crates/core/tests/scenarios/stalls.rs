@@ -417,3 +417,22 @@ fn a_receiver_has_its_whole_time_when_a_script_that_came_long_before_reads_no_mo
         world.end();
     }
 }
+
+#[test]
+fn a_large_broadcast_is_charged_once_and_fits_where_there_is_room_for_it_once() {
+    let mut world = World::with(|config| {
+        config.queue_bytes_total_max = 32 * 1024;
+        config.queue_bytes_reserved = 0;
+    });
+    let (sender, slow) = (world.connect(), world.register("slow"));
+    world.stop_reading(slow, 0);
+    world.message(sender, "slow", "small");
+    world.message(sender, "", "b".repeat(20 * 1024));
+    assert_eq!(world.counters().dropped_broadcast, 0);
+    // For another one there is no room, shared or not.
+    world.message(sender, "", "c".repeat(20 * 1024));
+    assert_eq!(world.counters().dropped_broadcast, 1);
+    world.read_on(slow);
+    assert_eq!(world.bodies(slow).len(), 2);
+    world.end();
+}
