@@ -125,11 +125,15 @@ impl Character {
     pub(crate) fn draw(sections: [u64; SECTIONS]) -> Self {
         let [of_limits, of_people, of_driver, of_shares] = sections;
         let mut dice = Dice::new(of_people);
-        let names = names(&mut dice);
+        let mut names = names(&mut dice);
         let is_huge = dice.one_in(40);
-        let clients: Vec<Client> =
+        let mut clients: Vec<Client> =
             (0..dice.between(1, CLIENTS_MAX)).map(|_| client(&mut dice, is_huge)).collect();
-        let config = limits(of_limits, &names);
+        let mut config = limits(of_limits, &names);
+        let mut dice = Dice::new(of_people.rotate_left(19));
+        if !is_huge && dice.one_in(4) {
+            jam(&mut dice, &mut names, &mut clients, &mut config);
+        }
         let driver = driver(&mut Dice::new(of_driver), is_huge);
         let mut dice = Dice::new(of_shares);
         let patience_bits = dice.between(8, 21) as u8;
@@ -220,6 +224,28 @@ fn client(dice: &mut Dice, is_huge: bool) -> Client {
         _ => None,
     };
     Client { temper, uid, to_bus_bytes_max, from_bus_bytes_max, reads, drip_bytes }
+}
+
+/// Makes it a run in which queues are full and senders wait: somebody does not read, others flood, names
+/// are few, and so is room.
+fn jam(dice: &mut Dice, names: &mut Vec<String>, clients: &mut Vec<Client>, config: &mut Config) {
+    names.truncate(2);
+    for temper in [Temper::Mute, Temper::Flooder, Temper::Flooder] {
+        let reads = if temper == Temper::Mute { Reads::Nothing } else { Reads::Everything };
+        clients.push(Client {
+            temper,
+            uid: OWNER,
+            to_bus_bytes_max: USUAL_SOCKET_BYTES,
+            from_bus_bytes_max: 1 + dice.magnitude(12),
+            reads,
+            drip_bytes: None,
+        });
+    }
+    let excess = clients.len().saturating_sub(dice.between(3, 6) as usize);
+    clients.drain(..excess);
+    config.queue_bytes_max = dice.pick(&[1_024, 4_096, 16_384]);
+    config.queue_bytes_reserved = dice.pick(&[0, 512, 4_096, 256 * 1024]);
+    config.protected.clear();
 }
 
 fn driver(dice: &mut Dice, is_huge: bool) -> Driver {
