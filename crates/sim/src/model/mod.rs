@@ -9,11 +9,17 @@
 mod arrivals;
 mod endings;
 mod frames;
+mod holds;
 mod impatience;
+mod lingering;
 mod message;
+mod messages;
+mod names;
 mod promises;
+mod routers;
 mod session;
 mod standing;
+mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
