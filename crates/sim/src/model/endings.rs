@@ -141,11 +141,13 @@ impl Model {
                 "{queued} messages for {name:?} were lost with their session, {cut_off} were told"
             );
             // What had begun to leave is counted apart.
-            let left = self.counted.dropped_cut_off - expected.dropped_cut_off;
             let begun = match begun {
-                Begun::Maybe => left.min(1),
-                Begun::Yes if queued > 0 => 1,
-                Begun::Yes | Begun::No => 0,
+                Begun::Yes => 1,
+                Begun::No => 0,
+                Begun::Maybe => {
+                    self.maybe_begun += 1;
+                    0
+                }
             };
             expected.dropped_cut_off += begun;
             expected.dropped_receiver_gone += queued as u64 - begun;

@@ -181,6 +181,8 @@ pub struct Model {
     went_on: Vec<Wait>,
     /// Names for which the call has held something.
     newly_held: Vec<String>,
+    /// Messages that the call has lost, of which nobody knows whether they had begun to leave.
+    maybe_begun: u64,
     /// What those who look on are still to see.
     tapped: VecDeque<(Rc<Message>, hermes_bus_core::Outcome)>,
     /// What was held before, in a router that inherited it: so much more may be held.
@@ -212,6 +214,7 @@ impl Default for Model {
             waits: 0,
             went_on: Vec::new(),
             newly_held: Vec::new(),
+            maybe_begun: 0,
             tapped: VecDeque::new(),
             inherited_bytes: 0,
             held_bytes: 0,
@@ -275,6 +278,11 @@ impl Model {
         // Who is told unasked, and for how long a rate makes somebody wait, is judged elsewhere.
         expected.impatient_pongs = self.counted.impatient_pongs;
         expected.pace_waits = self.counted.pace_waits;
+        // What was counted as gone may have been cut off.
+        let cut_off = self.counted.dropped_cut_off.saturating_sub(expected.dropped_cut_off);
+        let cut_off = cut_off.min(std::mem::take(&mut self.maybe_begun));
+        expected.dropped_cut_off += cut_off;
+        expected.dropped_receiver_gone -= cut_off;
         if expected != self.counted {
             let both = expected.iter().zip(self.counted.iter());
             let wrong = both.filter(|(expected, counted)| expected != counted);
