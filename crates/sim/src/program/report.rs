@@ -131,8 +131,11 @@ pub(super) fn clean(
     };
     let counts = counted(*runs, "run");
     let meant_to_be_empty = sequence.only.as_ref().is_some_and(|only| only.as_slice().is_empty());
-    if *runs == 0 || played.events == 0 && !meant_to_be_empty {
-        return writeln!(out, "nothing was played: {counts}{failed_once} with no event");
+    if *runs == 0 {
+        return writeln!(out, "nothing was played: no run was begun");
+    }
+    if played.events == 0 && !meant_to_be_empty {
+        return writeln!(out, "nothing was played: {counts}{failed_once} without any event");
     }
     write!(out, "clean: {counts}{failed_once}")?;
     if *runs > 1 {

@@ -136,7 +136,7 @@ impl Entry {
         self.times += later.times;
         match (&mut self.line, later.line) {
             (Line::Written(_, _, bytes_in_all), Line::Written(_, _, bytes)) => {
-                *bytes_in_all += bytes
+                *bytes_in_all += bytes;
             }
             (line, later) => *line = later,
         }
