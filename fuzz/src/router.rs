@@ -13,6 +13,7 @@ pub fn check(input: &[u8]) {
     let mut script = Script::from_bytes(input);
     script.events.truncate(EVENTS_MAX);
     if let Err(failure) = play(&script) {
-        panic!("{failure}\n{:#?}\n{}", script.events, failure.trail.join("\n"));
+        let trail: Vec<String> = failure.trail.iter().map(ToString::to_string).collect();
+        panic!("{failure}\n{:#?}\n{}", script.events, trail.join("\n"));
     }
 }

@@ -230,7 +230,7 @@ fn client(dice: &mut Dice, is_huge: bool) -> Client {
 /// are few, and so is room.
 fn jam(dice: &mut Dice, names: &mut Vec<String>, clients: &mut Vec<Client>, config: &mut Config) {
     names.truncate(2);
-    for temper in [Temper::Mute, Temper::Flooder, Temper::Flooder] {
+    for temper in [Temper::Thief, Temper::Mute, Temper::Flooder, Temper::Flooder] {
         let reads = if temper == Temper::Mute { Reads::Nothing } else { Reads::Everything };
         clients.push(Client {
             temper,

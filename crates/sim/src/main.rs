@@ -1,18 +1,29 @@
 //! Simulates the router from seeds. `--help` tells the rest.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use hermes_bus_sim::program::{Arguments, Simulator, run};
 
 fn main() -> ExitCode {
+    let arguments = Arguments::parse().checked().unwrap_or_else(|error| error.exit());
     // Not locked: the watchdog writes to it, too.
-    match run(&Arguments::parse(), &Simulator::real(), &mut std::io::stdout()) {
+    match run(&arguments, &Simulator::real(), &mut io::stdout()) {
         Ok(outcome) => outcome.exit_code(),
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(BROKEN_PIPE),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "hermes-bus-sim: {error:#}");
+            let _ = writeln!(io::stderr(), "hermes-bus-sim: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever read the output has gone: what a shell says of a program that SIGPIPE has ended, 128 + 13.
+/// Neither 0 nor 1 would be true of runs that nobody heard of.
+const BROKEN_PIPE: u8 = 141;
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }

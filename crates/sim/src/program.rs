@@ -4,6 +4,7 @@
 //! does not depend on how many threads look for it.
 
 mod arguments;
+mod likeness;
 mod places;
 mod regressions;
 mod report;
@@ -87,7 +88,8 @@ impl Outcome {
     }
 }
 
-/// Does what the command line asks for, and tells about it on `out`. Fails if `out` does, or the list
+/// Does what the command line asks for, which is [checked](Arguments::checked), and tells about it on
+/// `out`. Fails if `out` does, or the list
 /// of regression seeds cannot be read.
 pub fn run(
     arguments: &Arguments,
@@ -108,10 +110,10 @@ pub fn run(
             watchdog::watched(&watch, stuck, || {
                 tell_failure(&found, searched.elapsed, budget, simulator, &watch, out)
             })?;
-            report::statistics(&searched.statistics, searched.elapsed, out)?;
+            report::clean_before(&searched.statistics, searched.elapsed, out)?;
             Ok(Outcome::Failed)
         }
-        None => Ok(tell_end(arguments, &searched, out)?),
+        None => Ok(tell_end(&sequence, &searched, out)?),
     }
 }
 
@@ -164,17 +166,15 @@ fn tell_failure(
     report::shrunk(found, &run, &shrunk, began.elapsed(), out)
 }
 
-fn tell_end(
-    arguments: &Arguments,
-    searched: &Searched,
-    out: &mut impl Write,
-) -> io::Result<Outcome> {
+fn tell_end(sequence: &Sequence, searched: &Searched, out: &mut impl Write) -> io::Result<Outcome> {
     let statistics = &searched.statistics;
-    report::clean(statistics, searched.elapsed, out)?;
-    writeln!(out, "{}", statistics.coverage)?;
-    report::statistics(statistics, searched.elapsed, out)?;
+    report::clean(sequence, statistics, searched.elapsed, out)?;
+    if statistics.runs > 1 && statistics.played.events > 0 {
+        writeln!(out, "\n{}", statistics.coverage)?;
+        report::statistics(statistics, searched.elapsed, out)?;
+    }
     let missing = statistics.coverage.missing();
-    let is_long = statistics.played.events >= COVERAGE_EVENTS_MIN && arguments.only.is_none();
+    let is_long = statistics.played.events >= COVERAGE_EVENTS_MIN && sequence.only.is_none();
     if !is_long || missing.is_empty() {
         return Ok(Outcome::Clean);
     }
@@ -183,13 +183,17 @@ fn tell_end(
 }
 
 impl Run {
-    /// Places in the script that is played as places in the script that is drawn.
+    /// A place in the script that is played as a place in the script that is drawn: it is the one
+    /// number that an event has.
+    fn place(&self, played: usize) -> Option<usize> {
+        match &self.only {
+            None => Some(played),
+            Some(only) => only.as_slice().get(played).copied(),
+        }
+    }
+
     fn places(&self, played: &[usize]) -> Places {
-        let drawn = |place: &usize| match &self.only {
-            None => Some(*place),
-            Some(only) => only.as_slice().get(*place).copied(),
-        };
-        played.iter().filter_map(drawn).collect()
+        played.iter().filter_map(|place| self.place(*place)).collect()
     }
 }
 

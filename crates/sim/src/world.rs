@@ -23,6 +23,7 @@ use crate::draw::Dice;
 use crate::script::{Action, Event};
 use crate::{Coverage, Script};
 use link::{Link, LinkId, Moment};
+pub use trail::{Happened, Step};
 use watched::Watched;
 use words::Words;
 
@@ -50,8 +51,8 @@ pub struct Failure {
     pub event: Option<usize>,
     /// What was broken.
     pub violation: Violation,
-    /// The last calls into the router, oldest first, for people.
-    pub trail: Vec<String>,
+    /// All events that were played and the last calls into the router, oldest first, for people.
+    pub trail: Vec<Step>,
 }
 
 impl fmt::Display for Failure {
@@ -73,7 +74,8 @@ pub fn play(script: &Script) -> Result<Played, Box<Failure>> {
         Ok(Err(violation)) => violation,
         Err(words) => Violation::new("panic", words),
     };
-    let trail = world.watched.trail.lines(script, |key| world.who(key));
+    let trail = world.watched.trail.steps(|key| world.who(key));
+    let violation = Violation { what: world.with_connections(violation.what), ..violation };
     Err(Box::new(Failure { event: world.event, violation, trail }))
 }
 
@@ -99,6 +101,8 @@ struct World<'a> {
     open: Vec<LinkId>,
     /// Those that wait to be accepted.
     door: VecDeque<LinkId>,
+    /// All keys that there ever were, in order.
+    keys: Vec<(SessionKey, LinkId)>,
     /// By [`SessionKey::index`].
     sessions: Vec<Option<(SessionKey, LinkId)>>,
     /// Each client's connection.
@@ -145,6 +149,7 @@ impl<'a> World<'a> {
             links: Vec::new(),
             open: Vec::new(),
             door: VecDeque::new(),
+            keys: Vec::new(),
             sessions: Vec::new(),
             current: vec![None; character.clients.len()],
             ready: VecDeque::new(),
@@ -220,11 +225,23 @@ impl<'a> World<'a> {
 
     /// Whose session this is, for people.
     fn who(&self, key: SessionKey) -> String {
-        let of_key = |link: &Link| link.key == Some(key);
-        match self.links.iter().rposition(of_key) {
-            Some(at) => format!("#{at} of client {}", self.links[at].client),
+        match self.keys.iter().rfind(|(of_link, _)| *of_link == key) {
+            Some((_, id)) => format!("#{} of client {}", id.0, self.links[id.0].client),
             None => format!("{key:?}"),
         }
+    }
+
+    /// A text in which the keys of sessions are told as the connections are elsewhere.
+    fn with_connections(&self, text: String) -> String {
+        let mut text = text;
+        // From the back: after a restart, a key can be that of another connection.
+        for (key, _) in self.keys.iter().rev() {
+            let shown = format!("{key:?}");
+            if text.contains(&shown) {
+                text = text.replace(&shown, &self.who(*key));
+            }
+        }
+        text
     }
 
     fn link(&mut self, id: LinkId) -> &mut Link {

@@ -97,10 +97,19 @@ impl Temper {
     fn likely(self) -> &'static [(Kind, u32)] {
         match self {
             Temper::Receiver => &[(Kind::Register, 150), (Kind::Send, 100), (Kind::Ping, 30)],
-            Temper::Slow => &[(Kind::Register, 150), (Kind::Read, 200), (Kind::ReadOn, 5)],
-            Temper::Mute => {
-                &[(Kind::Register, 200), (Kind::ReadOn, 8), (Kind::Read, 60), (Kind::Ping, 30)]
-            }
+            Temper::Slow => &[
+                (Kind::Register, 150),
+                (Kind::Read, 200),
+                (Kind::ReadOn, 5),
+                (Kind::HalfClose, 20),
+            ],
+            Temper::Mute => &[
+                (Kind::Register, 200),
+                (Kind::ReadOn, 8),
+                (Kind::Read, 60),
+                (Kind::Ping, 30),
+                (Kind::HalfClose, 40),
+            ],
             Temper::Flooder => &[(Kind::Send, 400), (Kind::Visit, 60)],
             Temper::Caller => &[(Kind::Visit, 300), (Kind::Register, 4)],
             Temper::Scripter => {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 
-use super::Run;
+use super::{Places, Run};
 
 const LIST: &str = include_str!("../../seeds.txt");
 
@@ -30,8 +30,10 @@ fn one(numbers: &str) -> anyhow::Result<Run> {
     let mut words = numbers.split_whitespace();
     let seed = words.next().context("the seed is missing")?.parse().context("the seed")?;
     let steps = words.next().context("the number of events is missing")?;
-    let steps = steps.parse().context("the number of events")?;
-    let only = words.next().map(str::parse).transpose()?;
+    let steps: usize = steps.parse().context("the number of events")?;
+    let only: Option<Places> = words.next().map(str::parse).transpose()?;
+    let last = only.as_ref().and_then(|places| places.as_slice().last());
+    ensure!(last.is_none_or(|place| *place < steps), "a place is beyond the number of events");
     ensure!(words.next().is_none(), "there is more than a seed, a number and a list of places");
     Ok(Run { seed, steps, only })
 }
@@ -52,7 +54,9 @@ mod tests {
         let expected =
             [Run { seed: 7, steps: 1000, only: None }, Run { seed: u64::MAX, steps: 30, only }];
         assert_eq!(read(list).unwrap(), expected);
-        for wrong in ["7 1000", "7 # x", "x 3 # x", "7 -3 # x", "7 3 5-4 # x", "7 3 1 1 # x"] {
+        for wrong in
+            ["7 1000", "7 # x", "x 3 # x", "7 -3 # x", "7 3 5-4 # x", "7 3 1 1 # x", "7 3 3 # x"]
+        {
             let error = format!("{:#}", read(&format!("# fine\n{wrong}\n")).unwrap_err());
             assert!(error.contains("line 2"), "{error}");
         }

@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::Run;
 use super::search::{Found, Sequence, Statistics};
+use super::{Run, likeness};
 use crate::coverage::Seen;
 use crate::shrink::Shrunk;
+use crate::world::{Happened, Step};
+use crate::{Failure, Script};
 
 /// More events than anybody reads.
 const EVENTS_SHOWN_MAX: usize = 300;
@@ -30,7 +32,8 @@ pub(super) fn beginning(sequence: &Sequence, out: &mut impl Write) -> io::Result
     let assertions = if cfg!(debug_assertions) { "with" } else { "without" };
     writeln!(out, "seed {seed}, {steps} events a run, {assertions} the assertions of the router")?;
     if !regressions.is_empty() {
-        writeln!(out, "first {} that failed once", counted(regressions.len() as u64, "run"))?;
+        let runs = counted(regressions.len() as u64, "run");
+        writeln!(out, "first {runs} of seeds.txt, which failed once")?;
     }
     out.flush()
 }
@@ -44,7 +47,8 @@ pub(super) fn stuck(run: &Run, out: &mut impl Write) -> io::Result<()> {
 pub(super) fn failure(found: &Found, elapsed: Duration, out: &mut impl Write) -> io::Result<()> {
     let Found { number, run, failure, .. } = found;
     let after = elapsed.as_secs_f64();
-    writeln!(out, "FAILED after {after:.1} s, run {number}, seed {}, {failure}", run.seed)?;
+    let (seed, what) = (run.seed, broken(failure, run));
+    writeln!(out, "FAILED after {after:.1} s, run {number}, seed {seed}, {what}")?;
     writeln!(out, "  {}", command(run))?;
     out.flush()
 }
@@ -65,37 +69,94 @@ pub(super) fn shrunk(
         elapsed.as_secs_f64(),
         counted(shrunk.tries, "script"),
     )?;
-    writeln!(out, "\nwhat the run is like:\n  {:?}", found.script.character)?;
+    writeln!(out, "\nwhat the run is like (what is not named is as usual):")?;
+    for line in likeness::lines(&found.script.character) {
+        writeln!(out, "  {line}")?;
+    }
     writeln!(out, "\nwhat happens:")?;
     let drawn = run.only.as_ref().map(|places| places.as_slice()).unwrap_or_default();
     for (place, kept) in drawn.iter().zip(&shrunk.kept).take(EVENTS_SHOWN_MAX) {
-        if let Some(event) = found.script.events.get(*kept) {
-            writeln!(out, "  {place:>6}  client {:>3}  {:?}", event.client, event.action)?;
-        }
+        writeln!(out, "  event {place:>6}: {}", event(&found.script, *kept))?;
     }
     if kept > EVENTS_SHOWN_MAX {
         writeln!(out, "  … and {} more", kept - EVENTS_SHOWN_MAX)?;
     }
-    let violation = &shrunk.failure.violation;
-    match shrunk.failure.event.and_then(|event| drawn.get(event)) {
-        Some(place) => writeln!(out, "\nand at event {place}\n  {violation}")?,
-        None => writeln!(out, "\nand after the last event\n  {violation}")?,
-    }
+    writeln!(out, "\nand {}", broken(&shrunk.failure, run))?;
     writeln!(out, "\nthe last calls into the router:")?;
-    for line in &shrunk.failure.trail {
-        writeln!(out, "  {line}")?;
+    let trail = &shrunk.failure.trail;
+    for step in &trail[trail.len().saturating_sub(EVENTS_SHOWN_MAX)..] {
+        match &step.what {
+            Happened::Event(played) => {
+                let (place, kept) = (drawn.get(*played), shrunk.kept.get(*played));
+                let (Some(place), Some(kept)) = (place, kept) else { continue };
+                let what = format!("event {place}: {}", event(&found.script, *kept));
+                let step = Step { at_us: step.at_us, what: Happened::Call(what) };
+                writeln!(out, "  {step}")?;
+            }
+            Happened::Call(_) => writeln!(out, "  {step}")?,
+        }
     }
     writeln!(out, "\nreplay:\n  {}\n", command(run))?;
     out.flush()
 }
 
+/// Where a run broke a rule, and which: the place is that in the whole script.
+fn broken(failure: &Failure, run: &Run) -> String {
+    let violation = &failure.violation;
+    match failure.event.and_then(|played| run.place(played)) {
+        Some(place) => format!("at event {place}: {violation}"),
+        None => format!("after the last event: {violation}"),
+    }
+}
+
+/// An event of the script that was found.
+fn event(script: &Script, place: usize) -> String {
+    script.events.get(place).map_or_else(String::new, |event| {
+        let named = likeness::named(event.action, &script.character.names);
+        format!("client {} {:?}{named}", event.client, event.action)
+    })
+}
+
 pub(super) fn clean(
+    sequence: &Sequence,
     statistics: &Statistics,
     elapsed: Duration,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let runs = counted(statistics.runs, "run");
-    writeln!(out, "clean: {runs} in {:.1} s\n", elapsed.as_secs_f64())
+    let Statistics { runs, regressions, played, .. } = statistics;
+    let real_s = elapsed.as_secs_f64();
+    let failed_once = match sequence.regressions.len() {
+        0 => String::new(),
+        listed => format!(", {regressions} of the {listed} of seeds.txt among them,"),
+    };
+    let counts = counted(*runs, "run");
+    let meant_to_be_empty = sequence.only.as_ref().is_some_and(|only| only.as_slice().is_empty());
+    if *runs == 0 {
+        return writeln!(out, "nothing was played: no run was begun");
+    }
+    if played.events == 0 && !meant_to_be_empty {
+        return writeln!(out, "nothing was played: {counts}{failed_once} without any event");
+    }
+    write!(out, "clean: {counts}{failed_once}")?;
+    if *runs > 1 {
+        return writeln!(out, " in {real_s:.1} s");
+    }
+    let (events, calls) = (counted(played.events, "event"), counted(played.calls, "call"));
+    let (messages, digest) = (counted(played.messages, "message"), played.digest);
+    writeln!(out, " of {events} in {real_s:.1} s: {calls}, {messages}, digest {digest:016x}")
+}
+
+/// What was played before a run that failed, if anything.
+pub(super) fn clean_before(
+    statistics: &Statistics,
+    elapsed: Duration,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    if statistics.runs == 0 {
+        return Ok(());
+    }
+    writeln!(out, "what was clean:")?;
+    self::statistics(statistics, elapsed, out)
 }
 
 pub(super) fn statistics(

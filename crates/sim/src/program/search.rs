@@ -51,14 +51,29 @@ pub(super) struct Found {
 #[derive(Default)]
 pub(super) struct Statistics {
     pub(super) runs: u64,
+    /// How many of them are regressions.
+    pub(super) regressions: u64,
     /// Sums over all runs.
     pub(super) played: Played,
     pub(super) coverage: Coverage,
 }
 
 impl Statistics {
-    fn add(&mut self, runs: u64, played: &Played) {
-        self.runs += runs;
+    fn add(&mut self, other: &Statistics) {
+        self.runs += other.runs;
+        self.regressions += other.regressions;
+        self.coverage.add(&other.coverage);
+        self.add_played(&other.played);
+    }
+
+    fn add_run(&mut self, is_regression: bool, played: &Played) {
+        self.runs += 1;
+        self.regressions += u64::from(is_regression);
+        self.coverage.add(&played.coverage);
+        self.add_played(played);
+    }
+
+    fn add_played(&mut self, played: &Played) {
         let sum = &mut self.played;
         sum.events += played.events;
         sum.calls += played.calls;
@@ -106,8 +121,7 @@ pub(super) fn search(
     });
     let (mut statistics, mut found) = (Statistics::default(), None::<Found>);
     for (of_thread, found_by_thread) in results {
-        statistics.add(of_thread.runs, &of_thread.played);
-        statistics.coverage.add(&of_thread.coverage);
+        statistics.add(&of_thread);
         let earlier =
             |other: &Found| found.as_ref().is_none_or(|found| other.number < found.number);
         if let Some(first) = found_by_thread.filter(earlier) {
@@ -136,8 +150,8 @@ fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
         };
         match shared.watch.playing(thread, &run, play) {
             Ok(played) => {
-                statistics.add(1, &played);
-                statistics.coverage.add(&played.coverage);
+                let is_regression = number < shared.sequence.regressions.len() as u64;
+                statistics.add_run(is_regression, &played);
             }
             Err(failure) => {
                 shared.end.fetch_min(number, Ordering::Relaxed);
@@ -160,7 +174,7 @@ fn play_twice(script: &Script, simulator: &Simulator<'_>) -> Result<Played, Box<
             "{events} events, {calls} calls, {messages} messages, {virtual_us} µs, \
              digest {digest:016x}"
         ),
-        Err(failure) => format!("a failure {failure}"),
+        Err(failure) => format!("a failure: {}", failure.violation),
     };
     let what = format!("first {}; then {}", shown(&first), shown(&second));
     let violation = Violation::new(SAME_AGAIN, what);

@@ -7,6 +7,7 @@ use clap::Parser;
 
 use super::*;
 use crate::script::{Action, Event};
+use crate::world::{Happened, Step};
 use crate::{Coverage, Violation};
 
 /// A script whose events tell seed and place by their `draw`.
@@ -23,7 +24,10 @@ fn clean(script: &Script) -> Result<Played, Box<Failure>> {
 
 fn failure(event: Option<usize>) -> Result<Played, Box<Failure>> {
     let violation = Violation::new("a rule", "it was broken");
-    Err(Box::new(Failure { event, violation, trail: vec!["the last call".to_owned()] }))
+    let call = Happened::Call("the last call".to_owned());
+    let played = event.map(Happened::Event).into_iter().chain([call]);
+    let trail = played.map(|what| Step { at_us: 1, what }).collect();
+    Err(Box::new(Failure { event, violation, trail }))
 }
 
 /// Fails at the later of the places 3 and 40, where both are there.
@@ -97,7 +101,7 @@ fn a_fresh_seed_is_another_one_each_time() {
 fn a_time_ends_it_too() {
     let (outcome, said) = simulate("sim --seed 1 --seconds 0", &clean);
     assert_eq!(outcome, Outcome::Clean);
-    assert!(said.contains("clean: 0 runs"), "{said}");
+    assert!(said.contains("nothing was played: no run was begun"), "{said}");
 }
 
 #[test]
@@ -149,7 +153,10 @@ fn the_command_of_a_report_replays_what_is_left_of_the_script() {
     // Again, and from a script that is a part already: the places stay those of the whole.
     let (outcome, again) = simulate(&replay(&said), &needs_two);
     assert_eq!(outcome, Outcome::Failed);
-    assert!(again.contains("and at event 40"), "{again}");
+    assert_eq!(again.matches("at event 40: a rule: it was broken").count(), 2, "{again}");
+    assert!(again.contains("ms  event 40: client 1 Pass"), "{again}");
+    assert!(again.contains("  event     40: client 1 Pass"), "{again}");
+    assert!(!again.contains("event 1:") && !again.contains("event 1,"), "{again}");
     assert_eq!(replay(&again), replay(&said));
     let part = "sim --seed 5 --steps 100 --only 1-3,30-50";
     assert!(simulate(part, &needs_two).1.contains("--only 3,40"));
@@ -197,9 +204,49 @@ fn statistics_are_sums_that_do_not_depend_on_threads() {
 
 #[test]
 fn wrong_command_lines_are_refused() {
-    for wrong in ["--only 3", "--seed x", "--seed 1 --only 4,3", "--threads 0", "--runs -1"] {
+    for (wrong, why) in [
+        ("--only 3", "--seed"),
+        ("--seed x", "invalid digit"),
+        ("--seed 1 --only 4,3", "rising places"),
+        ("--seed 1 --only 610 --steps 500", "place 610 is beyond --steps 500"),
+        ("--seed 1 --only 500 --steps 500", "place 500 is beyond --steps 500"),
+        ("--threads 0", "there can be from 1 to 1024 threads"),
+        ("--threads 1025", "there can be from 1 to 1024 threads"),
+        ("--steps 10000001", "a run has from 0 to 10000000 events"),
+        ("--runs -1", "unexpected argument"),
+    ] {
         let line = std::iter::once("sim").chain(wrong.split_whitespace());
-        let error = Arguments::try_parse_from(line).unwrap_err();
+        let error = Arguments::try_parse_from(line).and_then(Arguments::checked).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{wrong}");
+        assert!(error.to_string().contains(why), "{error}");
     }
+    let line = ["sim", "--seed", "1", "--steps", "500", "--only", "3,499"];
+    assert!(Arguments::try_parse_from(line).and_then(Arguments::checked).is_ok());
+}
+
+#[test]
+fn what_has_played_nothing_says_so() {
+    for nothing in ["--runs 0", "--seconds 0", "--steps 0", "--steps 0 --runs 1"] {
+        let (outcome, said) = simulate(&format!("sim --seed 1 {nothing}"), &clean);
+        assert_eq!(outcome, Outcome::Clean);
+        assert!(said.contains("\nnothing was played: "), "{nothing}: {said}");
+        assert!(!said.contains("clean") && !said.contains("digest"), "{nothing}: {said}");
+    }
+    // A script without any event is one that was asked for: everybody still reads and leaves.
+    let (_, said) = simulate("sim --seed 1 --only none", &clean);
+    assert!(said.contains("clean: 1 run of 0 events"), "{said}");
+}
+
+#[test]
+fn one_clean_run_is_one_line_and_one_that_fails_at_once_has_no_sums() {
+    let (_, said) = simulate("sim --seed 1 --runs 1 --steps 10", &clean);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    let (_, said) = simulate("sim --seed 1 --runs 1 --steps 100", &needs_two);
+    assert!(!said.contains("what was clean"), "{said}");
+    let fails_third = |script: &Script| match script.seed {
+        3 => failure(None),
+        _ => clean(script),
+    };
+    let (_, said) = simulate("sim --seed 1 --runs 9 --steps 10 --threads 1", &fails_third);
+    assert!(said.contains("what was clean:\nruns                       2\n"), "{said}");
 }

@@ -98,6 +98,7 @@ impl World<'_> {
             self.sessions.resize(key.index() + 1, None);
         }
         self.sessions[key.index()] = Some((key, id));
+        self.keys.push((key, id));
         let link = self.link(id);
         link.key = Some(key);
         if !link.to_bus.is_empty() {
