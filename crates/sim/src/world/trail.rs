@@ -182,41 +182,10 @@ impl Trail {
             Call::Buffered { key, bytes, missing } => {
                 self.buffered(at_us, key, Kept { bytes, missing });
             }
-<<<<<<< HEAD
-            Call::TurnBegan => Line::Named("begin_turn"),
-            Call::Connected { key, credentials } => Line::Connected(key, credentials.uid),
-            Call::Reading { key, reading } => Line::Reading(key, reading),
-            Call::Frame { key, payload, probed, next } => {
-                Line::Frame(key, Snippet::of(payload), probed, next)
-            }
-            Call::FrameRefused { key, .. } => Line::Of("refuse_frame", key),
-            Call::Buffered { key, bytes, missing } => Line::Buffered(key, bytes, missing),
-            Call::Eof { key } => Line::Of("eof", key),
-            Call::Leaving { key } => Line::Of("leaving", key),
-            Call::Deaf { key } => Line::Of("deaf", key),
-            Call::Closed { key, reason } => Line::Closed(key, reason),
-            Call::Written { key, bytes } => Line::Written(key, Snippet::of(bytes)),
-            Call::MoreInput { key } => Line::Of("more_input", key),
-            Call::TurnEnded => Line::Named("end_turn"),
-            Call::Configured { .. } => Line::Named("configure"),
-            Call::AdminAnswered { key, .. } => Line::Of("answer_admin", key),
-            Call::ShutDown => Line::Named("shut_down"),
-            Call::NamedSessionsEnded => Line::Named("end_named_sessions"),
-            Call::WaitingSendersTaken { taken } => Line::Many("take_waiting_senders", taken.len()),
-            Call::Tapped { batch } => Line::Many("take_tapped", batch.len()),
-            Call::Ended { left: None } => Line::Named("the router ends, and leaves nothing"),
-            Call::Ended { left: Some(left) } => {
-                Line::Many("the router ends; names left", left.len())
-            }
-            Call::Settled => Line::Named("everything has settled"),
-        };
-        self.push(at_us, line);
-=======
             Call::Written { key, bytes } => self.written(at_us, key, bytes),
             Call::TurnEnded if effects.is_empty() => self.turn_ended(at_us),
             _ => self.push(at_us, line(call)),
         }
->>>>>>> polish
         for effect in effects {
             let line = match effect {
                 Effect::Close(key, reason) => Line::EffectClose(*key, *reason),
@@ -356,7 +325,8 @@ fn line(call: &Call<'_>) -> Line {
         Call::NamedSessionsEnded => Line::Named("end_named_sessions"),
         Call::WaitingSendersTaken { taken } => Line::Many("take_waiting_senders", taken.len()),
         Call::Tapped { batch } => Line::Many("take_tapped", batch.len()),
-        Call::Ended { left } => Line::Many("the router ends; names left", left.len()),
+        Call::Ended { left: None } => Line::Named("the router ends, and leaves nothing"),
+        Call::Ended { left: Some(left) } => Line::Many("the router ends; names left", left.len()),
         Call::Settled => Line::Named("everything has settled"),
     }
 }
