@@ -191,6 +191,8 @@ pub struct Model {
     held_bytes: usize,
     /// Something may have happened in this turn.
     has_changed: bool,
+    /// Whose socket has taken something in this call.
+    reader: Option<SessionKey>,
     /// Timers fire at the moment.
     is_beginning_turn: bool,
 }
@@ -219,6 +221,7 @@ impl Default for Model {
             inherited_bytes: 0,
             held_bytes: 0,
             has_changed: false,
+            reader: None,
             is_beginning_turn: false,
         }
     }
@@ -237,6 +240,10 @@ impl Model {
         let before = std::mem::replace(&mut self.counters, view.router.counters().clone());
         self.counted = self.counters.since(&before);
         let mut expected = Expected::default();
+        self.reader = match call {
+            Call::Written { key, .. } => Some(*key),
+            _ => None,
+        };
         match call {
             Call::Began { .. } | Call::Ended { .. } => {}
             Call::TurnBegan => self.turn_began(&view, &mut expected)?,

@@ -213,18 +213,14 @@ impl Model {
     }
 
     pub(super) fn stall_ended(&mut self, name: &str) -> Checked {
-        let draining = self.names.get(name).and_then(|record| record.draining);
-        let candidates = self.holder_of(name).into_iter().chain(draining);
-        let stalled = candidates
-            .into_iter()
-            .find(|key| self.sessions.get(key).is_some_and(|session| session.is_stalled));
-        // One that has lost its name to another one may still read.
-        let stalled = stalled.or_else(|| {
-            let mut others = self.sessions.iter();
-            let is_it =
-                |session: &Session| session.is_stalled && session.name.as_deref() == Some(name);
-            others.find(|(_, session)| is_it(session)).map(|(key, _)| *key)
-        });
+        // Several sessions of one name may have stalled: it is the one that has just read, if there is one.
+        let is_it = |key: &SessionKey| {
+            let session = self.sessions.get(key);
+            session
+                .is_some_and(|session| session.is_stalled && session.name.as_deref() == Some(name))
+        };
+        let reader = self.reader.filter(is_it);
+        let stalled = reader.or_else(|| self.sessions.keys().copied().find(is_it));
         let Some(key) = stalled else {
             return Err(Violation::new("stall", format!("{name:?} had not stalled")));
         };
