@@ -140,7 +140,9 @@ impl Router {
         let Some(waiter) = message.provenance.waiter else { return };
         let Some(session) = self.session_mut(waiter) else { return };
         session.undecided = session.undecided.saturating_sub(1);
-        self.courtesies.push(waiter);
+        if session.undecided == 0 {
+            self.courtesies.push(waiter);
+        }
     }
 
     /// Takes all that is held for a name. Its senders do not wait for the linger any more.

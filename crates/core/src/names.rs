@@ -15,7 +15,7 @@ use hermes_bus_proto::envelope::NotText;
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, NameError};
 
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger, Replacement};
-use crate::outbox::LooseMessage;
+use crate::outbox::{LooseMessage, Provenance};
 use crate::router::{Next, Probed, Router};
 use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey, Stalled};
 use crate::timers::Timer;
@@ -297,9 +297,12 @@ impl Router {
             session.outbox = outbox;
         }
         for message in &mut left {
-            if message.provenance.arrived != now {
-                message.provenance.waiter = None;
-            }
+            let Provenance { waiter, arrived } = message.provenance;
+            let waits = |sender: &SessionKey| {
+                arrived == now
+                    || self.session(*sender).is_some_and(|sender| sender.courtesy.is_due_for(key))
+            };
+            message.provenance.waiter = waiter.filter(waits);
         }
         left
     }

@@ -33,14 +33,14 @@ pub(crate) const SHARE_BYTES_MIN: usize = 16 * 1024;
 /// with a single `recv(4)`.
 const WRITE_BYTES: usize = 32 * 1024;
 
-/// A large payload in the queues of one or more connections, charged once.
+/// A large payload in the queues of one or more connections of one user, charged once.
 pub(crate) struct Body {
     pub(crate) bytes: Bytes,
-    user: UserKey,
+    pub(crate) user: UserKey,
 }
 
 impl Body {
-    /// Charges the payload to its first receiver's user.
+    /// Charges the payload to its receivers' user.
     pub(crate) fn new(bytes: Bytes, user: UserKey, budget: &mut Budget) -> Rc<Self> {
         budget.charge(user, bytes.len());
         Rc::new(Body { bytes, user })

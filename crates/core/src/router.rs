@@ -266,7 +266,7 @@ impl Router {
     /// Anonymous connections that are about to get a courtesy receipt. The driver looks whether
     /// more of their input has arrived, and says so with [`Router::more_input`].
     pub fn receipts_due(&self) -> Vec<SessionKey> {
-        let is_due = |key: &&SessionKey| self.session(**key).is_some_and(Session::is_anonymous);
+        let is_due = |key: &&SessionKey| self.session(**key).is_some_and(Session::is_receipt_due);
         self.courtesies.iter().filter(is_due).copied().collect()
     }
 

@@ -192,7 +192,7 @@ impl Router {
         self.has_room_beside(receiver, bytes, 0)
     }
 
-    /// The same where so much of it is charged already: the payload that all receivers share.
+    /// The same where so much of it is charged already: the payload that all receivers of one user share.
     #[inline]
     fn has_room_beside(&self, receiver: &Session, bytes: usize, charged_bytes: usize) -> bool {
         let load = receiver.outbox.load_bytes() + bytes;
@@ -374,26 +374,33 @@ impl Router {
         let mut receivers = core::mem::take(&mut self.everyone);
         receivers.clear();
         receivers.extend(self.registered.values().copied());
-        let body = self.body_for_all(message, &receivers);
-        let shared_bytes = body.as_ref().map_or(0, |body| body.bytes.len());
+        let payload = self.payload_for_all(message, &receivers);
+        // One for each user: nobody pays for what another user does not read.
+        let mut bodies: Vec<Rc<Body>> = Vec::new();
         let mut copies = Vec::new();
         for receiver in &receivers {
-            let takes = |session: &Session| {
-                session.stalled.is_none()
-                    && self.has_room_beside(session, message.needs_bytes(), shared_bytes)
-            };
-            if !self.session(*receiver).is_some_and(takes) {
+            let Some(session) = self.session(*receiver) else { continue };
+            let user = session.user;
+            let known = bodies.iter().position(|body| body.user == user);
+            let charged_bytes = known.map_or(0, |known| bodies[known].bytes.len());
+            let takes = session.stalled.is_none()
+                && self.has_room_beside(session, message.needs_bytes(), charged_bytes);
+            if !takes {
                 self.drop_broadcast(*receiver);
                 continue;
             }
+            if let Some(payload) = payload.as_ref().filter(|_| known.is_none()) {
+                bodies.push(Body::new(payload.clone(), user, &mut self.queues));
+            }
+            let body = bodies.iter().find(|body| body.user == user);
             // What is lost on the way to one of many is counted; the sender is not told "not found".
             let provenance = Provenance { waiter: None, ..message.provenance };
-            let mark = self.enqueue(message, *receiver, body.as_ref(), provenance);
+            let mark = self.enqueue(message, *receiver, body, provenance);
             if message.has_waiter() {
                 copies.push((*receiver, mark));
             }
         }
-        if let Some(body) = body {
+        for body in bodies {
             body.release(&mut self.queues);
         }
         if message.has_waiter() {
@@ -404,20 +411,14 @@ impl Router {
     }
 
     /// A large payload gets memory of its own, once for all receivers.
-    fn body_for_all(
-        &mut self,
-        message: &Outgoing<'_>,
-        receivers: &[SessionKey],
-    ) -> Option<Rc<Body>> {
-        let user = self.session(*receivers.first()?)?.user;
-        if message.envelope.payload().len() < SHARE_BYTES_MIN {
+    fn payload_for_all(&self, message: &Outgoing<'_>, receivers: &[SessionKey]) -> Option<Bytes> {
+        if receivers.is_empty() || message.envelope.payload().len() < SHARE_BYTES_MIN {
             return None;
         }
-        let bytes = match message.payload {
+        Some(match message.payload {
             Payload::Shared(bytes) => bytes.clone(),
             Payload::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
-        };
-        Some(Body::new(bytes, user, &mut self.queues))
+        })
     }
 
     fn drop_broadcast(&mut self, receiver: SessionKey) {

@@ -180,6 +180,14 @@ pub(crate) enum Courtesy {
     Over,
 }
 
+impl Courtesy {
+    /// Whether what becomes of a copy in this receiver's queue is still to be told.
+    pub(crate) fn is_due_for(&self, receiver: SessionKey) -> bool {
+        let Courtesy::Due(first) = self else { return false };
+        first.copies.iter().any(|(holder, _)| *holder == receiver)
+    }
+}
+
 /// The first message of an anonymous connection.
 pub(crate) struct FirstMessage {
     /// Its id as JSON.
@@ -325,6 +333,11 @@ impl Session {
     /// Whether nothing is left that the peer is still to get.
     pub(crate) fn is_drained(&self) -> bool {
         self.outbox.is_empty() && self.undecided == 0 && !matches!(self.courtesy, Courtesy::Due(_))
+    }
+
+    /// Whether the turn's end decides about a courtesy receipt.
+    pub(crate) fn is_receipt_due(&self) -> bool {
+        self.undecided == 0 && matches!(self.courtesy, Courtesy::Due(_))
     }
 
     /// This session as a listing shows it.

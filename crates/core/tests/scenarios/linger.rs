@@ -388,3 +388,40 @@ fn a_smaller_total_makes_nothing_make_room_in_vain() {
     assert_eq!(numbers(&bodies), [1, 2]);
     world.end();
 }
+
+// ---- heirs that do not stay -----------------------------------------------------------------------
+
+#[test]
+fn a_script_hears_that_its_message_is_delivered_when_two_register_in_the_turn_that_it_waits_for() {
+    let mut world = World::new();
+    let (away, script) = (world.register("away"), world.connect());
+    world.hang_up(away);
+    world.message(script, "away", "once");
+    world.pass_ms(300);
+    let (first, second) = (world.connect(), world.connect());
+    world.put(first, &[r#"{"type":"register","endpoint":"away"}"#]);
+    world.put(second, &[r#"{"type":"register","endpoint":"away"}"#]);
+    world.turn();
+    assert!(world.bodies(first).is_empty());
+    assert_eq!(world.bodies(second), ["once"]);
+    assert_eq!(world.take(script)[0]["status"], "delivered");
+    world.end();
+}
+
+#[test]
+fn a_script_is_told_of_no_loss_while_its_message_is_held_for_the_next_heir() {
+    let mut world = World::new();
+    let (away, script) = (world.register("away"), world.connect());
+    world.hang_up(away);
+    world.message(script, "away", "once");
+    world.pass_ms(300);
+    let first = world.connect();
+    world.put(first, &[r#"{"type":"register","endpoint":"away"}"#]);
+    world.put_hang_up(first);
+    world.turn();
+    assert!(world.take(script).is_empty(), "its fate is open");
+    let (_, bodies) = world.register_and_take("away");
+    assert_eq!(bodies, ["once"]);
+    assert_eq!(world.take(script)[0]["status"], "delivered");
+    world.end();
+}

@@ -436,3 +436,25 @@ fn a_large_broadcast_is_charged_once_and_fits_where_there_is_room_for_it_once() 
     assert_eq!(world.bodies(slow).len(), 2);
     world.end();
 }
+
+#[test]
+fn nobody_pays_for_the_broadcasts_that_another_user_does_not_read() {
+    let mut world = World::with(|config| {
+        config.allow_uids = vec![5];
+        config.queue_bytes_user_max = 64 * 1024;
+        config.queue_bytes_reserved = 0;
+    });
+    let (reader, slow) = (world.register("reader"), world.register_as(5, "slow"));
+    let sender = world.register("sender");
+    world.stop_reading(slow, 0);
+    for _ in 0..10 {
+        world.message(sender, "", "b".repeat(20 * 1024));
+    }
+    assert_eq!(world.bodies(reader).len(), 10);
+    assert_eq!(world.counters().dropped_broadcast, 7, "its own user's budget is used up");
+    world.stop_reading(reader, 0);
+    world.message(sender, "reader", 1);
+    world.message(sender, "reader", 2);
+    assert_eq!(world.counters().sender_waits, 0, "nothing else is queued for this user");
+    world.end();
+}

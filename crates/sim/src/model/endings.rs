@@ -167,7 +167,7 @@ impl Model {
         if cut_off == 1 {
             session.queue.pop_front();
         }
-        self.settle(&heir, session, told, expected)
+        self.settle(&heir, key, session, told, expected)
     }
 
     /// Whether nobody comes for what this session leaves, because its name was forgotten earlier in

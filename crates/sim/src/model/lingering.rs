@@ -64,15 +64,16 @@ impl Model {
     pub(super) fn settle(
         &mut self,
         heir: &str,
+        key: SessionKey,
         session: Session,
         told: &mut Told,
         expected: &mut Expected,
     ) -> Checked {
-        let now = self.now.moment;
         let mut left = session.queue;
         for copy in &mut left {
-            let listens = |key: &SessionKey| {
-                self.sessions.get(key).is_some_and(Session::listens) && copy.arrived == now
+            let listens = |sender: &SessionKey| {
+                self.sessions.get(sender).is_some_and(Session::listens)
+                    && self.still_waits(copy, key)
             };
             copy.waiter = copy.waiter.filter(listens);
         }
@@ -91,6 +92,17 @@ impl Model {
             record.held = left;
         }
         Ok(())
+    }
+
+    /// Whether the sender of a message that this receiver has not got is still to hear of it: in the turn
+    /// in which it came, or was queued after it had been held.
+    pub(super) fn still_waits(&self, copy: &Copied, receiver: SessionKey) -> bool {
+        let sender = copy.waiter.and_then(|waiter| self.sessions.get(&waiter));
+        let is_due = sender.is_some_and(|sender| match &sender.first {
+            First::Due { copies, .. } => copies.iter().any(|(holder, _)| *holder == receiver),
+            _ => false,
+        });
+        copy.arrived == self.now.moment || is_due
     }
 
     /// The fate of this message is open again: its sender gets no receipt before it is decided.

@@ -156,7 +156,6 @@ impl Model {
         expected: &mut Expected,
     ) -> Result<Vec<Copied>, Violation> {
         let uid = self.session(key)?.credentials.uid;
-        let now = self.now.moment;
         let Some(record) = self.names.get_mut(name) else { return Ok(Vec::new()) };
         let draining = record.draining.take();
         let held_uid = match record.state {
@@ -174,10 +173,10 @@ impl Model {
             session.heir = None;
             let begun = begun(session);
             let mut queue = std::mem::take(&mut session.queue);
-            for copy in &mut queue {
-                copy.waiter = copy.waiter.filter(|_| copy.arrived == now);
-            }
             let is_ours = session.credentials.uid == uid;
+            for copy in &mut queue {
+                copy.waiter = copy.waiter.filter(|_| self.still_waits(copy, previous));
+            }
             sources.push((previous, is_ours, begun, queue));
         }
         let reached = self.counted.held_delivered + self.counted.dropped_receiver_gone;

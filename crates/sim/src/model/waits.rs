@@ -87,16 +87,9 @@ impl Model {
         let frames = session.queue.len() + session.answers.len() + session.late.len() + 2;
         let needs = HEADER_BYTES + message.payload_bytes() + OVERHEAD_BYTES_MAX;
         let load = pending + frames * OVERHEAD_BYTES_MAX + needs;
-        // A large broadcast is charged to its first receiver's user, whoever reads it last, and before it
-        // is known who takes it.
-        let used_by_user: usize = self
-            .sessions
-            .values()
-            .map(|other| match other.charged_uid == session.charged_uid {
-                true => load_max(other),
-                false => shared_max(other),
-            })
-            .sum();
+        let of_user =
+            self.sessions.values().filter(|other| other.charged_uid == session.charged_uid);
+        let used_by_user: usize = of_user.map(load_max).sum();
         let has_room_in_budgets = usage.queued + needs <= config.queue_bytes_total_max
             && used_by_user + needs <= config.queue_bytes_user_max;
         let has_room = load <= config.queue_bytes_max
