@@ -21,8 +21,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const POOLED_CHUNKS_MAX: usize = 16;
 /// What the bookkeeping of one queued frame costs.
 pub(crate) const FRAME_OVERHEAD_BYTES: usize = size_of::<QueuedFrame>();
-/// What the bookkeeping of one held message costs: [`Config::held_bytes_max`](crate::Config) compares
-/// frames with it.
+/// What the bookkeeping of one held message costs: [`Config::held_bytes_max`](crate::Config) counts it
+/// for each, beside its frame. Public for those who check the router's sums.
 pub const HELD_OVERHEAD_BYTES: usize = size_of::<LooseMessage>();
 /// The bookkeeping of so many frames stays allocated when a queue is empty.
 const KEPT_FRAMES_MAX: usize = 1024;

@@ -221,7 +221,7 @@ impl Router {
         };
         self.stop_frame_clock(key);
         if let Some(session) = self.session_mut(receiver) {
-            let waiting = WaitingSender { key, needs_bytes, patience, since: now, until };
+            let waiting = WaitingSender { key, needs_bytes, patience, began: now, until };
             session.waiting_senders.push_back(waiting);
             self.timers.set(until, Timer::WaitingSenders(receiver));
         }
@@ -287,7 +287,7 @@ impl Router {
                 // It does not wait for an answer any more: the receiver has the time that it has for
                 // all others.
                 waiting.patience = Patience::OfTheBus;
-                waiting.until = waiting.since.after(stall);
+                waiting.until = waiting.began.after(stall);
                 patient.push_back(waiting);
             } else {
                 self.release_sender(waiting.key, Waited::InVain(key));

@@ -148,7 +148,8 @@ pub(crate) struct WaitingSender {
     pub(crate) key: SessionKey,
     pub(crate) needs_bytes: usize,
     pub(crate) patience: Patience,
-    pub(crate) since: Moment,
+    /// When it began to wait for this receiver.
+    pub(crate) began: Moment,
     pub(crate) until: Moment,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Elsewhere nothing of this is tested, and what `/proc` tells is simply unknown.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -70,21 +70,30 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
 /// The process that holds the `flock` on a file: it stands in the kernel's own list, and has the
 /// file open.
 pub(crate) fn lock_holder(file: &File) -> Option<u32> {
+    // Of a list that is longer than a page, a line can be missed while others come and go.
+    const LOOKS: usize = 3;
     let locked = file.metadata().ok()?;
-    let locks = read_in_large_pieces(Path::new("/proc/locks")).ok()?;
-    let candidates = locks.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let ["FLOCK", _, "WRITE", pid, place, ..] = fields.get(1..)? else { return None };
-        // The device is left out: some file systems tell another one here.
-        let inode: u64 = place.rsplit(':').next()?.parse().ok()?;
-        (inode == locked.ino()).then(|| pid.parse().ok()).flatten()
-    });
-    candidates.into_iter().find(|pid: &u32| {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        files.into_iter().any(|entry| {
-            std::fs::metadata(entry.path())
-                .is_ok_and(|open| (open.dev(), open.ino()) == (locked.dev(), locked.ino()))
-        })
+    (0..LOOKS).find_map(|_| {
+        let locks = read_in_large_pieces(Path::new("/proc/locks")).ok()?;
+        locks.lines().filter_map(|line| lock_on(&locked, line)).find(|pid| has_open(*pid, &locked))
+    })
+}
+
+/// The process that a line of the kernel's list names, if it may be about this file.
+fn lock_on(locked: &Metadata, line: &str) -> Option<u32> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let ["FLOCK", _, "WRITE", pid, place, ..] = fields.get(1..)? else { return None };
+    // The device is left out: some file systems tell another one here.
+    let inode: u64 = place.rsplit(':').next()?.parse().ok()?;
+    (inode == locked.ino()).then(|| pid.parse().ok()).flatten()
+}
+
+/// Whether a process has this file open.
+fn has_open(pid: u32, file: &Metadata) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.into_iter().any(|entry| {
+        std::fs::metadata(entry.path())
+            .is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
     })
 }
 
