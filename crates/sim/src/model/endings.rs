@@ -177,7 +177,8 @@ impl Model {
         let NameState::Lingering { until, .. } = record.state else { return false };
         let is_over = self.is_beginning_turn && until <= self.now.moment;
         let all = session.queue.len();
-        is_over && cut_off == all && (cut_off > 1 || cut_off == 1 && session.partial.is_empty())
+        // With one that had begun to leave, and nothing else, it makes no difference.
+        is_over && cut_off == all && cut_off > 0
     }
 
     fn check_reason(
