@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 
 use hermes_bus_core::SessionKey;
 use hermes_bus_proto::frame::{self, Decoded};
-use hermes_bus_proto::limits::HEADER_BYTES;
 use mio::net::UnixStream;
 use rustix::io::Errno;
 
@@ -150,20 +149,14 @@ impl Connection {
 
     /// Memory that is kept, and what the unfinished frame in front still lacks.
     pub(crate) fn kept(&self) -> (usize, Option<usize>) {
-        let missing = match frame::decode(&self.kept) {
-            Decoded::Incomplete { .. } if self.kept.is_empty() => None,
-            Decoded::Incomplete { frame_bytes: HEADER_BYTES } => {
-                Some(HEADER_BYTES - self.kept.len())
-            }
-            Decoded::Incomplete { frame_bytes } => Some(frame_bytes - self.kept.len()),
-            _ => None,
-        };
-        (self.kept.capacity(), missing)
+        (self.kept.capacity(), frame::missing(&self.kept))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hermes_bus_proto::limits::HEADER_BYTES;
+
     use super::*;
     use std::io::Write;
 

@@ -79,6 +79,17 @@ pub fn decode(buffer: &[u8]) -> Decoded<'_> {
     }
 }
 
+/// Bytes that the unfinished frame at the beginning of `buffer` lacks: those of its header alone as long
+/// as that is incomplete. None if nothing is there, or no unfinished frame.
+pub fn missing(buffer: &[u8]) -> Option<usize> {
+    match decode(buffer) {
+        Decoded::Incomplete { frame_bytes } if !buffer.is_empty() => {
+            Some(frame_bytes - buffer.len())
+        }
+        _ => None,
+    }
+}
+
 /// The header of a frame with `payload_bytes` of JSON. The caller keeps within [`PAYLOAD_BYTES_MAX`].
 #[inline]
 pub fn header(payload_bytes: usize) -> [u8; HEADER_BYTES] {
@@ -105,6 +116,15 @@ mod tests {
         for have in 0..HEADER_BYTES {
             assert_eq!(decode(&[0xff; 4][..have]), Decoded::Incomplete { frame_bytes: 4 });
         }
+    }
+
+    #[test]
+    fn what_is_missing_is_known_for_unfinished_frames_only() {
+        assert_eq!(missing(&[]), None);
+        assert_eq!(missing(&[0, 0]), Some(2), "the rest of the header");
+        assert_eq!(missing(&[0, 0, 0, 3, b'{']), Some(2));
+        assert_eq!(missing(&[0, 0, 0, 2, b'{', b'}', 0]), None, "a whole one is in front");
+        assert_eq!(missing(&[0, 0, 0, 0]), None, "it can never be a frame");
     }
 
     #[test]

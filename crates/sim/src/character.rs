@@ -120,6 +120,32 @@ pub struct Driver {
     pub answers: u16,
 }
 
+impl Driver {
+    /// Works as the daemon does, with a tap that nobody has asked for.
+    pub(crate) const USUAL: Driver = Driver {
+        turns: 256,
+        turns_once: 0,
+        effects_at_once: 0,
+        shuffles: 0,
+        read_bytes_max: 262_144,
+        reads_less: 0,
+        reads_again: 0,
+        writes_early: 0,
+        writes_less: 0,
+        writes_max: 64,
+        notices_later: 0,
+        shares: 0,
+        accepts_first: 0,
+        peers_in_between: 16,
+        late_us_max: 0,
+        counts_capacity: false,
+        tap_bytes_max: None,
+        takes_tapped: 256,
+        refuses_tapped: 0,
+        answers: 256,
+    };
+}
+
 impl Character {
     /// A character out of four seeds: of limits, people, driver, and what is likely.
     pub(crate) fn draw(sections: [u64; SECTIONS]) -> Self {

@@ -270,15 +270,20 @@ fn who_cannot_hear_of_a_message_does_not_wait_for_it_when_it_goes_back_to_its_na
 
 // ---- more than can be held ------------------------------------------------------------------------
 
+/// "away" ends with messages of these sizes that it has not read; they are numbered from 0.
+fn leaves_unread(world: &mut World, sizes: &[usize]) {
+    let (away, sender) = (world.register("away"), world.register("sender"));
+    world.stop_reading(away, 0);
+    for (n, bytes) in sizes.iter().enumerate() {
+        world.message(sender, "away", sized(n, *bytes));
+    }
+    world.hang_up(away);
+}
+
 #[test]
 fn of_what_a_session_leaves_unread_the_newest_are_held() {
     let mut world = World::with(|config| config.held_bytes_max = 10_000);
-    let (away, sender) = (world.register("away"), world.register("sender"));
-    world.stop_reading(away, 0);
-    for n in 0..20 {
-        world.message(sender, "away", sized(n, 1_000));
-    }
-    world.hang_up(away);
+    leaves_unread(&mut world, &[1_000; 20]);
     assert!(world.router.usage().held <= 10_000);
     let (_, bodies) = world.register_and_take("away");
     let kept = bodies.len() as u64;
@@ -292,12 +297,7 @@ fn of_what_a_session_leaves_unread_the_newest_are_held() {
 #[test]
 fn nothing_is_held_that_is_older_than_what_did_not_fit() {
     let mut world = World::with(|config| config.held_bytes_max = 10_000);
-    let (away, sender) = (world.register("away"), world.register("sender"));
-    world.stop_reading(away, 0);
-    for (n, bytes) in [1_000, 6_000, 6_000, 1_000].into_iter().enumerate() {
-        world.message(sender, "away", sized(n, bytes));
-    }
-    world.hang_up(away);
+    leaves_unread(&mut world, &[1_000, 6_000, 6_000, 1_000]);
     let (_, bodies) = world.register_and_take("away");
     assert_eq!(numbers(&bodies), [2, 3], "the first one would fit, but the second is lost");
     assert_eq!(world.counters().dropped_held_overflow, 2);
@@ -308,12 +308,7 @@ fn nothing_is_held_that_is_older_than_what_did_not_fit() {
 #[test]
 fn one_that_can_never_be_held_is_lost_alone() {
     let mut world = World::with(|config| config.held_bytes_max = 10_000);
-    let (away, sender) = (world.register("away"), world.register("sender"));
-    world.stop_reading(away, 0);
-    for (n, bytes) in [1_000, 1_000, 10_001, 1_000].into_iter().enumerate() {
-        world.message(sender, "away", sized(n, bytes));
-    }
-    world.hang_up(away);
+    leaves_unread(&mut world, &[1_000, 1_000, 10_001, 1_000]);
     let (_, bodies) = world.register_and_take("away");
     assert_eq!(numbers(&bodies), [0, 1, 3]);
     assert_eq!(overflows(&world), [("away", 1)]);

@@ -185,6 +185,19 @@ impl Model {
         told: &mut Told,
         expected: &mut Expected,
     ) -> Checked {
+        expected.dropped_held_overflow += self.lost_untold(lost, told, expected)?;
+        Ok(())
+    }
+
+    /// Goes through messages that are lost: senders that can hear of it were told. Says how many nobody
+    /// hears of.
+    fn lost_untold<'a>(
+        &mut self,
+        lost: impl IntoIterator<Item = &'a Copied>,
+        told: &mut Told,
+        expected: &mut Expected,
+    ) -> Result<u64, Violation> {
+        let mut untold = 0;
         for copy in lost {
             if self.is_told(copy, told) {
                 expected.refused_endpoint_not_found += 1;
@@ -194,12 +207,12 @@ impl Model {
             ensure!(
                 !waiter.is_some_and(Session::listens),
                 "silence",
-                "the sender of message {} was not told that it could not be held",
+                "the sender of message {} was not told that it is lost",
                 copy.message.number()
             );
-            expected.dropped_held_overflow += 1;
+            untold += 1;
         }
-        Ok(())
+        Ok(untold)
     }
 
     /// Names that nobody came back for are forgotten, with what was held for them.
@@ -230,21 +243,7 @@ impl Model {
         told: &mut Told,
         expected: &mut Expected,
     ) -> Checked {
-        let mut untold = 0;
-        for copy in &held {
-            if self.is_told(copy, told) {
-                expected.refused_endpoint_not_found += 1;
-                continue;
-            }
-            let listens = copy.waiter.and_then(|waiter| self.sessions.get(&waiter));
-            ensure!(
-                !listens.is_some_and(Session::listens),
-                "silence",
-                "the sender of message {} was not told that nobody got it",
-                copy.message.number()
-            );
-            untold += 1;
-        }
+        let untold = self.lost_untold(&held, told, expected)?;
         let dropped = told.gone.remove(name).unwrap_or(0);
         ensure!(
             dropped == untold,

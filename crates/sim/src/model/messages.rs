@@ -3,15 +3,14 @@
 use std::rc::Rc;
 
 use hermes_bus_core::{Effect, Event, Next, Outcome, SessionKey};
-use hermes_bus_proto::limits::{self};
-use hermes_bus_proto::{Destination, Envelope, ErrorCode};
+use hermes_bus_proto::{Destination, Envelope, ErrorCode, limits};
 
 use crate::call::View;
 
 use super::frames::Offered;
 use super::message::{Copied, Message};
 use super::session::{First, OwedId};
-use super::{Checked, Expected, Model, NameState, Told, ensure};
+use super::{Checked, Expected, Model, NameState, Told, ensure, is_loss};
 
 impl Model {
     pub(super) fn message(
@@ -96,11 +95,11 @@ impl Model {
         }
         self.show_tap(view, message, Outcome::NotFound);
         let mut told = Told::default();
-        self.note_losses(view, &mut told);
+        self.note(is_loss, view, &mut told)?;
         let it = (pid, message.wanted.clone());
         ensure!(told.not_found == [it], "silence", "told {:?} of a name unknown", told.not_found);
         told.not_found.clear();
-        self.take_closings(view, &mut told, expected)
+        self.take_effects_but(is_loss, view, &mut told, expected)
     }
 
     pub(super) fn sent_to_session(
@@ -165,11 +164,7 @@ impl Model {
         self.first_is_due(key, &message, Vec::new(), None)?;
         let copy = Copied { message: Rc::clone(&message), waiter, arrived };
         let mut told = Told::default();
-        for effect in view.effects {
-            if let Effect::Log(event) = effect {
-                self.logged(event, &mut told)?;
-            }
-        }
+        self.note(|_| true, view, &mut told)?;
         let overflow = told.overflow.remove(name).unwrap_or(0) as usize;
         let dropped = overflow + told.not_found.len();
         let is_held = self.counted.held == 1;
@@ -199,16 +194,7 @@ impl Model {
         }
         self.overflow_is_told(&lost, &mut told, expected)?;
         ensure!(told.is_spent(), "drops", "told of more than held: {told:?}");
-        for effect in view.effects {
-            match effect {
-                Effect::Close(key, reason) => {
-                    self.session_ended(*key, *reason, &mut told, expected)?;
-                }
-                Effect::Resume(key) => self.resumed(*key)?,
-                _ => {}
-            }
-        }
-        Ok(())
+        self.take_effects_but(|_| true, view, &mut told, expected)
     }
 
     fn sent_to_everyone(

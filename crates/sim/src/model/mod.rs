@@ -153,6 +153,11 @@ impl Told {
     }
 }
 
+/// A log line that tells of messages that nobody gets any more.
+fn is_loss(event: &Event) -> bool {
+    matches!(event, Event::NotFound { .. } | Event::HeldDropped { .. })
+}
+
 /// What a call should have counted.
 type Expected = Counters;
 
@@ -327,15 +332,37 @@ impl Model {
         told: &mut Told,
         expected: &mut Expected,
     ) -> Checked {
+        self.take_effects_but(|_| false, view, told, expected)
+    }
+
+    /// The same for a call of which some log lines are noted already.
+    fn take_effects_but(
+        &mut self,
+        is_noted: fn(&Event) -> bool,
+        view: &View<'_>,
+        told: &mut Told,
+        expected: &mut Expected,
+    ) -> Checked {
         for effect in view.effects {
             match effect {
                 Effect::Close(key, reason) => self.session_ended(*key, *reason, told, expected)?,
                 Effect::Resume(key) => self.resumed(*key)?,
-                Effect::Admin(..) => {}
-                Effect::Log(event) => self.logged(event, told)?,
+                Effect::Log(event) if !is_noted(event) => self.logged(event, told)?,
+                Effect::Log(_) | Effect::Admin(..) => {}
             }
         }
         ensure!(told.is_spent(), "drops", "told of more than was there to be dropped: {told:?}");
+        Ok(())
+    }
+
+    /// Takes note of some of a call's log lines, before anybody is closed.
+    fn note(&mut self, which: fn(&Event) -> bool, view: &View<'_>, told: &mut Told) -> Checked {
+        for effect in view.effects {
+            match effect {
+                Effect::Log(event) if which(event) => self.logged(event, told)?,
+                _ => {}
+            }
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::frames::Offered;
 use super::impatience::Verdict;
 use super::message::Copied;
 use super::session::{First, Owed, OwedId};
-use super::{Checked, Expected, Fight, Model, Name, NameState, Told, ensure};
+use super::{Checked, Expected, Fight, Model, Name, NameState, Told, ensure, is_loss};
 
 impl Model {
     pub(super) fn register(
@@ -65,7 +65,7 @@ impl Model {
         };
         self.check_made_id(session_id.as_bytes(), &format!("session {key:?}"))?;
         let mut told = Told::default();
-        self.note_losses(view, &mut told);
+        self.note(is_loss, view, &mut told)?;
         self.names.entry(name.clone()).or_insert_with(|| Name {
             state: NameState::Held(key),
             held: Default::default(),
@@ -80,7 +80,7 @@ impl Model {
             self.may_end(old, CloseReason::Replaced);
             self.registered.retain(|held| *held != old);
         }
-        self.take_closings(view, &mut told, expected)?;
+        self.take_effects_but(is_loss, view, &mut told, expected)?;
         let is_left = holder.is_some_and(|old| self.sessions.contains_key(&old));
         ensure!(!is_left, "replaced", "{holder:?} lost {name:?}, and lives on");
         Ok(())
@@ -108,42 +108,6 @@ impl Model {
             by_token || protection.uid.is_some() && protection.uid == uid
         });
         if is_free || is_open { Ok(text) } else { Err(ErrorCode::Unauthorized) }
-    }
-
-    /// What a call has dropped, by name; told before anybody is closed.
-    pub(super) fn note_losses(&mut self, view: &View<'_>, told: &mut Told) {
-        for effect in view.effects {
-            match effect {
-                Effect::Log(Event::NotFound { peer, wanted }) => {
-                    told.not_found.push((peer.pid, wanted.clone()));
-                }
-                Effect::Log(Event::HeldDropped { name, messages }) => {
-                    *told.gone.entry(name.as_str().to_owned()).or_default() += messages;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The effects of a call whose [`Model::note_losses`] are known already.
-    pub(super) fn take_closings(
-        &mut self,
-        view: &View<'_>,
-        told: &mut Told,
-        expected: &mut Expected,
-    ) -> Checked {
-        let is_known =
-            |event: &Event| matches!(event, Event::NotFound { .. } | Event::HeldDropped { .. });
-        for effect in view.effects {
-            match effect {
-                Effect::Close(key, reason) => self.session_ended(*key, *reason, told, expected)?,
-                Effect::Resume(key) => self.resumed(*key)?,
-                Effect::Log(event) if !is_known(event) => self.logged(event, told)?,
-                Effect::Log(_) | Effect::Admin(..) => {}
-            }
-        }
-        ensure!(told.is_spent(), "drops", "told of more than was there to be dropped: {told:?}");
-        Ok(())
     }
 
     /// What waits for a name's next session: what the last ones have not read, then what was held.

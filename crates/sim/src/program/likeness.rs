@@ -7,30 +7,6 @@ use hermes_bus_core::Config;
 use crate::character::{Character, Client, Driver, Reads};
 use crate::script::{Action, To};
 
-/// A driver that works as the daemon does, with a tap that nobody has asked for.
-const USUAL_DRIVER: Driver = Driver {
-    turns: 256,
-    turns_once: 0,
-    effects_at_once: 0,
-    shuffles: 0,
-    read_bytes_max: 262_144,
-    reads_less: 0,
-    reads_again: 0,
-    writes_early: 0,
-    writes_less: 0,
-    writes_max: 64,
-    notices_later: 0,
-    shares: 0,
-    accepts_first: 0,
-    peers_in_between: 16,
-    late_us_max: 0,
-    counts_capacity: false,
-    tap_bytes_max: None,
-    takes_tapped: 256,
-    refuses_tapped: 0,
-    answers: 256,
-};
-
 /// What a run is like: its names, each client, and what differs from the usual limits and driver.
 pub(super) fn lines(character: &Character) -> Vec<String> {
     let Character { config, names, clients, driver, is_huge, .. } = character;
@@ -38,7 +14,7 @@ pub(super) fn lines(character: &Character) -> Vec<String> {
     let mut lines = vec![format!("names: {}", numbered.collect::<Vec<_>>().join(", "))];
     lines.extend(clients.iter().enumerate().map(|(number, one)| client(number, one)));
     lines.extend(differing("limits", config, &Config::default()));
-    lines.extend(differing("driver", driver, &USUAL_DRIVER));
+    lines.extend(differing("driver", driver, &Driver::USUAL));
     if *is_huge {
         lines.push("messages near the largest size occur".to_owned());
     }
@@ -135,7 +111,7 @@ mod tests {
     fn each_client_and_each_name_has_its_number() {
         let mut character = Script::draw(1, 0).character;
         character.names = vec!["a".to_owned(), "b".to_owned()];
-        character.driver = Driver { writes_max: 2, ..USUAL_DRIVER };
+        character.driver = Driver { writes_max: 2, ..Driver::USUAL };
         character.config = Config::default();
         character.clients = vec![Client {
             temper: Temper::Slow,

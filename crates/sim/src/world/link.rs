@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use hermes_bus_core::{Credentials, SessionKey};
 use hermes_bus_proto::frame::{self, Decoded};
-use hermes_bus_proto::limits::HEADER_BYTES;
 
 use crate::character::{Client, Reads};
 use crate::pipe::{Gauge, Pipe};
@@ -319,14 +318,7 @@ impl Link {
 
     /// What the unfinished frame in front lacks.
     pub(super) fn missing(&self) -> Option<usize> {
-        match frame::decode(&self.kept) {
-            Decoded::Incomplete { .. } if self.kept.is_empty() => None,
-            Decoded::Incomplete { frame_bytes: HEADER_BYTES } => {
-                Some(HEADER_BYTES - self.kept.len())
-            }
-            Decoded::Incomplete { frame_bytes } => Some(frame_bytes - self.kept.len()),
-            _ => None,
-        }
+        frame::missing(&self.kept)
     }
 
     /// It leaves this process of the bus, to be accepted by the next one.
