@@ -68,6 +68,41 @@ pub struct Config {
     pub intake_bytes_total_max: usize,
     /// How long a connection that is to be closed may take to read what is queued for it.
     pub drain: Duration,
+    /// Whether somebody carries out [`Effect::Store`](crate::Effect::Store). Without it nothing is kept
+    /// on disk, and what must be is refused.
+    pub store: bool,
+    /// Endpoints that have a mailbox, whether they ask for one or not.
+    pub mailboxes: Vec<String>,
+    /// What may wait on disk for one endpoint.
+    pub mailbox_bytes_max: u64,
+    /// What may wait on disk for all endpoints.
+    pub mailbox_bytes_total_max: u64,
+    /// What may be on its way to the disk; over it, reading from those who add to it pauses.
+    pub store_pending_bytes_max: usize,
+    /// How long a message waits that its sender has queued for an endpoint without a mailbox.
+    pub queued_for: Duration,
+    /// Unacknowledged bytes that an acknowledging session takes at a time.
+    pub in_flight_bytes_max: usize,
+    /// When a message comes again that was given back for the first time; twice as long each time.
+    pub nack_pause: Duration,
+    /// The longest such pause.
+    pub nack_pause_max: Duration,
+    /// So many deliveries that ended without an acknowledgement make a dead letter.
+    pub deliveries_max: u32,
+    /// How long a message is known by its id.
+    pub repetition_window: Duration,
+    /// How many messages are known by their ids.
+    pub repetitions_max: usize,
+    /// How long the receipt of a broadcast or topic waits for its last target.
+    pub receipt_wait: Duration,
+    /// Receipts that one connection may wait for at a time.
+    pub receipts_waiting_max: usize,
+    /// Messages whose states are remembered for `trace`.
+    pub trace_messages_max: usize,
+    /// How long the name of an endpoint is known after it was there.
+    pub known_for: Duration,
+    /// How many names are known.
+    pub known_max: usize,
 }
 
 /// A name that not everybody may register. A session that shows the token, or whose user is the
@@ -139,6 +174,23 @@ impl Default for Config {
             intake_bytes_user_max: 192 * MIB,
             intake_bytes_total_max: 256 * MIB,
             drain: Duration::from_secs(2),
+            store: false,
+            mailboxes: Vec::new(),
+            mailbox_bytes_max: 1024 * MIB as u64,
+            mailbox_bytes_total_max: 8 * 1024 * MIB as u64,
+            store_pending_bytes_max: 64 * MIB,
+            queued_for: Duration::from_secs(7 * 24 * 3600),
+            in_flight_bytes_max: 16 * MIB,
+            nack_pause: Duration::from_secs(1),
+            nack_pause_max: Duration::from_secs(60),
+            deliveries_max: 16,
+            repetition_window: Duration::from_secs(600),
+            repetitions_max: 200_000,
+            receipt_wait: Duration::from_secs(30),
+            receipts_waiting_max: 100_000,
+            trace_messages_max: 16_384,
+            known_for: Duration::from_secs(30 * 24 * 3600),
+            known_max: 100_000,
         }
     }
 }

@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use hermes_bus_proto::Raw;
-use hermes_bus_proto::control::{self, Detail, Status};
+use hermes_bus_proto::control::{self, Detail, Receipt, Status, Targets};
 
 use crate::router::Router;
 use crate::routing::Outgoing;
@@ -77,6 +77,8 @@ impl Router {
         let is_delivered = targets > 0 && written == targets;
         let status = if is_delivered { Status::Delivered } else { Status::Accepted };
         self.counters.receipts += 1;
-        self.tell(key, |out| control::receipt(out, id, status, first.broadcast_to));
+        let targets = first.broadcast_to.map(|endpoints| Targets { endpoints, failed: None });
+        let receipt = Receipt { id, status, to: None, targets };
+        self.tell(key, |out| control::receipt(out, &receipt));
     }
 }

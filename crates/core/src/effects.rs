@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hermes_bus_proto::{EndpointName, Raw};
 
 use crate::session::{Session, SessionKey};
+use crate::storage::{Order, Ticket};
 
 /// Something for the driver to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,11 @@ pub enum Effect {
     /// The daemon's own user asks for something that is not the router's to do: the payload of its
     /// `admin` frame. To be answered with [`Router::answer_admin`](crate::Router::answer_admin).
     Admin(SessionKey, Bytes),
+    /// Look whether the peer of this session has read everything that its socket was given, and say
+    /// [`Router::has_read_all`](crate::Router::has_read_all) if so.
+    LookWhetherRead(SessionKey),
+    /// For whoever keeps things on disk. Answered with [`Router::storage`](crate::Router::storage).
+    Store(Ticket, Order),
     /// For the log.
     Log(Event),
 }

@@ -39,6 +39,7 @@ mod pace;
 mod router;
 mod routing;
 mod session;
+pub mod storage;
 mod tap;
 mod time;
 mod timers;

@@ -323,7 +323,9 @@ fn read_name(envelope: &Envelope<'_>) -> Result<EndpointName, (ErrorCode, String
     };
     EndpointName::level_1(&text).map_err(|error| {
         let code = match error {
-            NameError::TooLong(_) => ErrorCode::NameInvalid,
+            NameError::TooLong(_) | NameError::Length2(_) | NameError::Character => {
+                ErrorCode::NameInvalid
+            }
             NameError::Reserved => ErrorCode::Forbidden,
         };
         (code, error.to_string())

@@ -21,6 +21,7 @@ use crate::impatience::{Impatience, PONG_INTERVAL};
 use crate::ledger::{Budget, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind};
 use crate::session::{Credentials, Phase, Session, SessionKey, Waited};
+use crate::storage::{Answer, Recovered};
 use crate::tap::Tap;
 use crate::timers::{Timer, Timers};
 use crate::{CloseReason, Config, Counters, Effect, Event, Histogram, Moment, Now, Peer, TapBatch};
@@ -365,7 +366,7 @@ impl Router {
             Kind::Admin if listing::level_asked(envelope.protocol) == Level::Two => {
                 self.admin(key, payload)
             }
-            Kind::Admin | Kind::Unknown => {
+            _ => {
                 self.take_note_of_frame(key);
                 self.counters.ignored_unknown_type += 1;
                 self.log_of(key, |peer| Event::Ignored { peer, what: "its type is unknown" });
@@ -505,6 +506,18 @@ impl Router {
             session.outbox.trim();
         }
     }
+
+    // ---- the disk -----------------------------------------------------------------------------------
+
+    /// What an earlier process of the bus has left on disk. To be said before anybody connects.
+    pub fn recover(&mut self, _recovered: Recovered) {}
+
+    /// Whoever keeps things on disk has something to say.
+    pub fn storage(&mut self, _answer: Answer) {}
+
+    /// The peer of this session has read everything that its socket was given: the answer to
+    /// [`Effect::LookWhetherRead`].
+    pub fn has_read_all(&mut self, _key: SessionKey) {}
 
     // ---- for people ---------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 //! `,`, key order) is that of the released Python bus, whose clients sometimes look at the text.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -29,6 +30,116 @@ pub fn registered(out: &mut Vec<u8>, name: &EndpointName, session_id: &str) {
             "{{\"type\": \"registered\", \"endpoint\": {endpoint}, \"session_id\": \"{session_id}\"}}"
         ),
     );
+}
+
+/// What a level 2 session learns when it gets its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Welcome<'a> {
+    /// The name that it got.
+    pub name: &'a EndpointName,
+    /// UUID of the session.
+    pub session_id: &'a str,
+    /// `NAME/VERSION` of the server.
+    pub server: &'a str,
+    /// Seconds of silence after which a session is closed.
+    pub heartbeat_s: f64,
+    /// Messages that wait in its mailbox.
+    pub mailbox_depth: u64,
+    /// `req` of the request.
+    pub req: Option<Raw<'a>>,
+}
+
+/// bus → client: the answer to a level 2 `register`.
+pub fn welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
+    let Welcome { name, session_id, server, heartbeat_s, mailbox_depth, req } = welcome;
+    let (endpoint, server) = (name.to_json(), json_string(server));
+    let text = format!(
+        "{{\"type\": \"registered\", \"endpoint\": {endpoint}, \"session_id\": \"{session_id}\", \
+         \"protocol\": 2, \"server\": {server}, \"heartbeat_s\": {heartbeat_s}, \
+         \"payload_bytes_max\": {PAYLOAD_BYTES_MAX}, \"mailbox_depth\": {mailbox_depth}"
+    );
+    answer(out, text.as_bytes(), *req);
+}
+
+/// Appends a frame: an object without its closing brace, and `req` if the request had one.
+fn answer(out: &mut Vec<u8>, members: &[u8], req: Option<Raw<'_>>) {
+    frame::append(out, |out| {
+        out.extend_from_slice(members);
+        if let Some(req) = req {
+            out.extend_from_slice(b", \"req\": ");
+            out.extend_from_slice(req.as_bytes());
+        }
+        out.push(b'}');
+    });
+}
+
+/// bus → client: why the bus is about to close a level 2 session.
+pub fn bye(out: &mut Vec<u8>, reason: &str) {
+    append_text(out, &format!("{{\"type\": \"bye\", \"reason\": \"{reason}\"}}"));
+}
+
+/// bus → client: what a session holds now, the answer to `subscribe` and `unsubscribe`.
+pub fn subscribed(
+    out: &mut Vec<u8>,
+    topics: &[Box<str>],
+    groups: &[Box<str>],
+    req: Option<Raw<'_>>,
+) {
+    let list = |names: &[Box<str>]| serde_json::to_string(names).expect("text has a JSON form");
+    let (topics, groups) = (list(topics), list(groups));
+    let text = format!("{{\"type\": \"subscribed\", \"topics\": {topics}, \"groups\": {groups}");
+    answer(out, text.as_bytes(), req);
+}
+
+/// bus → client: a `watch` is in force.
+pub fn watching(out: &mut Vec<u8>, presence: bool, tap: &str, req: Option<Raw<'_>>) {
+    let text = format!("{{\"type\": \"watching\", \"presence\": {presence}, \"tap\": \"{tap}\"");
+    answer(out, text.as_bytes(), req);
+}
+
+/// What a watcher hears of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Presence<'a> {
+    /// Its name.
+    pub endpoint: &'a EndpointName,
+    /// Whether it is there.
+    pub is_online: bool,
+    /// UUID of the session that came or went.
+    pub session_id: &'a str,
+    /// When, in microseconds of Unix time.
+    pub unix_us: u64,
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// bus → watcher: an endpoint has come or gone.
+pub fn presence(out: &mut Vec<u8>, presence: &Presence<'_>) {
+    let Presence { endpoint, is_online, session_id, unix_us, reason } = presence;
+    let state = if *is_online { "online" } else { "offline" };
+    let (endpoint, ts) = (endpoint.to_json(), unix_seconds(*unix_us));
+    append_text(
+        out,
+        &format!(
+            "{{\"type\": \"presence\", \"endpoint\": {endpoint}, \"state\": \"{state}\", \
+             \"session_id\": \"{session_id}\", \"ts\": {ts}, \"reason\": \"{reason}\"}}"
+        ),
+    );
+}
+
+/// bus → receiver: what it was subscribed to and could not take. `source` is `topic`, `broadcast` or
+/// `tap`.
+pub fn gap(out: &mut Vec<u8>, source: &str, count: u64, bytes: u64) {
+    append_text(
+        out,
+        &format!(
+            "{{\"type\": \"gap\", \"source\": \"{source}\", \"count\": {count}, \"bytes\": {bytes}}}"
+        ),
+    );
+}
+
+/// Unix time in seconds, as the bus writes it.
+pub fn unix_seconds(unix_us: u64) -> String {
+    format!("{}.{:06}", unix_us / 1_000_000, unix_us % 1_000_000)
 }
 
 /// Both ways: the answer to `ping`.
@@ -72,9 +183,33 @@ pub enum Detail<'a> {
     NotConnected(Raw<'a>),
 }
 
+/// What an `error` frame says on level 2 besides its code, detail and `id`.
+#[derive(Clone, Copy, Default)]
+pub struct Further<'a> {
+    /// `req` of the request that it answers.
+    pub req: Option<Raw<'a>>,
+    /// The state that the message has reached all the same.
+    pub status: Option<Status>,
+    /// The endpoint that it is about.
+    pub to: Option<&'a EndpointName>,
+    /// Names that look like the unknown one, the most similar first.
+    pub suggestions: &'a [EndpointName],
+}
+
 /// bus → client: a refusal. `id` is that of the message it is about, as it came; it is left out
 /// where the frame would be over the limit with it.
 pub fn error(out: &mut Vec<u8>, code: ErrorCode, detail: Detail<'_>, id: Option<Raw<'_>>) {
+    error_2(out, code, detail, id, &Further::default());
+}
+
+/// The same to a level 2 session.
+pub fn error_2(
+    out: &mut Vec<u8>,
+    code: ErrorCode,
+    detail: Detail<'_>,
+    id: Option<Raw<'_>>,
+    further: &Further<'_>,
+) {
     let echoed = id.map_or(0, |id| id.as_bytes().len()) + detail.echoed_bytes();
     let (detail, id) = if echoed <= PAYLOAD_BYTES_MAX - ERROR_FIXED_BYTES {
         (detail, id)
@@ -99,12 +234,34 @@ pub fn error(out: &mut Vec<u8>, code: ErrorCode, detail: Detail<'_>, id: Option<
             out.extend_from_slice(b", \"id\": ");
             out.extend_from_slice(id.as_bytes());
         }
+        further.append(out);
         out.push(b'}');
     });
 }
 
+impl Further<'_> {
+    fn append(&self, out: &mut Vec<u8>) {
+        let Further { req, status, to, suggestions } = self;
+        if let Some(status) = status {
+            out.extend_from_slice(format!(", \"status\": \"{}\"", status.as_str()).as_bytes());
+        }
+        if let Some(to) = to {
+            out.extend_from_slice(format!(", \"to\": {}", to.to_json()).as_bytes());
+        }
+        if !suggestions.is_empty() {
+            let names: Vec<String> = suggestions.iter().map(EndpointName::to_json).collect();
+            out.extend_from_slice(format!(", \"suggestions\": [{}]", names.join(", ")).as_bytes());
+        }
+        // A question may repeat what it likes, as long as the answer is a frame.
+        if let Some(req) = req.filter(|req| req.as_bytes().len() <= ERROR_FIXED_BYTES) {
+            out.extend_from_slice(b", \"req\": ");
+            out.extend_from_slice(req.as_bytes());
+        }
+    }
+}
+
 /// More than the fixed parts of an error frame and every text that the bus itself writes into one.
-const ERROR_FIXED_BYTES: usize = 4 * 1024;
+const ERROR_FIXED_BYTES: usize = 64 * 1024;
 
 impl Detail<'_> {
     /// Bytes that a peer chose.
@@ -116,40 +273,81 @@ impl Detail<'_> {
     }
 }
 
-/// How far a message has come, as a receipt says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a message has come, as a receipt says it. A later state answers for an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
     /// The router has it.
     Accepted,
+    /// It is on disk, synced.
+    Stored,
     /// Handed over: its bytes are in the receiver's socket.
     Delivered,
+    /// The receiver has confirmed it.
+    Acked,
 }
 
 impl Status {
+    /// Every state, the earliest first.
+    pub const ALL: [Status; 4] =
+        [Status::Accepted, Status::Stored, Status::Delivered, Status::Acked];
+
     /// The status that a word on the wire stands for.
     pub fn of(word: &str) -> Option<Self> {
-        [Status::Accepted, Status::Delivered].into_iter().find(|status| status.as_str() == word)
+        Status::ALL.into_iter().find(|status| status.as_str() == word)
     }
 
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Accepted => "accepted",
+            Status::Stored => "stored",
             Status::Delivered => "delivered",
+            Status::Acked => "acked",
         }
     }
 }
 
-/// bus → sender: how far a message has come. `endpoints` is given for broadcasts.
-pub fn receipt(out: &mut Vec<u8>, id: Raw<'_>, status: Status, endpoints: Option<usize>) {
+/// What a receipt says.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt<'a> {
+    /// `id` of the message, as it came.
+    pub id: Raw<'a>,
+    /// How far it has come.
+    pub status: Status,
+    /// The endpoint that took it.
+    pub to: Option<&'a EndpointName>,
+    /// For broadcasts and topics: how many targets there were, and how many of them could not be
+    /// brought to that state.
+    pub targets: Option<Targets>,
+}
+
+/// The targets of a broadcast or topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// All of them.
+    pub endpoints: usize,
+    /// Those that did not get that far; the courtesy receipt does not say.
+    pub failed: Option<usize>,
+}
+
+/// bus → sender: how far a message has come.
+pub fn receipt(out: &mut Vec<u8>, receipt: &Receipt<'_>) {
+    let Receipt { id, status, to, targets } = receipt;
     frame::append(out, |out| {
         out.extend_from_slice(br#"{"type": "receipt", "id": "#);
         out.extend_from_slice(id.as_bytes());
         out.extend_from_slice(br#", "status": ""#);
         out.extend_from_slice(status.as_str().as_bytes());
         out.push(b'"');
-        if let Some(endpoints) = endpoints {
+        if let Some(to) = to {
+            out.extend_from_slice(b", \"to\": ");
+            out.extend_from_slice(to.to_json().as_bytes());
+        }
+        if let Some(Targets { endpoints, failed }) = targets {
             out.extend_from_slice(format!(", \"endpoints\": {endpoints}").as_bytes());
+            if let Some(failed) = failed {
+                out.extend_from_slice(format!(", \"failed\": {failed}").as_bytes());
+            }
         }
         out.push(b'}');
     });

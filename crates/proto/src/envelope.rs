@@ -89,6 +89,12 @@ impl<'a> Raw<'a> {
         core::str::from_utf8(self.0).ok()?.parse().ok()
     }
 
+    /// The finite number that this is, if it is one.
+    pub fn finite_number(self) -> Option<f64> {
+        let begins_as_a_number = matches!(self.0.first(), Some(b'0'..=b'9' | b'-'));
+        self.number().filter(|number| begins_as_a_number && number.is_finite())
+    }
+
     /// The integer that this is, if it is one that fits.
     pub fn integer(self) -> Option<i64> {
         core::str::from_utf8(self.0).ok()?.parse().ok()
@@ -140,6 +146,18 @@ pub enum Kind {
     ListEndpoints,
     /// `admin`
     Admin,
+    /// `ack`
+    Ack,
+    /// `nack`
+    Nack,
+    /// `subscribe`
+    Subscribe,
+    /// `unsubscribe`
+    Unsubscribe,
+    /// `watch`
+    Watch,
+    /// `trace`
+    Trace,
     /// Any other value, or none.
     Unknown,
 }
@@ -164,6 +182,35 @@ pub struct Envelope<'a> {
     pub endpoint: Option<Raw<'a>>,
     /// `protocol`
     pub protocol: Option<Raw<'a>>,
+    /// What it asks for besides being routed.
+    pub asking: Asking<'a>,
+    /// Whether it has a key that only the bus may give to a level 2 session: `sender`, `via`, `seq`
+    /// or `delivery`.
+    pub has_keys_of_the_bus: bool,
+}
+
+/// The members by which a message asks for something, as they came. Read by [`Ask`](crate::Ask).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asking<'a> {
+    /// `receipt`
+    pub receipt: Option<Raw<'a>>,
+    /// `queue`
+    pub queue: Option<Raw<'a>>,
+    /// `ttl_s`
+    pub ttl_s: Option<Raw<'a>>,
+    /// `hops`
+    pub hops: Option<Raw<'a>>,
+}
+
+impl Asking<'_> {
+    /// Whether there is anything to read.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.receipt.is_none()
+            && self.queue.is_none()
+            && self.ttl_s.is_none()
+            && self.hops.is_none()
+    }
 }
 
 impl<'a> Envelope<'a> {
@@ -181,6 +228,8 @@ impl<'a> Envelope<'a> {
             ts: None,
             endpoint: None,
             protocol: None,
+            asking: Asking::default(),
+            has_keys_of_the_bus: false,
         };
         let walked = walker.members(|key, value| envelope.remember(Raw(key), Raw(value)));
         envelope.closing_brace_at = walked.map_err(FrameError::NotJson)?;
@@ -197,6 +246,13 @@ impl<'a> Envelope<'a> {
             b"\"ts\"" => self.ts = Some(value),
             b"\"endpoint\"" => self.endpoint = Some(value),
             b"\"protocol\"" => self.protocol = Some(value),
+            b"\"receipt\"" => self.asking.receipt = Some(value),
+            b"\"queue\"" => self.asking.queue = Some(value),
+            b"\"ttl_s\"" => self.asking.ttl_s = Some(value),
+            b"\"hops\"" => self.asking.hops = Some(value),
+            b"\"sender\"" | b"\"via\"" | b"\"seq\"" | b"\"delivery\"" => {
+                self.has_keys_of_the_bus = true;
+            }
             other if other.contains(&b'\\') => self.remember_escaped(key, value),
             _ => {}
         }
@@ -213,6 +269,11 @@ impl<'a> Envelope<'a> {
             Ok("ts") => self.ts = Some(value),
             Ok("endpoint") => self.endpoint = Some(value),
             Ok("protocol") => self.protocol = Some(value),
+            Ok("receipt") => self.asking.receipt = Some(value),
+            Ok("queue") => self.asking.queue = Some(value),
+            Ok("ttl_s") => self.asking.ttl_s = Some(value),
+            Ok("hops") => self.asking.hops = Some(value),
+            Ok(key) if KEYS_OF_THE_BUS.contains(&key) => self.has_keys_of_the_bus = true,
             _ => {}
         }
     }
@@ -232,6 +293,34 @@ impl<'a> Envelope<'a> {
         found
     }
 
+    /// The object without the members that only the bus may give to a level 2 session, up to its
+    /// closing brace, which is left out: what is added to it comes behind. Every other byte stays.
+    #[cold]
+    pub fn without_keys_of_the_bus(&self) -> Vec<u8> {
+        let place = |part: &[u8]| part.as_ptr() as usize - self.payload.as_ptr() as usize;
+        let mut kept: Vec<u8> = Vec::with_capacity(self.payload.len());
+        // Where what stands before a member begins.
+        let mut gap_from = 0;
+        let mut has_kept_none = true;
+        let mut walker = Walker::at_object(self.payload).expect("it was scanned before");
+        let walked = walker.members(|key, value| {
+            let is_of_the_bus = KEYS_OF_THE_BUS.iter().any(|name| Raw(key).is_text(name));
+            let value_end = place(value) + value.len();
+            if gap_from == 0 {
+                // Up to the opening brace and the white space behind it.
+                kept.extend_from_slice(&self.payload[..place(key)]);
+            }
+            if !is_of_the_bus {
+                let from = if core::mem::take(&mut has_kept_none) { place(key) } else { gap_from };
+                kept.extend_from_slice(&self.payload[from..value_end]);
+            }
+            gap_from = value_end;
+        });
+        debug_assert!(walked.is_ok(), "it was scanned before");
+        kept.extend_from_slice(&self.payload[gap_from..self.closing_brace_at]);
+        kept
+    }
+
     /// Where the object's closing brace stands in the payload: the place for an [`Insertion`].
     #[inline]
     pub fn closing_brace_at(&self) -> usize {
@@ -245,15 +334,24 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// What only the bus may say to a level 2 session about a message.
+const KEYS_OF_THE_BUS: [&str; 4] = ["sender", "via", "seq", "delivery"];
+
 impl Kind {
     #[inline]
     fn of(value: Raw<'_>) -> Kind {
-        const KINDS: [(&str, Kind); 5] = [
+        const KINDS: [(&str, Kind); 11] = [
             ("message", Kind::Message),
             ("ping", Kind::Ping),
+            ("ack", Kind::Ack),
             ("register", Kind::Register),
             ("list_endpoints", Kind::ListEndpoints),
             ("admin", Kind::Admin),
+            ("nack", Kind::Nack),
+            ("subscribe", Kind::Subscribe),
+            ("unsubscribe", Kind::Unsubscribe),
+            ("watch", Kind::Watch),
+            ("trace", Kind::Trace),
         ];
         let named = KINDS.iter().find(|(name, _)| value.is_text(name));
         named.map_or(Kind::Unknown, |(_, kind)| *kind)

@@ -7,6 +7,9 @@
 //! - [`envelope`]: the top-level keys of a frame's JSON object, and the insertion of fields into it.
 //! - [`object`]: all members of an object, as clients read and build them.
 //! - [`name`]: endpoint names, and where a message is addressed to.
+//! - [`ask`]: what a message asks for besides being routed.
+//! - [`register`]: what a level 2 session asks for when it takes its name.
+//! - [`topic`]: groups, topics and patterns.
 //! - [`control`]: the frames that the bus and its clients say to each other.
 //! - [`listing`]: what `list_endpoints` answers.
 //! - [`error_code`]: the one table of error codes.
@@ -17,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod ask;
 pub mod control;
 pub mod envelope;
 pub mod error_code;
@@ -26,7 +30,10 @@ pub mod limits;
 pub mod listing;
 pub mod name;
 pub mod object;
+pub mod register;
+pub mod topic;
 
+pub use ask::{Ask, InvalidField};
 pub use envelope::{Envelope, Kind, Raw};
 pub use error_code::ErrorCode;
 pub use frame::FrameError;

@@ -19,3 +19,31 @@ pub const NAME_BYTES_MAX: usize = 8 * 1024;
 
 /// Names that begin like this belong to the bus itself.
 pub const RESERVED_NAME_PREFIX: &str = "bus.";
+
+/// Longest level 2 endpoint name, group, topic or pattern, in bytes of UTF-8.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+
+/// Longest string `id` by which a repetition of a message is recognised, in bytes.
+pub const DEDUP_ID_BYTES_MAX: usize = 255;
+
+/// A message that was passed on automatically more often than this is taken to run in circles.
+pub const HOPS_MAX: u32 = 16;
+
+/// Longest time to live; a longer one counts as this: ten years.
+pub const TTL_MAX: core::time::Duration = core::time::Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Most bytes of JSON in the `meta` of a session.
+pub const META_BYTES_MAX: usize = 4 * 1024;
+
+/// How much larger than [`PAYLOAD_BYTES_MAX`] a message to a level 2 session may be, for the fields
+/// that the bus adds.
+pub const ADDED_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages that an acknowledging session takes at a time where it does not say.
+pub const IN_FLIGHT_DEFAULT: u32 = 64;
+
+/// Most that it may ask for.
+pub const IN_FLIGHT_MAX: u32 = 65_536;
+
+/// Most groups, and most patterns, that one endpoint may hold.
+pub const SUBSCRIPTIONS_MAX: usize = 1_024;

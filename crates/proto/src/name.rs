@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use crate::envelope::{NotText, Raw};
-use crate::limits::{NAME_BYTES_MAX, RESERVED_NAME_PREFIX};
+use crate::limits::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, RESERVED_NAME_PREFIX};
 
 /// The name of an endpoint: any text of up to [`NAME_BYTES_MAX`] bytes that is not the bus's own.
 /// Compared byte for byte. Cloning is cheap.
@@ -19,6 +19,12 @@ pub enum NameError {
     /// Over [`NAME_BYTES_MAX`].
     #[error("an endpoint name of {0} bytes is over the limit of {NAME_BYTES_MAX} bytes")]
     TooLong(usize),
+    /// On level 2: empty, or over [`ADDRESS_BYTES_MAX`].
+    #[error("an endpoint name must be 1 to {ADDRESS_BYTES_MAX} bytes long, not {0}")]
+    Length2(usize),
+    /// On level 2: a control character, or the beginning of another kind of address.
+    #[error("an endpoint name must not begin with '@' or '#' or contain control characters")]
+    Character,
     /// Begins with [`RESERVED_NAME_PREFIX`].
     #[error("endpoint names that begin with '{RESERVED_NAME_PREFIX}' belong to the bus itself")]
     Reserved,
@@ -34,6 +40,18 @@ impl EndpointName {
             return Err(NameError::Reserved);
         }
         Ok(EndpointName(Arc::from(text)))
+    }
+
+    /// A name as level 2 allows it: 1 to 255 bytes, no control characters, and nothing that an
+    /// address of a group or topic begins with.
+    pub fn level_2(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() || text.len() > ADDRESS_BYTES_MAX {
+            return Err(NameError::Length2(text.len()));
+        }
+        if text.starts_with(['@', '#']) || text.chars().any(char::is_control) {
+            return Err(NameError::Character);
+        }
+        EndpointName::level_1(text)
     }
 
     /// The name as text.

@@ -79,6 +79,8 @@ kinds!(EFFECTS, place_of_effect(effect: &Effect) {
     close = Effect::Close(..),
     resume = Effect::Resume(_),
     admin = Effect::Admin(..),
+    look_whether_read = Effect::LookWhetherRead(_),
+    store = Effect::Store(..),
     log = Effect::Log(_),
 });
 
@@ -122,7 +124,9 @@ kinds!(OUTCOMES, place_of_outcome(outcome: Outcome) {
 
 kinds!(RECEIPTS, place_of_receipt(status: Status) {
     accepted = Status::Accepted,
+    stored = Status::Stored,
     delivered = Status::Delivered,
+    acked = Status::Acked,
 });
 
 kinds!(FRAMES, place_of_frame(frame: &Written) {
@@ -290,6 +294,9 @@ impl Group {
     fn is_required(self, place: usize) -> bool {
         match self {
             Group::Errors => is_given(ErrorCode::ALL[place].0),
+            // Without a store nothing is kept, and nobody acknowledges on level 1.
+            Group::Effects => !matches!(EFFECTS[place], "store" | "look_whether_read"),
+            Group::Receipts => !matches!(RECEIPTS[place], "stored" | "acked"),
             _ => true,
         }
     }
@@ -359,6 +366,7 @@ impl Coverage {
                 }
                 Effect::Log(event) => self.see(Group::LogEvents, place_of_log_event(event)),
                 Effect::Resume(_) | Effect::Admin(..) => {}
+                Effect::Store(..) | Effect::LookWhetherRead(_) => {}
             }
         }
     }
@@ -472,7 +480,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use hermes_bus_core::{Config, Credentials, Moment, Now, Payload, Router};
-    use hermes_bus_proto::control::{self, Detail};
+    use hermes_bus_proto::control::{self, Detail, Receipt, Targets};
     use hermes_bus_proto::{EndpointName, Raw};
 
     fn count(coverage: &Coverage, group: Group, kind: &str) -> u64 {
@@ -501,9 +509,14 @@ mod tests {
         let bytes = frames(|out| {
             control::registered(out, &name, "s");
             control::pong(out);
-            control::receipt(out, id, Status::Delivered, None);
-            control::receipt(out, id, Status::Accepted, Some(3));
-            control::receipt(out, Raw::new(b"1"), Status::Accepted, None);
+            let targets = Some(Targets { endpoints: 3, failed: None });
+            for (id, status, targets) in [
+                (id, Status::Delivered, None),
+                (id, Status::Accepted, targets),
+                (Raw::new(b"1"), Status::Accepted, None),
+            ] {
+                control::receipt(out, &Receipt { id, status, to: None, targets });
+            }
             control::error(out, ErrorCode::OverLimit, Detail::Text("\"code\": \"x"), Some(id));
             control::append_text(out, r#"{"type": "message", "to": "a"}"#);
             control::append_text(out, r#"{"to":"a","type":"message","body":{"type": "pong"}}"#);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use hermes_bus_core::storage::{Order, Ticket};
 use hermes_bus_core::{
     CloseReason, Config, Counters, Credentials, Effect, Event, Moment, Next, Now, Payload, Probed,
     Reading, Router, SessionKey,
@@ -37,6 +38,10 @@ pub(crate) struct World {
     more_input: Vec<SessionKey>,
     /// Requests that only the daemon can answer.
     pub(crate) admin: Vec<(SessionKey, Value)>,
+    /// What is to be kept on disk.
+    pub(crate) orders: Vec<(Ticket, Order)>,
+    /// Whose socket is to be looked at.
+    pub(crate) looks: Vec<SessionKey>,
 }
 
 impl World {
@@ -55,6 +60,8 @@ impl World {
             log: Vec::new(),
             more_input: Vec::new(),
             admin: Vec::new(),
+            orders: Vec::new(),
+            looks: Vec::new(),
         };
         world.turn();
         world
@@ -360,6 +367,8 @@ impl World {
                     let request = serde_json::from_slice(&payload).expect("JSON");
                     self.admin.push((key, request));
                 }
+                Effect::LookWhetherRead(key) => self.looks.push(key),
+                Effect::Store(ticket, order) => self.orders.push((ticket, order)),
                 Effect::Log(event) => {
                     assert!(!event.to_string().is_empty());
                     self.log.push(event);

@@ -260,6 +260,9 @@ impl Model {
                     self.heartbeat_missed(key, expected)?;
                 }
                 Effect::Log(event) => self.logged(event, &mut told)?,
+                Effect::Store(..) | Effect::LookWhetherRead(_) => {
+                    return Err(super::nothing_is_kept());
+                }
                 Effect::Admin(key, _) => {
                     return Err(Violation::new("admin", format!("{key:?} has not asked")));
                 }

@@ -104,7 +104,7 @@ impl Model {
                 ensure!(is_asked == may_ask, "admin", "passed on: {is_asked}, may ask: {may_ask}");
                 self.take_effects(view, &mut Told::default(), expected)?;
             }
-            Kind::Admin | Kind::Unknown => {
+            _ => {
                 offered.must_be(offered.next == Next::Taken)?;
                 self.taken(key)?;
                 expected.ignored_unknown_type = 1;

@@ -348,6 +348,7 @@ impl Model {
                 Effect::Close(key, reason) => self.session_ended(*key, *reason, told, expected)?,
                 Effect::Resume(key) => self.resumed(*key)?,
                 Effect::Log(event) if !is_noted(event) => self.logged(event, told)?,
+                Effect::Store(..) | Effect::LookWhetherRead(_) => return Err(nothing_is_kept()),
                 Effect::Log(_) | Effect::Admin(..) => {}
             }
         }
@@ -459,4 +460,9 @@ impl Model {
         // What an earlier router has left has no limit of its own any more.
         self.inherited_bytes = 0;
     }
+}
+
+/// Without a store nothing may be ordered of one.
+fn nothing_is_kept() -> Violation {
+    Violation::new("store", "something is to be kept, and there is no store".to_owned())
 }

@@ -95,8 +95,8 @@ impl Model {
             Some(Err(NotText::OtherType)) | None => return Err(ErrorCode::InvalidField),
         };
         EndpointName::level_1(&text).map_err(|error| match error {
-            NameError::TooLong(_) => ErrorCode::NameInvalid,
             NameError::Reserved => ErrorCode::Forbidden,
+            _ => ErrorCode::NameInvalid,
         })?;
         let uid = self.sessions.get(&key).map(|session| session.credentials.uid);
         let shown = envelope.member("token");

@@ -429,7 +429,7 @@ impl World<'_> {
                     }
                 }
                 Effect::Admin(key, _) => self.requests.push(key),
-                Effect::Log(_) => {}
+                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Log(_) => {}
             }
         }
         Ok(())

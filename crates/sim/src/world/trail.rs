@@ -191,6 +191,8 @@ impl Trail {
                 Effect::Close(key, reason) => Line::EffectClose(*key, *reason),
                 Effect::Resume(key) => Line::EffectResume(*key),
                 Effect::Admin(key, _) => Line::EffectAdmin(*key),
+                // The model takes offence at it.
+                Effect::Store(..) | Effect::LookWhetherRead(_) => continue,
                 Effect::Log(event) => Line::EffectLog(event.fields().event),
             };
             self.push(at_us, line);

@@ -105,6 +105,8 @@ impl Watched {
                 digest.write(payload);
                 (3, *key)
             }
+            // The model takes offence at it.
+            Effect::Store(..) | Effect::LookWhetherRead(_) => return Ok(()),
             Effect::Log(event) => {
                 let fields = event.fields();
                 digest.write(fields.event.as_bytes());

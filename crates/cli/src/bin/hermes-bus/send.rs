@@ -45,8 +45,10 @@ fn receipt_line(to: &str, receipt: &Receipt) -> String {
         None => harmless_line(to),
     };
     let how_far = match receipt.status {
-        Status::Delivered => "handed over to",
         Status::Accepted => "accepted for",
+        Status::Stored => "stored for",
+        Status::Delivered => "handed over to",
+        Status::Acked => "acknowledged by",
     };
     format!("{how_far} {whom} (id {})", harmless_line(&receipt.id))
 }

@@ -1,0 +1,3 @@
+//! Mailboxes, dead letters and history on disk.
+
+#![forbid(unsafe_code)]
