@@ -33,6 +33,8 @@ mod handover;
 mod histogram;
 mod impatience;
 mod intake;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod known;
 mod ledger;
 mod linger;
 mod names;
