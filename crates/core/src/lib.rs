@@ -40,6 +40,8 @@ mod linger;
 mod names;
 mod outbox;
 mod pace;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod repetitions;
 mod router;
 mod routing;
 mod session;
