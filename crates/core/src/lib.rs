@@ -51,6 +51,8 @@ mod time;
 mod timers;
 #[allow(dead_code, reason = "to be wired into the router")]
 mod topics;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod trace;
 
 pub use config::{Config, Protection};
 pub use counters::Counters;
