@@ -9,10 +9,15 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use hashbrown::HashMap;
+use hermes_bus_proto::limits::ADDRESS_BYTES_MAX;
 use hermes_bus_proto::{EndpointName, nearest};
 
-/// Names that are compared with a mistyped one: those seen last. It takes about a millisecond.
-const COMPARED_MAX: usize = 2_048;
+/// What comparing a mistyped name with known ones may cost: that many pairs of bytes, which take about
+/// a millisecond. Those seen last are compared first.
+const PAIRS_MAX: usize = 1 << 20;
+
+/// What it costs to look at a name, however short it is, in pairs.
+const PAIRS_PER_NAME: usize = 512;
 
 /// Names, who registered them last, and when.
 pub(crate) struct KnownNames {
@@ -100,7 +105,11 @@ impl KnownNames {
 
     /// The known names that are most like `wanted`, the likeliest first.
     pub(crate) fn suggestions(&self, wanted: &str, now_unix_us: u64) -> Vec<EndpointName> {
-        let newest = self.by_age.iter().rev().take(COMPARED_MAX);
+        let mut pairs = 0;
+        let newest = self.by_age.iter().rev().take_while(|(_, name)| {
+            pairs += PAIRS_PER_NAME + wanted.len() * name.as_str().len().min(ADDRESS_BYTES_MAX);
+            pairs <= PAIRS_MAX
+        });
         let known = newest.filter(|(seen, _)| !self.is_over(*seen, now_unix_us));
         nearest(wanted, known.map(|(_, name)| name.as_str()))
             .into_iter()
@@ -172,6 +181,21 @@ mod tests {
         assert_eq!(known.note(&name("a"), 0, 50 * SECOND), None);
         assert!(known.contains("a", 20 * SECOND));
         assert_eq!((known.len(), known.by_age.len()), (1, 1));
+    }
+
+    #[test]
+    fn only_so_many_names_are_compared() {
+        let mut known = for_ten_seconds(100_000);
+        assert_eq!(known.note(&name("lead-agent"), 0, 0), None);
+        for number in 0..10_000 {
+            assert_eq!(known.note(&name(&format!("{number}")), 0, 1), None);
+        }
+        assert!(
+            known.suggestions("lead-agnet", 1).is_empty(),
+            "it was seen long before the others"
+        );
+        assert_eq!(known.note(&name("lead-agent"), 0, 2), None);
+        assert_eq!(known.suggestions("lead-agnet", 2), [name("lead-agent")]);
     }
 
     #[test]

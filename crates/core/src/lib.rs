@@ -28,6 +28,8 @@ mod courtesy;
 mod effects;
 mod endpoint;
 #[allow(dead_code, reason = "to be wired into the router")]
+mod gaps;
+#[allow(dead_code, reason = "to be wired into the router")]
 mod groups;
 mod handover;
 mod histogram;

@@ -369,7 +369,23 @@ mod tests {
         }
         window.begin(&Identity { from: None, ..first }, at(0));
         assert!(window.seen(&Identity { from: Some(""), ..first }).is_none());
+        assert!(window.seen(&Identity { from: None, ..first }).is_some());
         assert!(window.seen(&first).is_some());
+    }
+
+    #[test]
+    fn many_are_found_again() {
+        let mut window = window(1_000);
+        let ids: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+        let nameless = |id| Identity { uid: 1, from: None, to: "worker", id };
+        for id in &ids {
+            window.begin(&nameless(id), at(0));
+            window.begin(&message(id), at(0));
+        }
+        assert_eq!(window.len(), 1_000);
+        assert!(ids[500..].iter().all(|id| window.seen(&nameless(id)).is_some()));
+        assert!(ids[500..].iter().all(|id| window.seen(&message(id)).is_some()));
+        assert!(ids[..500].iter().all(|id| window.seen(&message(id)).is_none()));
     }
 
     #[test]
