@@ -9,6 +9,7 @@
 //! - [`name`]: endpoint names, and where a message is addressed to.
 //! - [`ask`]: what a message asks for besides being routed.
 //! - [`register`]: what a level 2 session asks for when it takes its name.
+//! - [`requests`]: what it asks for from then on.
 //! - [`similar`]: names that somebody may have meant.
 //! - [`topic`]: groups, topics and patterns.
 //! - [`control`]: the frames that the bus and its clients say to each other.
@@ -32,6 +33,7 @@ pub mod listing;
 pub mod name;
 pub mod object;
 pub mod register;
+pub mod requests;
 pub mod similar;
 pub mod topic;
 
