@@ -53,3 +53,6 @@ pub const ACK_ENTRIES_MAX: usize = IN_FLIGHT_MAX as usize;
 
 /// Longest `reason` of a `nack`, in bytes of UTF-8.
 pub const REASON_BYTES_MAX: usize = 4 * 1024;
+
+/// Longest `req` that an answer repeats, and longest `id` of a `trace`, in bytes of JSON.
+pub const ECHOED_BYTES_MAX: usize = 64 * 1024;

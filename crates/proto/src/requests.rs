@@ -13,10 +13,11 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use crate::ask::{InvalidField, read_bool};
 use crate::envelope::{Envelope, Raw};
-use crate::limits::{ACK_ENTRIES_MAX, REASON_BYTES_MAX};
+use crate::limits::{ACK_ENTRIES_MAX, ECHOED_BYTES_MAX, REASON_BYTES_MAX};
 use crate::register::{read_groups, read_topics};
 
-/// Reads `req`, by which a peer tells the answers to its requests apart: a string or a number.
+/// Reads `req`, by which a peer tells the answers to its requests apart: a string or a number. One
+/// over [`ECHOED_BYTES_MAX`] is not repeated in the answer.
 pub fn req<'a>(envelope: &Envelope<'a>) -> Result<Option<Raw<'a>>, InvalidField> {
     match envelope.member("req") {
         Some(value) if !is_text_or_number(value) => {
@@ -169,10 +170,11 @@ impl Watch {
     }
 }
 
-/// Reads the `id` of a `trace`: that of the message, as it stood there.
+/// Reads the `id` of a `trace`: that of the message, as it stood there; [`ECHOED_BYTES_MAX`] at most.
 pub fn traced_id<'a>(envelope: &Envelope<'a>) -> Result<Raw<'a>, InvalidField> {
-    let expected = "the id of a message: a string or a number";
-    envelope.id.filter(|id| is_text_or_number(*id)).ok_or(InvalidField { field: "id", expected })
+    let expected = "the id of a message: a string or a number, of at most 64 KiB";
+    let is_one = |id: &Raw<'_>| is_text_or_number(*id) && id.as_bytes().len() <= ECHOED_BYTES_MAX;
+    envelope.id.filter(is_one).ok_or(InvalidField { field: "id", expected })
 }
 
 /// Reads a list of at most [`ACK_ENTRIES_MAX`] entries. A longer one takes no more memory than that.
@@ -355,6 +357,8 @@ mod tests {
         {
             assert_eq!(id(members).map_err(|error| error.field), Err("id"), "{members}");
         }
+        let long = format!(", \"id\": \"{}\"", "x".repeat(ECHOED_BYTES_MAX));
+        assert_eq!(id(&long).map_err(|error| error.field), Err("id"));
         let name = |members: &str| {
             with(members, |envelope| {
                 req(envelope).map(|req| req.map(|req| req.as_bytes().to_vec()))
