@@ -43,6 +43,8 @@ mod names;
 mod outbox;
 mod pace;
 #[allow(dead_code, reason = "to be wired into the router")]
+mod presence;
+#[allow(dead_code, reason = "to be wired into the router")]
 mod repetitions;
 mod router;
 mod routing;
@@ -55,6 +57,8 @@ mod timers;
 mod topics;
 #[allow(dead_code, reason = "to be wired into the router")]
 mod trace;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod watchers;
 
 pub use config::{Config, Protection};
 pub use counters::Counters;
