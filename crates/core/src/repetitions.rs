@@ -398,6 +398,7 @@ mod tests {
         entry.follow(Status::Acked, "wants acked");
         entry.follow(Status::Delivered, "wants delivered");
         assert_eq!(window.reached(key, Status::Delivered), ["wants stored", "wants delivered"]);
+        assert_eq!(status(&mut window, "a"), Some(Status::Delivered));
         assert_eq!(window.failed(key), ["wants acked"]);
         assert_eq!(status(&mut window, "a"), None, "a retry is new");
         assert!(window.failed(key).is_empty() && window.reached(key, Status::Acked).is_empty());
