@@ -52,7 +52,7 @@ impl World<'_> {
     }
 
     fn accept(&mut self) -> Checked {
-        while let Some(id) = self.door.pop_front() {
+        while let Some(id) = self.door.pop_front_if(|_| !self.is_stopping) {
             let key = self.router.connected(self.links[id].credentials);
             self.calls += 1;
             self.moves += 1;

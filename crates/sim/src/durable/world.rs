@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::link::{Link, Writing};
 use super::model::{Checked, LinkId, Model, Sent, UNIX_US, ensure};
 use super::script::{
-    Acks, Action, Asks, End, Event, GROUPS, Health, Join, NAMES, OTHER_USER, OWNER, PATTERNS,
+    Acks, Action, Asks, CLIENTS, End, Event, GROUPS, Health, Join, NAMES, OTHER_USER, OWNER, PATTERNS,
     Script, TOPICS, To,
 };
 use super::seen::Seen;
@@ -23,6 +23,8 @@ use crate::world::{Failure, Happened, Played, Step, panics};
 
 /// Lines of the trail that are kept.
 const TRAIL_LINES: usize = 400;
+/// The client of the other user.
+const OTHERS_CLIENT: usize = CLIENTS - 1;
 
 /// Everything there is in a run.
 pub(super) struct World<'a> {
@@ -51,6 +53,8 @@ pub(super) struct World<'a> {
     next_n: u64,
     pub(super) moves: u64,
     pub(super) is_healing: bool,
+    /// The bus ends in good order: nobody is accepted any more.
+    pub(super) is_stopping: bool,
     pub(super) calls: u64,
     digest: u64,
     pub(super) seen: Seen,
@@ -103,6 +107,7 @@ impl<'a> World<'a> {
             next_n: 0,
             moves: 0,
             is_healing: false,
+            is_stopping: false,
             calls: 0,
             digest: 0,
             seen: Seen::default(),
@@ -469,7 +474,8 @@ impl<'a> World<'a> {
 
     fn come_back(&mut self, id: LinkId) {
         let client = self.links[id].client;
-        let comes_back = self.script.character.clients[client].comes_back || self.is_healing;
+        let clients = &self.script.character.clients;
+        let comes_back = clients[client % clients.len()].comes_back || self.is_healing;
         let Some(join) = self.joins[client].filter(|_| comes_back) else { return };
         // Who was replaced stays away, or two would take one name from each other for ever.
         if self.current[client] == Some(id) && !self.is_taken(join.name) {
@@ -512,13 +518,14 @@ impl<'a> World<'a> {
         }
         for id in self.open.clone() {
             let link = &mut self.links[id];
-            link.bus_closed = true;
-            link.key = None;
+            // Those that were not accepted are accepted by the next process.
+            link.bus_closed |= link.key.take().is_some() || how == End::PowerLoss;
             if how == End::PowerLoss {
                 link.close();
             }
         }
-        self.door.clear();
+        let links = &self.links;
+        self.door.retain(|id| !links[*id].bus_closed);
         match how {
             End::Stop => self.store.close(),
             End::Kill | End::PowerLoss => self.store.crash(),
@@ -539,6 +546,7 @@ impl<'a> World<'a> {
 
     /// The bus ends in good order: everything that is queued is written, as far as anybody reads it.
     fn stop(&mut self) -> Checked {
+        self.is_stopping = true;
         self.router.shut_down();
         let until = self.now_us + self.script.character.config.drain.as_micros() as u64;
         self.turns()?;
@@ -547,6 +555,7 @@ impl<'a> World<'a> {
             self.now_us = self.now_us.max(next);
             self.turns()?;
         }
+        self.is_stopping = false;
         ensure!(self.router.is_idle(), "end", "connections are left when the bus has drained");
         Ok(())
     }
@@ -566,9 +575,7 @@ impl<'a> World<'a> {
         self.pass(1_000_000)?;
         for name in 0..NAMES.len() as u8 {
             if !self.is_taken(name) {
-                let client = self.current.len();
-                // The last client is the other user.
-                let client = if name == 4 { client - 1 } else { client };
+                let client = if name == 4 { OTHERS_CLIENT } else { self.current.len() };
                 if client == self.current.len() {
                     self.current.push(None);
                     self.joins.push(None);
