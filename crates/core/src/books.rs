@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use hermes_bus_proto::listing::Amount;
+use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
 use crate::endpoint::{Endpoint, EndpointKey};
@@ -271,6 +271,54 @@ impl Router {
 
     fn holder_of(&self, endpoint: EndpointKey) -> Option<&Session> {
         self.session(self.endpoints.get(endpoint.0)?.holder()?)
+    }
+
+    // ---- listings -------------------------------------------------------------------------------------
+
+    /// An endpoint with its session, as a listing shows it.
+    pub(crate) fn details_of(
+        &mut self,
+        holder: SessionKey,
+        endpoint: EndpointKey,
+    ) -> EndpointDetails {
+        let now = self.now.moment;
+        let session = &mut self.sessions[holder.index()];
+        let meta = session.meta.as_deref().and_then(listing::meta);
+        let mut details = session.details(now);
+        details.meta = meta;
+        self.add_details(endpoint, &mut details);
+        details
+    }
+
+    /// An endpoint that is away.
+    pub(crate) fn offline_details(&self, endpoint: EndpointKey) -> EndpointDetails {
+        let record = &self.endpoints[endpoint.0];
+        let mut details = EndpointDetails {
+            endpoint: record.name.as_str().to_owned(),
+            state: listing::EndpointState::Offline,
+            uid: record.uid,
+            ..EndpointDetails::default()
+        };
+        self.add_details(endpoint, &mut details);
+        details
+    }
+
+    fn add_details(&self, endpoint: EndpointKey, details: &mut EndpointDetails) {
+        let record = &self.endpoints[endpoint.0];
+        let backlog = record.backlog.as_deref();
+        details.groups = self.groups.of(endpoint).map(ToOwned::to_owned).collect();
+        details.topics = self.topics.of(endpoint).map(ToOwned::to_owned).collect();
+        if let Some(backlog) = backlog {
+            details.pending.messages += (backlog.waiting.len() + backlog.paused.len()) as u64;
+            details.pending.bytes += backlog.waiting_bytes as u64;
+        }
+        let kept = backlog.map_or_else(Amount::default, |backlog| backlog.kept);
+        let oldest = backlog.and_then(|backlog| backlog.oldest_unix_us);
+        details.mailbox = (record.mailbox || kept.messages > 0).then_some(MailboxDetails {
+            messages: kept.messages,
+            bytes: kept.bytes,
+            oldest_ts: oldest.map(|unix_us| unix_us as f64 / 1e6),
+        });
     }
 
     // ---- trace ----------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ pub struct Endpoint {
 mod tests {
     use std::time::Duration;
 
-    use hermes_bus_proto::listing::{Amount, EndpointState, Traffic};
+    use hermes_bus_proto::listing::{Amount, EndpointState};
 
     use super::*;
 
@@ -68,10 +68,7 @@ mod tests {
             uid: 1000,
             pid: 4242,
             pending: Amount { messages: 1, bytes: 5 },
-            sent: Traffic::default(),
-            received: Traffic::default(),
-            dropped: 0,
-            impatient: false,
+            ..EndpointDetails::default()
         };
         Endpoint { details, pending_bytes_peak: 9 }
     }
