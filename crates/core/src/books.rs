@@ -17,7 +17,7 @@ use crate::router::Router;
 use crate::session::{Session, SessionKey};
 use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
 use crate::time::Moment;
-use crate::trace::TraceState;
+use crate::trace::{self, TraceState};
 
 /// What waits for one endpoint on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -334,6 +334,7 @@ impl Router {
             if !sees_all && found.uid != uid {
                 continue;
             }
+            traced.standings.extend(self.queued_standing(&found.states));
             traced.states.extend(found.states.into_iter().map(|state| TracedState {
                 state: state.state.as_str(),
                 unix_us: state.unix_us,
@@ -341,8 +342,27 @@ impl Router {
                 reason: state.state.reason(),
             }));
         }
-        traced.standings = self.standings(id, |sender| sees_all || sender == Some(uid));
+        traced.standings.extend(self.standings(id, |sender| sees_all || sender == Some(uid)));
         traced
+    }
+
+    /// Where a message is that is not tracked: in the queue of the session that it went to.
+    fn queued_standing(&self, states: &[trace::TracedState]) -> Option<Standing> {
+        let last = states.last().filter(|last| last.state == TraceState::Accepted)?;
+        let name = last.endpoint.as_ref()?;
+        let endpoint = *self.names.get(name.as_str())?;
+        let session = self.holder_of(endpoint).filter(|_| self.endpoints[endpoint.0].is_plain())?;
+        let silent = shown(self.now.moment.since(session.last_told));
+        let (bytes, pid) = (session.outbox.bytes(), session.credentials.pid);
+        Some(Standing {
+            endpoint: name.clone(),
+            place: "queued",
+            since_unix_us: Some(last.unix_us),
+            blocked_by: format!(
+                "{name} (pid={pid}) has read nothing for {silent}; {bytes} bytes are queued for it"
+            ),
+            next: format!("it is handed over as soon as {name} reads on"),
+        })
     }
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {
