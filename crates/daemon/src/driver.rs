@@ -489,6 +489,7 @@ impl Driver {
         let Connection { read_closed, hung_up, write_is_lost, .. } = *connection;
         let is_at_end = matches!(read, Read::End | Read::Lost);
         connection.at_end |= is_at_end;
+        connection.is_lost |= read == Read::Lost;
         self.router.buffered(key, bytes, missing);
         match read {
             Read::End if hung_up => self.router.closed(key, CloseReason::PeerClosed),
@@ -685,9 +686,19 @@ impl Driver {
                 Effect::Resume(key) => self.make_ready(key),
                 Effect::Close(key, _) => drop(self.close(key)),
                 Effect::Admin(key, payload) => self.on_admin(key, &payload),
-                Effect::Store(..) | Effect::LookWhetherRead(_) => {}
+                Effect::LookWhetherRead(key) => self.look_whether_read(key),
+                Effect::Store(..) => {}
                 Effect::Log(event) => self.event_log.log(event),
             }
+        }
+    }
+
+    fn look_whether_read(&mut self, key: SessionKey) {
+        // The error of a broken connection is told once, and may have been.
+        let is_whole = |connection: &&Connection| !connection.write_is_lost && !connection.is_lost;
+        let connection = self.connection(key).filter(is_whole);
+        if connection.is_some_and(|connection| sys::has_read_everything(&connection.stream)) {
+            self.router.has_read_all(key);
         }
     }
 
