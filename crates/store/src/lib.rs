@@ -1,3 +1,27 @@
 //! Mailboxes, dead letters and history on disk.
+//!
+//! One SQLite database, one thread that writes. [`Store`] is the handle of who drives the router: it
+//! hands over orders and takes answers, and never waits. The rules between the two are those of
+//! [`hermes_bus_core::storage`]. [`Reader`] looks at the same database from any other thread.
+//! [`check()`] examines a database that no daemon needs to be running for.
+//!
+//! Nothing in here decides where a message goes.
 
 #![forbid(unsafe_code)]
+
+mod check;
+mod history;
+mod notice;
+mod options;
+mod reader;
+mod store;
+
+pub use check::{Report, check};
+pub use history::{Depth, HistoryEntry};
+pub use notice::{Notice, SetAside};
+pub use options::{Options, Retention};
+pub use reader::{
+    Cursor, Figures, Found, Mailbox, NumberedDeadLetter, Page, Place, Query, ReadError, Reader,
+    Seen, Sorting, Step,
+};
+pub use store::{CloseError, OpenError, Opened, Store, Unavailable};
