@@ -519,6 +519,21 @@ impl Router {
     /// [`Effect::LookWhetherRead`].
     pub fn has_read_all(&mut self, _key: SessionKey) {}
 
+    /// Lets go of everything that is kept for an endpoint, and says how many messages and bytes of
+    /// load that were. None if nothing is.
+    pub fn purge(&mut self, _endpoint: &EndpointName) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Lets go of these messages that are kept for an endpoint. Ascending.
+    pub fn remove(&mut self, _endpoint: &EndpointName, _seqs: &[u64]) {}
+
+    /// Sends a dead letter's message to its endpoint once more, as if it had just come. False if it
+    /// cannot be taken now.
+    pub fn retry(&mut self, _record: crate::storage::Record) -> bool {
+        false
+    }
+
     // ---- for people ---------------------------------------------------------------------------------
 
     /// What has happened so far.

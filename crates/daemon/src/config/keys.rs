@@ -515,7 +515,7 @@ pub static KEYS: &[Key] = &[
         "log.levels",
         Kind::Levels(plain!(log.levels)),
         "Levels of single targets, in place of `log.level`: `{hooks: debug}`. The targets are `bus`, \
-         `config`, `door`, `hooks`, `metrics`, `router` and `service`.",
+         `config`, `door`, `hooks`, `metrics`, `router`, `service` and `store`.",
     ),
     live(
         "log.file_bytes_max",

@@ -4,6 +4,7 @@
 use hermes_bus_core::storage::{DeadLetter, Record, Sender};
 use hermes_bus_proto::control::unix_seconds;
 use hermes_bus_proto::{EndpointName, Envelope, Raw};
+use hermes_bus_store::{Found, Place};
 use serde::Serialize;
 
 /// Most bytes of the items of one answer, but for the first of them.
@@ -92,9 +93,15 @@ impl Page {
     #[must_use]
     pub(crate) fn push(&mut self, item: &Members) -> bool {
         let bytes = item.text.len() + 4;
-        if self.count > 0 && self.items.len() + bytes > PAGE_BYTES_MAX {
-            return false;
+        let has_room = self.count == 0 || self.items.len() + bytes <= PAGE_BYTES_MAX;
+        if has_room {
+            self.push_all(item);
         }
+        has_room
+    }
+
+    /// Adds an item of a list whose size others have seen to.
+    pub(crate) fn push_all(&mut self, item: &Members) {
         if self.count > 0 {
             self.items.extend_from_slice(b", ");
         }
@@ -102,7 +109,11 @@ impl Page {
         self.items.extend_from_slice(&item.text);
         self.items.push(b'}');
         self.count += 1;
-        true
+    }
+
+    /// How many items it has.
+    pub(crate) fn len(&self) -> usize {
+        self.count
     }
 }
 
@@ -150,6 +161,29 @@ pub(crate) fn dead_whole(key: u64, letter: &DeadLetter) -> Members {
     }
     members.raw("sender", &sender(&record.sender));
     members.raw("message", &record.payload);
+    members
+}
+
+/// A message that was found in the history, in a mailbox or among the dead letters.
+pub(crate) fn found(found: &Found) -> Members {
+    let Found { place, unix_us, from, to, via, outcome, payload, number: _ } = found;
+    let mut members = Members::default();
+    members.time("ts", *unix_us);
+    members.envelope(payload, ["id"]);
+    members.value("from", from);
+    members.value("to", to);
+    if let Some(via) = via {
+        members.value("via", via);
+    }
+    members.value("outcome", outcome);
+    let place = match place {
+        Place::History => "history",
+        Place::Mailbox => "mailbox",
+        Place::DeadLetters => "dead",
+    };
+    members.value("place", place);
+    members.value("bytes", payload.len());
+    members.raw("message", payload);
     members
 }
 

@@ -1,0 +1,431 @@
+//! The clerk: looks things up on disk for the daemon's owner, on a thread of its own, one after the
+//! other. What changes the router's books comes back to the routing thread as an [`Outcome`], which
+//! does that part.
+//!
+//! Every look opens the database anew, so no connection lies open while nobody asks. A copy of the
+//! whole database takes long; it has a thread for itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use hermes_bus_core::SessionKey;
+use hermes_bus_proto::{EndpointName, ErrorCode};
+use hermes_bus_store::{
+    Figures, Mailbox, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Sorting,
+    Unavailable,
+};
+
+use super::text::{self, Members, PAGE_BYTES_MAX, PAGE_ITEMS, PAGE_ITEMS_MAX, Page};
+use super::{Asker, HistoryQuery, Look, Order as Wanted, Which};
+use crate::metrics::{self, Snapshot};
+
+/// Requests that wait for the clerk.
+const WAITING_MAX: usize = 16;
+/// Dead letters that are tried again or dropped in one step.
+const LETTERS_AT_ONCE: usize = 256;
+
+/// The clerk, as the routing thread has it.
+#[derive(Debug)]
+pub(crate) struct Clerk {
+    jobs: Sender<Job>,
+    /// Jobs that are not done with.
+    waiting: Arc<AtomicUsize>,
+    outcomes: Receiver<Outcome>,
+    post: Post,
+}
+
+/// Where outcomes are handed in, from any thread. Never waits.
+#[derive(Clone)]
+pub(crate) struct Post {
+    outcomes: Sender<Outcome>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Post {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Post").finish_non_exhaustive()
+    }
+}
+
+impl Post {
+    /// Hands in an outcome, and wakes the routing thread.
+    pub(crate) fn send(&self, outcome: Outcome) {
+        // Nobody may be there any more to hear of it.
+        let _ = self.outcomes.send(outcome);
+        (self.wake)();
+    }
+}
+
+/// Something to look up.
+#[derive(Debug)]
+enum Job {
+    Look { asker: Asker, look: Look, path: PathBuf },
+    Letters { errand: Errand, path: PathBuf },
+    Metrics { asker: Asker, snapshot: Box<Snapshot> },
+}
+
+impl Job {
+    fn asker(&self) -> &Asker {
+        match self {
+            Job::Look { asker, .. } | Job::Metrics { asker, .. } => asker,
+            Job::Letters { errand, .. } => &errand.asker,
+        }
+    }
+}
+
+/// What the routing thread is to do now.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Give this frame to this session.
+    Answer { key: SessionKey, frame: Vec<u8> },
+    /// Say of these mailboxes whose endpoint is there, and answer.
+    Mailboxes { asker: Asker, after: Option<String>, mailboxes: Vec<Mailbox> },
+    /// Add what only the routing thread knows of the store, and answer.
+    Figures { asker: Asker, figures: Figures, mailboxes: Vec<Mailbox> },
+    /// Answer with these members, then let go of these messages.
+    Drain { asker: Asker, endpoint: EndpointName, seqs: Vec<u64>, answer: Members },
+    /// Try these dead letters again or drop them, then go on with the errand if it has more.
+    Letters { errand: Errand, letters: Vec<NumberedDeadLetter> },
+    /// So many dead letters of the errand are gone now; go on with it, or answer.
+    Removed { errand: Errand, removed: Result<u64, Unavailable> },
+}
+
+/// Dead letters are tried again or dropped, step by step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Errand {
+    pub(crate) asker: Asker,
+    pub(crate) what: Deed,
+    which: Which,
+    /// The step begins behind this letter.
+    after: Option<u64>,
+    /// Nothing is behind this step.
+    is_last: bool,
+    /// Letters that are done with.
+    pub(crate) done: u64,
+}
+
+/// What is done with dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Retry,
+    Drop,
+}
+
+impl Clerk {
+    /// Starts the thread. `wake` wakes the routing thread when there is an outcome.
+    pub(crate) fn start(wake: impl Fn() + Send + Sync + 'static) -> std::io::Result<Self> {
+        let (jobs, inbox) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let own_waiting = waiting.clone();
+        let (sender, outcomes) = mpsc::channel();
+        let post = Post { outcomes: sender, wake: Arc::new(wake) };
+        let own_post = post.clone();
+        thread::Builder::new()
+            .name("clerk".to_owned())
+            .spawn(move || {
+            serve(&inbox, &own_waiting, &own_post);
+        })?;
+        Ok(Clerk { jobs, waiting, outcomes, post })
+    }
+
+    /// Has something looked up in the database at `path`. Never waits; refuses when too much waits
+    /// already.
+    pub(crate) fn look(&self, asker: Asker, look: Look, path: &Path) -> Result<(), Vec<u8>> {
+        let path = path.to_owned();
+        let errand = |what, which| Errand {
+            asker: asker.clone(),
+            what,
+            which,
+            after: None,
+            is_last: false,
+            done: 0,
+        };
+        let job = match look {
+            Look::Backup { path: to } => return Ok(self.back_up(asker, path, to)),
+            Look::Retry(which) => Job::Letters { errand: errand(Deed::Retry, which), path },
+            Look::Drop(which) => Job::Letters { errand: errand(Deed::Drop, which), path },
+            look => Job::Look { asker, look, path },
+        };
+        self.hand_in(job)
+    }
+
+    /// Has a snapshot written down. Never waits.
+    pub(crate) fn metrics(&self, asker: Asker, snapshot: Snapshot) -> Result<(), Vec<u8>> {
+        self.hand_in(Job::Metrics { asker, snapshot: Box::new(snapshot) })
+    }
+
+    fn hand_in(&self, job: Job) -> Result<(), Vec<u8>> {
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            let what = "too many requests wait already; ask again";
+            return Err(job.asker().refusal(ErrorCode::OverLimit, what));
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = self.jobs.send(job);
+        Ok(())
+    }
+
+    /// Goes on with an errand, or gives it back when it is done. Who has begun is not turned away.
+    pub(crate) fn go_on(&self, errand: Errand, path: &Path) -> Result<(), Errand> {
+        if errand.is_last {
+            return Err(errand);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let job = Job::Letters { errand, path: path.to_owned() };
+        // The thread ends only when this value does.
+        let _ = self.jobs.send(job);
+        Ok(())
+    }
+
+    /// What has come since the last time.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.outcomes.try_iter()
+    }
+
+    /// Where outcomes are handed in that others have.
+    pub(crate) fn post(&self) -> Post {
+        self.post.clone()
+    }
+
+    fn back_up(&self, asker: Asker, path: PathBuf, to: PathBuf) {
+        let post = self.post();
+        let back_up = move |asker: &Asker| {
+            if !to.is_absolute() {
+                // The daemon's own directory is nobody's choice.
+                let what = "field 'path' must be a whole path, from / on";
+                return asker.refusal(ErrorCode::InvalidField, what);
+            }
+            match Reader::open(&path).and_then(|reader| reader.back_up(&to)) {
+                Ok(bytes) => {
+                    let mut answer = Members::default();
+                    answer.value("path", to.display().to_string());
+                    answer.value("bytes", bytes);
+                    asker.result_text(&answer)
+                }
+                Err(error) => asker.refusal(ErrorCode::Rejected, &error.to_string()),
+            }
+        };
+        let (key, own) = (asker.key, asker.clone());
+        let thread = thread::Builder::new().name("backup".to_owned());
+        let own_post = post.clone();
+        let spawned = thread.spawn(move || {
+            let frame = back_up(&own);
+            own_post.send(Outcome::Answer { key, frame });
+        });
+        if let Err(error) = spawned {
+            let frame = asker.refusal(ErrorCode::Rejected, &format!("no thread: {error}"));
+            post.send(Outcome::Answer { key, frame });
+        }
+    }
+}
+
+// ---- the thread -------------------------------------------------------------------------------------
+
+fn serve(jobs: &Receiver<Job>, waiting: &AtomicUsize, post: &Post) {
+    while let Ok(job) = jobs.recv() {
+        let (asker, looked) = match job {
+            Job::Look { asker, look, path } => {
+                let looked = Reader::open(&path).and_then(|reader| look_up(&reader, &asker, look));
+                (asker, looked)
+            }
+            Job::Metrics { asker, mut snapshot } => {
+                snapshot.look_at_disk();
+                let mut answer = Members::default();
+                answer.value("text", metrics::render(&snapshot, metrics::Form::OpenMetrics));
+                let frame = asker.result_text(&answer);
+                let answer = Outcome::Answer { key: asker.key, frame };
+                (asker, Ok(answer))
+            }
+            Job::Letters { errand, path } => {
+                let asker = errand.asker.clone();
+                (asker, Reader::open(&path).and_then(|reader| next_letters(&reader, errand)))
+            }
+        };
+        post.send(looked.unwrap_or_else(|error| {
+            let frame = asker.refusal(ErrorCode::StoreUnavailable, &error.to_string());
+            Outcome::Answer { key: asker.key, frame }
+        }));
+        waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadError> {
+    let answer =
+        |members: Members| Outcome::Answer { key: asker.key, frame: asker.result_text(&members) };
+    Ok(match look {
+        Look::Mailboxes { after } => {
+            Outcome::Mailboxes { asker: asker.clone(), after, mailboxes: reader.mailboxes()? }
+        }
+        Look::Figures => Outcome::Figures {
+            asker: asker.clone(),
+            figures: reader.figures()?,
+            mailboxes: reader.mailboxes()?,
+        },
+        Look::Waiting { endpoint, after, limit } => {
+            let (page, last, more) = waiting(reader, &endpoint, after, limit, |_| {})?;
+            let mut members = Members::default();
+            members.page("messages", page);
+            if more && let Some(last) = last {
+                members.value("next", last);
+            }
+            answer(members)
+        }
+        Look::Drain { endpoint, limit } => {
+            let mut seqs = Vec::new();
+            let (page, _, more) = waiting(reader, &endpoint, None, limit, |seq| seqs.push(seq))?;
+            let mut members = Members::default();
+            members.page("messages", page);
+            members.value("more", more);
+            Outcome::Drain { asker: asker.clone(), endpoint, seqs, answer: members }
+        }
+        Look::DeadLetters { endpoint, after, limit } => {
+            answer(dead_letters(reader, endpoint.as_deref(), after, limit)?)
+        }
+        Look::DeadLetter { key } => match reader.dead_letter(key)? {
+            Some(NumberedDeadLetter { number, letter }) => {
+                answer(text::dead_whole(number, &letter))
+            }
+            None => Outcome::Answer {
+                key: asker.key,
+                frame: asker
+                    .refusal(ErrorCode::Rejected, &format!("there is no dead letter {key}")),
+            },
+        },
+        Look::History(query) => match history(reader, query)? {
+            Ok(members) => answer(members),
+            Err(what) => Outcome::Answer {
+                key: asker.key,
+                frame: asker.refusal(ErrorCode::InvalidField, what),
+            },
+        },
+        Look::Backup { .. } | Look::Retry(_) | Look::Drop(_) => {
+            unreachable!("these have a way of their own")
+        }
+    })
+}
+
+/// How many items an answer has at most.
+fn items_max(limit: Option<usize>) -> usize {
+    limit.unwrap_or(PAGE_ITEMS).clamp(1, PAGE_ITEMS_MAX)
+}
+
+/// Messages that wait: as many as fit, the last one's `seq`, and whether there are more.
+fn waiting(
+    reader: &Reader,
+    endpoint: &EndpointName,
+    after: Option<u64>,
+    limit: Option<usize>,
+    mut taken: impl FnMut(u64),
+) -> Result<(Page, Option<u64>, bool), ReadError> {
+    let (items_max, mut last) = (items_max(limit), after);
+    let mut page = Page::default();
+    loop {
+        // One more than fits says whether there are more.
+        let rows = Rows { rows_max: items_max + 1 - page.len(), bytes_max: PAGE_BYTES_MAX };
+        let records = reader.messages(endpoint, last, rows)?;
+        if records.is_empty() {
+            return Ok((page, last, false));
+        }
+        for record in records {
+            if page.len() == items_max || !page.push(&text::waiting(&record)) {
+                return Ok((page, last, true));
+            }
+            last = Some(record.seq);
+            taken(record.seq);
+        }
+    }
+}
+
+fn dead_letters(
+    reader: &Reader,
+    endpoint: Option<&str>,
+    after: Option<u64>,
+    limit: Option<usize>,
+) -> Result<Members, ReadError> {
+    let (items_max, mut last) = (items_max(limit), after);
+    let mut page = Page::default();
+    let mut members = Members::default();
+    'pages: loop {
+        let rows = Rows { rows_max: items_max + 1, bytes_max: PAGE_BYTES_MAX };
+        let letters = reader.dead_letters(last, rows)?;
+        if letters.is_empty() {
+            members.page("dead", page);
+            return Ok(members);
+        }
+        for NumberedDeadLetter { number, letter } in letters {
+            let is_meant = endpoint.is_none_or(|name| letter.record.endpoint.as_str() == name);
+            if is_meant && (page.len() == items_max || !page.push(&text::dead(number, &letter))) {
+                break 'pages;
+            }
+            last = Some(number);
+        }
+    }
+    members.page("dead", page);
+    if let Some(last) = last {
+        members.value("next", last);
+    }
+    Ok(members)
+}
+
+/// The next step of an errand.
+fn next_letters(reader: &Reader, mut errand: Errand) -> Result<Outcome, ReadError> {
+    let mut letters = Vec::new();
+    if let Which::Key(key) = errand.which {
+        letters.extend(reader.dead_letter(key)?);
+        errand.is_last = true;
+        return Ok(Outcome::Letters { errand, letters });
+    }
+    while letters.is_empty() && !errand.is_last {
+        let rows = Rows { rows_max: LETTERS_AT_ONCE, bytes_max: PAGE_BYTES_MAX };
+        let found = reader.dead_letters(errand.after, rows)?;
+        match found.last() {
+            Some(last) => errand.after = Some(last.number),
+            None => errand.is_last = true,
+        }
+        letters.extend(found.into_iter().filter(|found| match &errand.which {
+            Which::Endpoint(name) => found.letter.record.endpoint.as_str() == name,
+            Which::All | Which::Key(_) => true,
+        }));
+    }
+    Ok(Outcome::Letters { errand, letters })
+}
+
+fn history(
+    reader: &Reader,
+    query: HistoryQuery,
+) -> Result<Result<Members, &'static str>, ReadError> {
+    let HistoryQuery { search, from, to, since, until, limit, after, order } = query;
+    let after = match after.map(|after| after.parse()) {
+        None => None,
+        Some(Ok(after)) => Some(after),
+        Some(Err(_)) => return Ok(Err("field 'after' must be the 'next' of an earlier answer")),
+    };
+    let micros = |seconds: f64| (seconds.max(0.0) * 1e6) as u64;
+    let query = Query {
+        text: search,
+        from,
+        to,
+        since_unix_us: since.map(micros),
+        until_unix_us: until.map(micros),
+        order: match order {
+            Wanted::Newest => Sorting::NewestFirst,
+            Wanted::Oldest => Sorting::OldestFirst,
+        },
+        after,
+        ..Query::default()
+    };
+    let rows = Rows { rows_max: items_max(limit), bytes_max: PAGE_BYTES_MAX };
+    let (found, next) = reader.find(&query, rows)?;
+    let mut page = Page::default();
+    for entry in found {
+        page.push_all(&text::found(&entry));
+    }
+    let mut members = Members::default();
+    members.page("entries", page);
+    if let Some(next) = next {
+        members.value("next", next.to_string());
+    }
+    Ok(Ok(members))
+}
