@@ -86,6 +86,13 @@ enum Ended {
     HandedOver,
 }
 
+/// What only one process of a root can have.
+pub(crate) struct Belongings {
+    pub(crate) lock: Lock,
+    pub(crate) door: Door,
+    pub(crate) storage: Storage,
+}
+
 /// The loop's state.
 pub(crate) struct Driver {
     router: Router,
@@ -129,14 +136,13 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         router: Router,
-        mut door: Door,
-        lock: Lock,
         root: &Root,
         mode: Mode,
+        belongings: Belongings,
         mut signals: Signals,
         mut surroundings: Surroundings,
-        storage: Storage,
     ) -> std::io::Result<Self> {
+        let Belongings { lock, mut door, storage } = belongings;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         surroundings.serve_metrics(waker.clone());

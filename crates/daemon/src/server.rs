@@ -9,7 +9,7 @@ use hermes_bus_core::{Lingering, Router};
 
 use crate::config::{Loaded, Sources};
 use crate::door::{Access, Door, Link};
-use crate::driver::{Driver, End};
+use crate::driver::{Belongings, Driver, End};
 use crate::hooks;
 use crate::lock::Lock;
 use crate::logging::{self, target};
@@ -136,7 +136,8 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     };
     announce(root, mode, &surroundings.hooks_listing(), open_files);
     surroundings.supervisor().ready(&format!("listening on {}", path.display()));
-    let mut driver = Driver::new(router, door, lock, root, mode, signals, surroundings, storage)
+    let belongings = Belongings { lock, door, storage };
+    let mut driver = Driver::new(router, root, mode, belongings, signals, surroundings)
         .context("cannot watch the socket")?;
     driver.begin(recovered, left);
     driver.take_in(newcomers);

@@ -302,7 +302,7 @@ zebra: 1
         "config.yaml:6:1: log.level: write 'level:' below 'log:'",
         "config.yaml:8:20: log.levels: 'loud' is not one of error, warn, info, debug",
         "config.yaml:8:26: log.levels: 'a b' is not one of the targets bus, config, door, hooks, \
-         metrics, router, service",
+         metrics, router, service, store",
         "config.yaml:9:1: zebra: unknown key ('hermes-bus config show' lists all)",
     ];
     assert_eq!(lines(text), expected);

@@ -123,9 +123,7 @@ impl Clerk {
         let (sender, outcomes) = mpsc::channel();
         let post = Post { outcomes: sender, wake: Arc::new(wake) };
         let own_post = post.clone();
-        thread::Builder::new()
-            .name("clerk".to_owned())
-            .spawn(move || {
+        thread::Builder::new().name("clerk".to_owned()).spawn(move || {
             serve(&inbox, &own_waiting, &own_post);
         })?;
         Ok(Clerk { jobs, waiting, outcomes, post })
@@ -144,7 +142,10 @@ impl Clerk {
             done: 0,
         };
         let job = match look {
-            Look::Backup { path: to } => return Ok(self.back_up(asker, path, to)),
+            Look::Backup { path: to } => {
+                self.back_up(asker, path, to);
+                return Ok(());
+            }
             Look::Retry(which) => Job::Letters { errand: errand(Deed::Retry, which), path },
             Look::Drop(which) => Job::Letters { errand: errand(Deed::Drop, which), path },
             look => Job::Look { asker, look, path },

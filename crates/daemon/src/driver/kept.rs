@@ -204,6 +204,8 @@ impl Driver {
             members.value("why", why);
         }
         members.value("file", self.storage.file().display().to_string());
+        let quota = self.router.config().mailbox_bytes_total_max;
+        members.value("quota_bytes", quota);
         members.value("pending", self.storage.tally().pending);
         members.value("refused", self.storage.tally().refused);
         members
