@@ -458,3 +458,155 @@ fn log_notice(notice: &Notice) {
         false => tracing::info!(target: target::STORE, "{notice}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use hermes_bus_core::storage::{Keep, Record, Sender};
+    use hermes_bus_proto::EndpointName;
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    /// A root of its own, and something to be woken.
+    struct World {
+        directory: tempfile::TempDir,
+        root: Root,
+        poll: Poll,
+        waker: Arc<Waker>,
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let root = Root::find(Some(directory.path())).unwrap();
+            let poll = Poll::new().unwrap();
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+            World { directory, root, poll, waker }
+        }
+
+        fn open(&self) -> (Storage, Option<Recovered>) {
+            let (storage, recovered) =
+                Storage::open(&self.root, &Settings::default(), Instant::now());
+            storage.wake_with(self.waker.clone());
+            (storage, recovered)
+        }
+
+        /// Waits to be woken until something is found.
+        fn wait<T>(&mut self, mut find: impl FnMut() -> Option<T>) -> T {
+            let deadline = Instant::now() + PATIENCE;
+            let mut events = Events::with_capacity(8);
+            loop {
+                if let Some(found) = find() {
+                    return found;
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                assert!(!left.is_zero(), "it did not come");
+                match self.poll.poll(&mut events, Some(left)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                        panic!("{error}")
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn keep(seq: u64) -> Order {
+        Order::Keep(Box::new(Record {
+            seq,
+            endpoint: EndpointName::level_1("worker").unwrap(),
+            keep: Keep::Mailbox,
+            payload: Bytes::from(format!("{{\"id\": \"m{seq}\", \"body\": \"text\"}}")),
+            sender: Sender { uid: 1, pid: 2, endpoint: None },
+            via: None,
+            wanted: None,
+            arrived_unix_us: 1_000_000,
+            expires_unix_us: None,
+            deliveries: 0,
+        }))
+    }
+
+    #[test]
+    fn what_was_ordered_is_there_after_a_close() {
+        let mut world = World::new();
+        let (mut storage, recovered) = world.open();
+        assert_eq!(recovered.map(|recovered| recovered.waiting), Some(Vec::new()));
+        assert_eq!(storage.health(), Health::Open);
+        storage.order(Ticket(1), keep(1));
+        storage.order(Ticket(2), keep(2));
+        assert_eq!(storage.due(Instant::now()), Some(Duration::ZERO), "they are to be handed over");
+        storage.submit();
+        assert_eq!(storage.due(Instant::now()), None);
+        world.wait(|| {
+            storage.take_answers(Instant::now()).contains(&Answer::Stored(Ticket(2))).then_some(())
+        });
+        let tally = storage.tally();
+        assert_eq!((tally.orders, tally.pending, tally.refused), (2, 0, 0));
+        assert!(tally.commits >= 1 && tally.latency.buckets().map(|(_, n)| n).sum::<u64>() == 1);
+        // The last orders are handed over and carried out by closing.
+        storage.order(Ticket(3), keep(3));
+        storage.close();
+        let (_, recovered) = world.open();
+        let recovered = recovered.unwrap();
+        assert_eq!(recovered.waiting.iter().map(|w| w.messages).sum::<u64>(), 3);
+        assert!(!recovered.unclean, "it was closed in good order");
+    }
+
+    #[test]
+    fn the_database_is_for_its_user_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let world = World::new();
+        let (storage, _) = world.open();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(storage.file()), 0o600);
+        assert_eq!(mode(storage.file().parent().unwrap()), 0o700);
+    }
+
+    #[test]
+    fn a_store_in_use_is_opened_as_soon_as_it_is_free() {
+        let mut world = World::new();
+        let (mut first, _) = world.open();
+        let now = Instant::now();
+        let (mut second, recovered) = world.open();
+        assert_eq!(recovered, None);
+        assert!(matches!(second.health(), Health::Failed(why) if why.contains("in use")));
+        assert!(second.due(now).is_some_and(|due| due <= AGAIN + Duration::from_secs(1)));
+        assert_eq!(second.look(now), None, "it is too early");
+        assert_eq!(second.due(now + 2 * AGAIN), Some(Duration::ZERO));
+        first.close();
+        let later = now + 2 * AGAIN;
+        let recovered = world.wait(|| second.look(later));
+        assert!(recovered.waiting.is_empty() && second.is_open());
+        assert_eq!(second.look(later), None, "once is enough");
+    }
+
+    #[test]
+    fn without_a_place_for_it_the_bus_goes_on_without_a_store() {
+        let mut world = World::new();
+        let in_the_way = world.directory.path().join("hermes-bus");
+        std::fs::write(&in_the_way, "").unwrap();
+        let (mut storage, recovered) = world.open();
+        assert_eq!(recovered, None);
+        assert!(matches!(storage.health(), Health::Failed(_)) && storage.path().is_none());
+        // As soon as the place is free, it can be opened.
+        std::fs::remove_file(&in_the_way).unwrap();
+        let later = Instant::now() + 2 * AGAIN;
+        world.wait(|| storage.look(later));
+        assert_eq!(storage.health(), Health::Open);
+    }
+
+    #[test]
+    fn a_store_that_is_switched_off_is_never_opened() {
+        let world = World::new();
+        let mut settings = Settings::default();
+        settings.store.is_enabled = false;
+        let now = Instant::now();
+        let (mut storage, recovered) = Storage::open(&world.root, &settings, now);
+        assert_eq!((recovered, storage.health()), (None, Health::Off));
+        assert_eq!((storage.look(now + 2 * AGAIN), storage.due(now)), (None, None));
+        assert!(!storage.file().exists() && storage.measured().is_none());
+    }
+}

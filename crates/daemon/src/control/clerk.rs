@@ -430,3 +430,313 @@ fn history(
     }
     Ok(Ok(members))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use hermes_bus_core::storage::{
+        Answer, DeadLetter, Keep, Order, Record, Sender as MessageSender, Ticket,
+    };
+    use hermes_bus_store::{Depth, HistoryEntry, Opened, Options, Store};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::control::tests::{said, some_key};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A store with something in it, and a clerk.
+    struct World {
+        _directory: tempfile::TempDir,
+        path: PathBuf,
+        store: Store,
+        woken: Receiver<()>,
+        tickets: u64,
+        clerk: Clerk,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("store.db");
+            let (wake, woken) = mpsc::channel();
+            let options = Options::new(&path);
+            let Opened { store, .. } = Store::open(options, move || {
+                let _ = wake.send(());
+            })
+            .unwrap();
+            let clerk = Clerk::start(|| {}).unwrap();
+            World { _directory: directory, path, store, woken, tickets: 0, clerk }
+        }
+
+        fn carry_out(&mut self, orders: Vec<Order>) {
+            let mut numbered = Vec::new();
+            for order in orders {
+                self.tickets += 1;
+                numbered.push((Ticket(self.tickets), order));
+            }
+            self.store.submit(numbered);
+            let last = Answer::Stored(Ticket(self.tickets));
+            while !self.store.take_answers().contains(&last) {
+                self.woken.recv_timeout(PATIENCE).expect("the store answers");
+            }
+        }
+
+        fn outcome(&self) -> Outcome {
+            self.clerk.outcomes.recv_timeout(PATIENCE).expect("the clerk is done in time")
+        }
+
+        fn look(&self, look: Look) -> Outcome {
+            self.clerk.look(asker(), look, &self.path).unwrap();
+            self.outcome()
+        }
+
+        fn answer(&self, look: Look) -> Value {
+            match self.look(look) {
+                Outcome::Answer { frame, .. } => said(&frame),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn asker() -> Asker {
+        let payload = Bytes::from_static(br#"{"op": "history", "req": 1}"#);
+        crate::control::read(some_key(), &payload).unwrap().0
+    }
+
+    fn name(name: &str) -> EndpointName {
+        EndpointName::level_1(name).unwrap()
+    }
+
+    fn record(seq: u64, endpoint: &str, body: &str) -> Record {
+        Record {
+            seq,
+            endpoint: name(endpoint),
+            keep: Keep::Mailbox,
+            payload: Bytes::from(
+                json!({
+                    "type": "message", "id": format!("m{seq}"), "to": endpoint, "from": "x",
+                    "ts": 1.5, "body": body,
+                })
+                .to_string(),
+            ),
+            sender: MessageSender { uid: 1, pid: 2, endpoint: None },
+            via: None,
+            wanted: None,
+            arrived_unix_us: 1_000_000 + seq,
+            expires_unix_us: None,
+            deliveries: 0,
+        }
+    }
+
+    fn keep(seq: u64, endpoint: &str, body: &str) -> Order {
+        Order::Keep(Box::new(record(seq, endpoint, body)))
+    }
+
+    fn bury(seq: u64, endpoint: &str) -> Order {
+        Order::Bury(Box::new(DeadLetter {
+            record: record(seq, endpoint, "dead"),
+            reason: ErrorCode::Rejected,
+            detail: "no".to_owned(),
+            died_unix_us: 2_000_000,
+        }))
+    }
+
+    fn waiting(endpoint: &str, after: Option<u64>, limit: usize) -> Look {
+        Look::Waiting { endpoint: name(endpoint), after, limit: Some(limit) }
+    }
+
+    fn seqs(answer: &Value) -> Vec<u64> {
+        let messages = answer["messages"].as_array().unwrap();
+        messages.iter().map(|message| message["seq"].as_u64().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_mailbox_is_shown_page_by_page_to_its_end() {
+        let mut world = World::new();
+        let orders = (1..=5).map(|seq| keep(seq, "a", "b")).chain([keep(6, "other", "c")]);
+        world.carry_out(orders.collect());
+        let first = world.answer(waiting("a", None, 2));
+        assert_eq!((seqs(&first), &first["next"]), (vec![1, 2], &json!(2)));
+        assert_eq!(first["messages"][0]["message"]["body"], "b");
+        let second = world.answer(waiting("a", Some(2), 3));
+        assert_eq!((seqs(&second), second.get("next")), (vec![3, 4, 5], None));
+        assert_eq!(seqs(&world.answer(waiting("nobody", None, 3))), Vec::<u64>::new());
+        let Outcome::Mailboxes { mailboxes, .. } = world.look(Look::Mailboxes { after: None })
+        else {
+            panic!("mailboxes are listed")
+        };
+        let found: Vec<_> = mailboxes.iter().map(|m| (m.endpoint.as_str(), m.messages)).collect();
+        assert_eq!(found, [("a", 5), ("other", 1)]);
+    }
+
+    #[test]
+    fn a_page_of_large_messages_has_few_of_them_and_none_is_left_out() {
+        let mut world = World::new();
+        let body = "x".repeat(PAGE_BYTES_MAX / 3);
+        world.carry_out((1..=7).map(|seq| keep(seq, "a", &body)).collect());
+        let (mut found, mut after) = (Vec::new(), None);
+        for _ in 0..7 {
+            let answer = world.answer(waiting("a", after, 100));
+            let page = seqs(&answer);
+            assert!((1..=3).contains(&page.len()), "{page:?}");
+            found.extend(page);
+            after = answer["next"].as_u64();
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn draining_names_what_is_to_be_let_go_of_and_says_whether_there_is_more() {
+        let mut world = World::new();
+        world.carry_out((1..=3).map(|seq| keep(seq, "a", "b")).collect());
+        let drain = |limit| Look::Drain { endpoint: name("a"), limit: Some(limit) };
+        for (limit, expected, more) in [(2, vec![1, 2], true), (3, vec![1, 2, 3], false)] {
+            let Outcome::Drain { seqs: found, answer, .. } = world.look(drain(limit)) else {
+                panic!("a mailbox is drained")
+            };
+            assert_eq!(found, expected);
+            let answer: Value = serde_json::from_slice(&answer.into_object()).unwrap();
+            assert_eq!((seqs(&answer), &answer["more"]), (expected, &json!(more)));
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_listed_and_shown() {
+        let mut world = World::new();
+        world.carry_out(vec![bury(1, "a"), bury(2, "b"), bury(3, "a"), bury(4, "a")]);
+        let list = |endpoint: Option<&str>, after: Option<u64>, limit| {
+            let endpoint = endpoint.map(str::to_owned);
+            let answer = world.answer(Look::DeadLetters { endpoint, after, limit: Some(limit) });
+            let dead = answer["dead"].as_array().unwrap().clone();
+            let ids: Vec<_> = dead.iter().map(|d| d["id"].as_str().unwrap().to_owned()).collect();
+            (ids, answer["next"].as_u64(), dead)
+        };
+        let (ids, next, dead) = list(None, None, 10);
+        assert_eq!((ids, next), (["m4", "m3", "m2", "m1"].map(str::to_owned).to_vec(), None));
+        assert_eq!(dead[0]["reason"], "rejected");
+        let (ids, next, _) = list(Some("a"), None, 2);
+        assert_eq!(ids, ["m4", "m3"]);
+        let (ids, next, _) = list(Some("a"), next, 2);
+        assert_eq!((ids, next), (vec!["m1".to_owned()], None));
+        let key = dead[3]["key"].as_u64().unwrap();
+        assert_eq!(world.answer(Look::DeadLetter { key })["message"]["id"], "m1");
+        let unknown = world.answer(Look::DeadLetter { key: 999_999 });
+        assert_eq!((&unknown["code"], &unknown["req"]), (&json!("rejected"), &json!(1)));
+    }
+
+    #[test]
+    fn an_errand_comes_by_every_letter_that_is_meant_once() {
+        let mut world = World::new();
+        let letters = 2 * LETTERS_AT_ONCE as u64 + 10;
+        let orders = (1..=letters).map(|n| bury(n, if n % 2 == 0 { "even" } else { "odd" }));
+        world.carry_out(orders.collect());
+        for (which, expected) in
+            [(Which::All, letters), (Which::Endpoint("odd".to_owned()), letters / 2)]
+        {
+            let mut numbers = Vec::new();
+            let mut outcome = world.look(Look::Drop(which));
+            loop {
+                let Outcome::Letters { errand, letters } = outcome else { panic!("{outcome:?}") };
+                assert_eq!(errand.what, Deed::Drop);
+                numbers.extend(letters.iter().map(|letter| letter.number));
+                match world.clerk.go_on(errand, &world.path) {
+                    Ok(()) => outcome = world.outcome(),
+                    Err(_) => break,
+                }
+            }
+            let found = numbers.len() as u64;
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!((found, numbers.len() as u64), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn one_letter_is_one_step() {
+        let mut world = World::new();
+        world.carry_out(vec![bury(1, "a")]);
+        for (key, found) in [(1, 1), (77, 0)] {
+            let outcome = world.look(Look::Retry(Which::Key(key)));
+            let Outcome::Letters { errand, letters } = outcome else { panic!("{outcome:?}") };
+            assert_eq!((errand.what, letters.len()), (Deed::Retry, found));
+            assert!(world.clerk.go_on(errand, &world.path).is_err(), "there is no further step");
+        }
+    }
+
+    #[test]
+    fn the_history_is_searched_and_paged() {
+        let mut world = World::new();
+        let entry = |n: u64, to: &str| HistoryEntry {
+            unix_us: n * 1_000_000,
+            payload: Bytes::from(
+                json!({"id": format!("m{n}"), "to": to, "from": "x", "body": "b"}).to_string(),
+            ),
+            outcome: "accepted",
+            depth: Depth::Message,
+        };
+        world.store.record_history((1..=5).map(|n| entry(n, "a")).chain([entry(6, "b")]).collect());
+        // Behind a later order, the history is written too.
+        world.carry_out(vec![keep(1, "z", "c")]);
+        let ask = |query: HistoryQuery| {
+            let answer = world.answer(Look::History(query));
+            let entries = answer["entries"].as_array().unwrap().clone();
+            let ids: Vec<String> =
+                entries.iter().map(|e| e["id"].as_str().unwrap().to_owned()).collect();
+            (ids, answer["next"].as_str().map(str::to_owned), entries)
+        };
+        let of_a = |after: Option<String>| HistoryQuery {
+            to: Some("a".to_owned()),
+            limit: Some(2),
+            order: Wanted::Oldest,
+            after,
+            ..HistoryQuery::default()
+        };
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while ask(HistoryQuery::default()).0.len() < 7 {
+            assert!(std::time::Instant::now() < deadline, "the history is written");
+        }
+        let (ids, next, entries) = ask(of_a(None));
+        assert_eq!(ids, ["m1", "m2"]);
+        assert_eq!(entries[0]["ts"], 1.0);
+        assert_eq!(
+            (&entries[0]["outcome"], &entries[0]["place"]),
+            (&json!("accepted"), &json!("history"))
+        );
+        let (ids, next, _) = ask(of_a(next));
+        assert_eq!(ids, ["m3", "m4"]);
+        assert_eq!(ask(of_a(next)).0, ["m5"]);
+        let since = HistoryQuery { since: Some(5.0), until: Some(6.5), ..HistoryQuery::default() };
+        assert_eq!(ask(since).0, ["m6", "m5"]);
+        let strange = HistoryQuery { after: Some("zebra".to_owned()), ..HistoryQuery::default() };
+        assert_eq!(world.answer(Look::History(strange))["code"], "invalid_field");
+    }
+
+    #[test]
+    fn a_copy_of_the_database_has_everything_in_it() {
+        let mut world = World::new();
+        world.carry_out(vec![keep(1, "a", "b"), keep(2, "a", "c")]);
+        let to = world.path.with_file_name("copy.db");
+        let answer = world.answer(Look::Backup { path: to.clone() });
+        assert!(answer["bytes"].as_u64() > Some(0), "{answer}");
+        let copied = Reader::open(&to).unwrap().mailboxes().unwrap();
+        assert_eq!(copied.iter().map(|mailbox| mailbox.messages).sum::<u64>(), 2);
+        let again = world.answer(Look::Backup { path: to });
+        assert_eq!(again["code"], "rejected", "what is there is not overwritten: {again}");
+        let relative = world.answer(Look::Backup { path: "copy.db".into() });
+        assert_eq!(relative["code"], "invalid_field");
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_read_is_an_answer_too() {
+        let world = World::new();
+        world.clerk.look(asker(), Look::Figures, Path::new("/nowhere/at all")).unwrap();
+        let Outcome::Answer { frame, .. } = world.outcome() else { panic!("an answer") };
+        assert_eq!(said(&frame)["code"], "store_unavailable");
+    }
+}
