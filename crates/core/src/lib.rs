@@ -22,20 +22,33 @@
 
 extern crate alloc;
 
+mod acks;
+mod asked;
+mod backlog;
 mod config;
 mod counters;
 mod courtesy;
 mod effects;
 mod endpoint;
+mod fanout;
+mod fate;
+mod gaps;
+mod groups;
 mod handover;
 mod histogram;
 mod impatience;
 mod intake;
+mod keeping;
+mod known;
 mod ledger;
 mod linger;
 mod names;
 mod outbox;
 mod pace;
+mod parcel;
+mod presence;
+mod repetitions;
+mod requests;
 mod router;
 mod routing;
 mod session;
@@ -43,6 +56,9 @@ pub mod storage;
 mod tap;
 mod time;
 mod timers;
+mod topics;
+mod trace;
+mod watchers;
 
 pub use config::{Config, Protection};
 pub use counters::Counters;

@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) orders: Vec<(Ticket, Order)>,
     /// Whose socket is to be looked at.
     pub(crate) looks: Vec<SessionKey>,
+    /// Who asks where a message is.
+    pub(crate) traces: Vec<SessionKey>,
 }
 
 impl World {
@@ -62,6 +64,7 @@ impl World {
             admin: Vec::new(),
             orders: Vec::new(),
             looks: Vec::new(),
+            traces: Vec::new(),
         };
         world.turn();
         world
@@ -367,6 +370,7 @@ impl World {
                     let request = serde_json::from_slice(&payload).expect("JSON");
                     self.admin.push((key, request));
                 }
+                Effect::Trace(key, _) => self.traces.push(key),
                 Effect::LookWhetherRead(key) => self.looks.push(key),
                 Effect::Store(ticket, order) => self.orders.push((ticket, order)),
                 Effect::Log(event) => {
