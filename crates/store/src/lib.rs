@@ -10,11 +10,31 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod codes;
+mod damage;
+mod database;
+mod execution;
+mod find;
 mod history;
+mod load;
+mod lock;
 mod notice;
+mod open;
 mod options;
+mod queue;
 mod reader;
+mod recover;
+mod retention;
+mod rows;
+mod schema;
+mod search;
 mod store;
+#[cfg(test)]
+mod tests;
+mod text;
+mod trace;
+mod trail;
+mod writer;
 
 pub use check::{Report, check};
 pub use history::{Depth, HistoryEntry};

@@ -1,10 +1,22 @@
 //! Looks at the database while somebody else writes it.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use bytes::Bytes;
 use hermes_bus_core::storage::{DeadLetter, Record};
 use hermes_bus_proto::EndpointName;
+use rusqlite::{Connection, InterruptHandle, OptionalExtension};
+
+use crate::damage;
+use crate::database::wal_file;
+use crate::find;
+use crate::rows::{self, DEAD_COLUMNS, MESSAGE_COLUMNS, MESSAGE_SOURCE, Names};
+use crate::schema;
+use crate::trace;
 
 /// Why the database could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -173,19 +185,79 @@ pub struct Figures {
 }
 
 /// A look at the database: a read-only connection of its own. To be used by one thread at a time.
-#[derive(Debug)]
-pub struct Reader {}
+pub struct Reader {
+    path: PathBuf,
+    connection: Connection,
+    names: RefCell<Names>,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl From<rusqlite::Error> for ReadError {
+    fn from(error: rusqlite::Error) -> Self {
+        ReadError(error.to_string())
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.history, self.mailbox, self.dead_letters)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = ReadError;
+
+    fn from_str(text: &str) -> Result<Self, ReadError> {
+        let parts: Result<Vec<u64>, _> = text.split('.').map(str::parse).collect();
+        match parts.as_deref() {
+            Ok(&[history, mailbox, dead_letters]) => Ok(Cursor { history, mailbox, dead_letters }),
+            _ => Err(ReadError(format!("{text:?} is no place in a list"))),
+        }
+    }
+}
 
 impl Reader {
     /// Opens the database at `path`, which a [`Store`](crate::Store) has made.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let _ = path;
-        todo!()
+        let connection = schema::open_for_reading(path)?;
+        let version = schema::version(&connection)?;
+        if version != schema::VERSION {
+            let known = schema::VERSION;
+            return Err(ReadError(format!("it has schema {version}, this program reads {known}")));
+        }
+        Ok(Reader { path: path.to_owned(), connection, names: RefCell::default() })
+    }
+
+    /// Ends from another thread what this one is doing.
+    pub(crate) fn interrupt_handle(&self) -> InterruptHandle {
+        self.connection.get_interrupt_handle()
     }
 
     /// For whom messages wait, by name. Spilled messages count.
     pub fn mailboxes(&self) -> Result<Vec<Mailbox>, ReadError> {
-        todo!()
+        let mut statement = self.connection.prepare_cached(
+            "SELECT name, messages, bytes, oldest FROM (\
+                 SELECT endpoint, count(*) AS messages, sum(bytes) AS bytes, min(arrived) AS oldest \
+                 FROM message INDEXED BY message_by_endpoint GROUP BY endpoint\
+             ) AS sums JOIN endpoint ON endpoint.id = sums.endpoint ORDER BY name",
+        )?;
+        let mut found = statement.query([])?;
+        let mut mailboxes = Vec::new();
+        while let Some(row) = found.next()? {
+            let Ok(endpoint) = EndpointName::level_1(&row.get::<_, String>(0)?) else { continue };
+            mailboxes.push(Mailbox {
+                endpoint,
+                messages: row.get(1)?,
+                load_bytes: row.get(2)?,
+                oldest_unix_us: row.get(3)?,
+            });
+        }
+        Ok(mailboxes)
     }
 
     /// The messages that wait for an endpoint, ascending, from behind `after_seq` on.
@@ -195,8 +267,23 @@ impl Reader {
         after_seq: Option<u64>,
         page: Page,
     ) -> Result<Vec<Record>, ReadError> {
-        let _ = (endpoint, after_seq, page);
-        todo!()
+        let Some(id) = self.names.borrow_mut().id(&self.connection, endpoint)? else {
+            return Ok(Vec::new());
+        };
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT {MESSAGE_COLUMNS} FROM {MESSAGE_SOURCE} \
+             WHERE m.endpoint = ?1 AND m.seq > ?2 ORDER BY m.seq"
+        ))?;
+        let after = after_seq.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX));
+        let mut found = statement.query((id, after))?;
+        let mut filling = Filling::new(page);
+        while let Some(row) = found.next()? {
+            let record = rows::message(row, endpoint.clone())?;
+            if !filling.push(record.payload.len(), record) {
+                break;
+            }
+        }
+        Ok(filling.rows)
     }
 
     /// Dead letters, the newest first, from behind number `after` on.
@@ -205,14 +292,28 @@ impl Reader {
         after: Option<u64>,
         page: Page,
     ) -> Result<Vec<NumberedDeadLetter>, ReadError> {
-        let _ = (after, page);
-        todo!()
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT {DEAD_COLUMNS} FROM dead WHERE number < ?1 ORDER BY number DESC"
+        ))?;
+        let before = after.map_or(i64::MAX, |number| i64::try_from(number).unwrap_or(i64::MAX));
+        let mut found = statement.query([before])?;
+        let mut filling = Filling::new(page);
+        while let Some(row) = found.next()? {
+            let dead = rows::dead_letter(row)?;
+            if !filling.push(dead.letter.record.payload.len(), dead) {
+                break;
+            }
+        }
+        Ok(filling.rows)
     }
 
     /// One dead letter.
     pub fn dead_letter(&self, number: u64) -> Result<Option<NumberedDeadLetter>, ReadError> {
-        let _ = number;
-        todo!()
+        let Ok(number) = i64::try_from(number) else { return Ok(None) };
+        let mut statement = self
+            .connection
+            .prepare_cached(&format!("SELECT {DEAD_COLUMNS} FROM dead WHERE number = ?1"))?;
+        Ok(statement.query_row([number], rows::dead_letter).optional()?)
     }
 
     /// Looks for messages. The cursor goes on behind the last one; none when there are no more. Words
@@ -222,32 +323,111 @@ impl Reader {
         query: &Query,
         page: Page,
     ) -> Result<(Vec<Found>, Option<Cursor>), ReadError> {
-        let _ = (query, page);
-        todo!()
+        Ok(find::find(&self.connection, &mut self.names.borrow_mut(), query, page)?)
     }
 
     /// What is known of every stored message with this string `id`, oldest first. Reads all that
     /// waits: half a second for a million messages.
     pub fn trail(&self, id: &str) -> Result<Vec<Seen>, ReadError> {
-        let _ = id;
-        todo!()
+        Ok(trace::trail(&self.connection, &mut self.names.borrow_mut(), id)?)
     }
 
     /// Sizes and counts.
     pub fn figures(&self) -> Result<Figures, ReadError> {
-        todo!()
+        let connection = &self.connection;
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+        let number = |query| connection.query_row(query, [], |row| row.get::<_, u64>(0));
+        let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        let (dead_letters, dead_letter_bytes) = schema::total(connection, "dead")?;
+        let (history_entries, history_bytes) = schema::total(connection, "history")?;
+        let (_, trail_bytes) = schema::total(connection, "trail")?;
+        Ok(Figures {
+            database_bytes: length(&self.path),
+            free_bytes: pragma("freelist_count")? * u64::from(schema::PAGE_BYTES),
+            wal_bytes: length(&wal_file(&self.path)),
+            schema: schema::version(connection)?,
+            messages: number("SELECT count(*) FROM message INDEXED BY message_by_endpoint")?,
+            dead_letters,
+            dead_letter_bytes,
+            history_entries,
+            history_bytes,
+            trail_messages: number("SELECT coalesce(sum(messages), 0) FROM trail")?,
+            trail_bytes,
+            indexed_messages: number("SELECT count(*) FROM text_docsize")?,
+        })
     }
 
     /// Checks everything, and says what is wrong. Takes about a second for each gigabyte; the store
     /// goes on meanwhile, but its write-ahead log grows.
     pub fn integrity(&self) -> Result<Vec<String>, ReadError> {
-        todo!()
+        Ok(schema::integrity(&self.connection)?)
     }
 
     /// Copies the database, as it is at one moment, to a file that is not there yet. The store goes on
     /// meanwhile. The copy is complete and synced when this returns; its bytes are returned.
     pub fn back_up(&self, to: &Path) -> Result<u64, ReadError> {
-        let _ = to;
-        todo!()
+        let failed = |error: std::io::Error| ReadError(format!("{}: {error}", to.display()));
+        // It is made beside its place, so that what stands there is never half a copy.
+        let mut unfinished = to.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        let made = self.copy_to(to, &unfinished);
+        if made.is_err() {
+            let _ = fs::remove_file(&unfinished);
+        }
+        made?;
+        damage::sync_directory(to).map_err(failed)?;
+        Ok(fs::metadata(to).map_err(failed)?.len())
+    }
+
+    fn copy_to(&self, to: &Path, unfinished: &Path) -> Result<(), ReadError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let failed = |error: std::io::Error| ReadError(format!("{}: {error}", to.display()));
+        if to.exists() {
+            return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
+        }
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(unfinished)
+            .map_err(failed)?;
+        let mut copy = Connection::open(unfinished)?;
+        let backup = rusqlite::backup::Backup::new(&self.connection, &mut copy)?;
+        // All in one go: what is written meanwhile would otherwise make it begin again.
+        match backup.step(-1)? {
+            rusqlite::backup::StepResult::Done => {}
+            other => return Err(ReadError(format!("the copy did not end: {other:?}"))),
+        }
+        drop(backup);
+        copy.close().map_err(|(_, error)| error)?;
+        File::open(unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
+        // Unlike a rename, this never takes another file's place.
+        fs::hard_link(unfinished, to).and_then(|()| fs::remove_file(unfinished)).map_err(failed)
+    }
+}
+
+/// Rows up to the limits of a page, but at least one.
+pub(crate) struct Filling<T> {
+    pub(crate) rows: Vec<T>,
+    rows_max: usize,
+    bytes_left: usize,
+}
+
+impl<T> Filling<T> {
+    pub(crate) fn new(page: Page) -> Self {
+        Filling { rows: Vec::new(), rows_max: page.rows_max.max(1), bytes_left: page.bytes_max }
+    }
+
+    /// Adds a row if it fits.
+    pub(crate) fn push(&mut self, bytes: usize, row: T) -> bool {
+        let fits =
+            self.rows.is_empty() || self.rows.len() < self.rows_max && bytes <= self.bytes_left;
+        if fits {
+            self.bytes_left = self.bytes_left.saturating_sub(bytes);
+            self.rows.push(row);
+        }
+        fits
     }
 }

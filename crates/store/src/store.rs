@@ -1,13 +1,19 @@
 //! The handle of who drives the router.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use hermes_bus_core::storage::{Answer, Order, Recovered, Ticket};
 
 use crate::history::HistoryEntry;
+use crate::lock::Lock;
 use crate::notice::{Notice, SetAside};
+use crate::open;
 use crate::options::Options;
+use crate::queue::{Ending, Shared, Work};
 use crate::reader::{ReadError, Reader};
 
 /// Why a store could not be opened. Nothing was changed.
@@ -77,39 +83,71 @@ pub struct Opened {
 
 /// The handle of a store. Its thread lives until [`Store::close`]; dropped, it writes what it has
 /// been given and ends, but the next one to open it takes its end for an unclean one.
-#[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    shared: Arc<Shared>,
+    options: Options,
+    /// Tells when the thread has ended.
+    ended: Receiver<Result<(), CloseError>>,
+    /// The check that may still go on after an unclean stop.
+    check: Option<rusqlite::InterruptHandle>,
+    lock: Lock,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.options.path).finish_non_exhaustive()
+    }
+}
 
 impl Store {
     /// Opens the database, makes it if there is none, and starts the thread that writes. `wake` is
     /// called from that thread when there is something to take.
     ///
     /// A damaged database is set aside, and what can be read of it goes into a new one.
-    pub fn open(options: Options, wake: impl Fn() + Send + 'static) -> Result<Opened, OpenError> {
-        let _ = (options, wake);
-        todo!()
+    pub fn open(
+        options: Options,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Opened, OpenError> {
+        let lock = open::lock(&options.path)?;
+        let open::Prepared { database, recovered, set_aside } = open::prepare(&options)?;
+        let shared = Arc::new(Shared::default());
+        let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(wake);
+        let check = recovered
+            .unclean
+            .then(|| open::check_in_background(&options.path, &shared, &wake))
+            .flatten();
+        let (tell_ended, ended) = mpsc::channel();
+        let writer = open::writer(options.clone(), &shared, wake, database, &recovered, tell_ended);
+        let failed = |error: std::io::Error| OpenError::Failed {
+            path: options.path.clone(),
+            why: error.to_string(),
+        };
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run())
+            .map_err(failed)?;
+        let store = Store { shared, options, ended, check, lock };
+        Ok(Opened { store, recovered, set_aside })
     }
 
     /// Hands over orders, with ascending tickets. Never waits.
     pub fn submit(&self, orders: Vec<(Ticket, Order)>) {
-        let _ = orders;
-        todo!()
+        self.shared.give(orders.into_iter().map(|(ticket, order)| Work::Order(ticket, order)));
     }
 
     /// What there is to say to the router, oldest first.
     pub fn take_answers(&self) -> Vec<Answer> {
-        todo!()
+        self.shared.take_answers()
     }
 
     /// What there is to say to people.
     pub fn take_notices(&self) -> Vec<Notice> {
-        todo!()
+        self.shared.take_notices()
     }
 
     /// Records live traffic. Never waits: what is too much is dropped and counted.
     pub fn record_history(&self, entries: Vec<HistoryEntry>) {
-        let _ = entries;
-        todo!()
+        self.shared.give_history(entries, self.options.history_waiting_bytes_max);
     }
 
     /// Removes dead letters, and says how many of these there were, on the store's thread and when
@@ -123,19 +161,47 @@ impl Store {
         numbers: Vec<u64>,
         done: impl FnOnce(Result<u64, Unavailable>) + Send + 'static,
     ) {
-        let _ = (numbers, done);
-        todo!()
+        self.shared.give(std::iter::once(Work::RemoveDead(numbers, Box::new(done))));
     }
 
     /// A read-only connection of its own.
     pub fn reader(&self) -> Result<Reader, ReadError> {
-        todo!()
+        Reader::open(&self.options.path)
     }
 
     /// Carries out all orders and ends. The next one to open the store gets `seq_next` as
-    /// [`Recovered::seq_from`]; without it, what follows the highest `seq` of any order.
+    /// [`Recovered::seq_from`], or what follows the highest `seq` of any order, if that is more.
     pub fn close(self, seq_next: Option<u64>, deadline: Duration) -> Result<(), CloseError> {
-        let _ = (seq_next, deadline);
-        todo!()
+        self.shared.end(Ending::Clean(seq_next));
+        self.stop_check();
+        match self.ended.recv_timeout(deadline) {
+            Ok(result) => result,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                // It still writes: nobody else may have the database before the process ends.
+                self.lock.keep_for_ever();
+                Err(CloseError::Late)
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(Unavailable("its thread has ended before".to_owned()).into())
+            }
+        }
+    }
+
+    fn stop_check(&self) {
+        if let Some(check) = &self.check {
+            check.interrupt();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.end(Ending::Dropped);
+        self.stop_check();
+        // The lock is let go only when nothing is written any more. After a close in good order that
+        // is long so, and after one that was late it is not let go at all.
+        if !self.lock.is_kept_for_ever() {
+            let _ = self.ended.recv();
+        }
     }
 }
