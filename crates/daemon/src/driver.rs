@@ -729,7 +729,7 @@ impl Driver {
                 Effect::Admin(key, payload) => self.on_admin(key, &payload),
                 Effect::LookWhetherRead(key) => self.look_whether_read(key),
                 Effect::Store(ticket, order) => self.storage.order(ticket, order),
-                Effect::Trace(..) => {}
+                Effect::Trace(key, payload) => self.on_trace(key, &payload),
                 Effect::Log(event) => self.event_log.log(event),
             }
         }

@@ -12,14 +12,16 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use hermes_bus_core::SessionKey;
+use hermes_bus_core::storage::Record;
 use hermes_bus_proto::{EndpointName, ErrorCode};
 use hermes_bus_store::{
-    Figures, Mailbox, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Sorting,
-    Unavailable,
+    Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Sorting, Unavailable,
 };
 
 use super::text::{self, Members, PAGE_BYTES_MAX, PAGE_ITEMS, PAGE_ITEMS_MAX, Page};
+use super::trace::Question;
 use super::{Asker, HistoryQuery, Look, Order as Wanted, Which};
+use crate::logging::target;
 use crate::metrics::{self, Snapshot};
 
 /// Requests that wait for the clerk.
@@ -65,15 +67,7 @@ enum Job {
     Look { asker: Asker, look: Look, path: PathBuf },
     Letters { errand: Errand, path: PathBuf },
     Metrics { asker: Asker, snapshot: Box<Snapshot> },
-}
-
-impl Job {
-    fn asker(&self) -> &Asker {
-        match self {
-            Job::Look { asker, .. } | Job::Metrics { asker, .. } => asker,
-            Job::Letters { errand, .. } => &errand.asker,
-        }
-    }
+    Trace { question: Question, id: String, path: PathBuf },
 }
 
 /// What the routing thread is to do now.
@@ -81,12 +75,10 @@ impl Job {
 pub(crate) enum Outcome {
     /// Give this frame to this session.
     Answer { key: SessionKey, frame: Vec<u8> },
-    /// Say of these mailboxes whose endpoint is there, and answer.
-    Mailboxes { asker: Asker, after: Option<String>, mailboxes: Vec<Mailbox> },
     /// Add what only the routing thread knows of the store, and answer.
-    Figures { asker: Asker, figures: Figures, mailboxes: Vec<Mailbox> },
-    /// Answer with these members, then let go of these messages.
-    Drain { asker: Asker, endpoint: EndpointName, seqs: Vec<u64>, answer: Members },
+    Figures { asker: Asker, figures: Figures },
+    /// Let go of these messages (their `seq`s and lengths), and answer with these members.
+    Drain { asker: Asker, endpoint: EndpointName, messages: Vec<(u64, usize)>, answer: Members },
     /// Try these dead letters again or drop them, then go on with the errand if it has more.
     Letters { errand: Errand, letters: Vec<NumberedDeadLetter> },
     /// So many dead letters of the errand are gone now; go on with it, or answer.
@@ -105,6 +97,9 @@ pub(crate) struct Errand {
     is_last: bool,
     /// Letters that are done with.
     pub(crate) done: u64,
+    /// Letters whose messages have no place now, and why the last of them has none.
+    pub(crate) refused: u64,
+    pub(crate) why: Option<String>,
 }
 
 /// What is done with dead letters.
@@ -140,6 +135,8 @@ impl Clerk {
             after: None,
             is_last: false,
             done: 0,
+            refused: 0,
+            why: None,
         };
         let job = match look {
             Look::Backup { path: to } => {
@@ -148,20 +145,35 @@ impl Clerk {
             }
             Look::Retry(which) => Job::Letters { errand: errand(Deed::Retry, which), path },
             Look::Drop(which) => Job::Letters { errand: errand(Deed::Drop, which), path },
-            look => Job::Look { asker, look, path },
+            look => Job::Look { asker: asker.clone(), look, path },
         };
-        self.hand_in(job)
+        self.hand_in(job).map_err(|_| too_many(&asker))
+    }
+
+    /// Has looked up what stands on disk of a message whose id is this text. Never waits; gives the
+    /// question back when too much waits already.
+    pub(crate) fn trace(
+        &self,
+        question: Question,
+        id: String,
+        path: &Path,
+    ) -> Result<(), Box<Question>> {
+        let job = Job::Trace { question, id, path: path.to_owned() };
+        self.hand_in(job).map_err(|job| match *job {
+            Job::Trace { question, .. } => Box::new(question),
+            _ => unreachable!("it is the job that was handed in"),
+        })
     }
 
     /// Has a snapshot written down. Never waits.
     pub(crate) fn metrics(&self, asker: Asker, snapshot: Snapshot) -> Result<(), Vec<u8>> {
-        self.hand_in(Job::Metrics { asker, snapshot: Box::new(snapshot) })
+        let job = Job::Metrics { asker: asker.clone(), snapshot: Box::new(snapshot) };
+        self.hand_in(job).map_err(|_| too_many(&asker))
     }
 
-    fn hand_in(&self, job: Job) -> Result<(), Vec<u8>> {
+    fn hand_in(&self, job: Job) -> Result<(), Box<Job>> {
         if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
-            let what = "too many requests wait already; ask again";
-            return Err(job.asker().refusal(ErrorCode::OverLimit, what));
+            return Err(Box::new(job));
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = self.jobs.send(job);
@@ -222,48 +234,56 @@ impl Clerk {
     }
 }
 
+fn too_many(asker: &Asker) -> Vec<u8> {
+    asker.refusal(ErrorCode::OverLimit, "too many requests wait already; ask again")
+}
+
 // ---- the thread -------------------------------------------------------------------------------------
 
 fn serve(jobs: &Receiver<Job>, waiting: &AtomicUsize, post: &Post) {
     while let Ok(job) = jobs.recv() {
-        let (asker, looked) = match job {
-            Job::Look { asker, look, path } => {
-                let looked = Reader::open(&path).and_then(|reader| look_up(&reader, &asker, look));
-                (asker, looked)
-            }
-            Job::Metrics { asker, mut snapshot } => {
-                snapshot.look_at_disk();
-                let mut answer = Members::default();
-                answer.value("text", metrics::render(&snapshot, metrics::Form::OpenMetrics));
-                let frame = asker.result_text(&answer);
-                let answer = Outcome::Answer { key: asker.key, frame };
-                (asker, Ok(answer))
-            }
-            Job::Letters { errand, path } => {
-                let asker = errand.asker.clone();
-                (asker, Reader::open(&path).and_then(|reader| next_letters(&reader, errand)))
-            }
-        };
-        post.send(looked.unwrap_or_else(|error| {
-            let frame = asker.refusal(ErrorCode::StoreUnavailable, &error.to_string());
-            Outcome::Answer { key: asker.key, frame }
-        }));
+        post.send(carry_out(job));
         waiting.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn carry_out(job: Job) -> Outcome {
+    let (asker, looked) = match job {
+        Job::Look { asker, look, path } => {
+            let looked = Reader::open(&path).and_then(|reader| look_up(&reader, &asker, look));
+            (asker, looked)
+        }
+        Job::Letters { errand, path } => {
+            let asker = errand.asker.clone();
+            (asker, Reader::open(&path).and_then(|reader| next_letters(&reader, errand)))
+        }
+        Job::Metrics { asker, mut snapshot } => {
+            snapshot.look_at_disk();
+            let mut answer = Members::default();
+            answer.value("text", metrics::render(&snapshot, metrics::Form::OpenMetrics));
+            return Outcome::Answer { key: asker.key, frame: asker.result_text(&answer) };
+        }
+        Job::Trace { question, id, path } => {
+            // What the router knows is an answer, too.
+            let seen = Reader::open(&path).and_then(|reader| reader.trail(&id));
+            let seen = seen.unwrap_or_else(|error| {
+                tracing::warn!(target: target::STORE, "{error}");
+                Vec::new()
+            });
+            return Outcome::Answer { key: question.key, frame: question.answer(seen) };
+        }
+    };
+    looked.unwrap_or_else(|error| {
+        let frame = asker.refusal(ErrorCode::StoreUnavailable, &error.to_string());
+        Outcome::Answer { key: asker.key, frame }
+    })
 }
 
 fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadError> {
     let answer =
         |members: Members| Outcome::Answer { key: asker.key, frame: asker.result_text(&members) };
     Ok(match look {
-        Look::Mailboxes { after } => {
-            Outcome::Mailboxes { asker: asker.clone(), after, mailboxes: reader.mailboxes()? }
-        }
-        Look::Figures => Outcome::Figures {
-            asker: asker.clone(),
-            figures: reader.figures()?,
-            mailboxes: reader.mailboxes()?,
-        },
+        Look::Figures => Outcome::Figures { asker: asker.clone(), figures: reader.figures()? },
         Look::Waiting { endpoint, after, limit } => {
             let (page, last, more) = waiting(reader, &endpoint, after, limit, |_| {})?;
             let mut members = Members::default();
@@ -274,12 +294,14 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
             answer(members)
         }
         Look::Drain { endpoint, limit } => {
-            let mut seqs = Vec::new();
-            let (page, _, more) = waiting(reader, &endpoint, None, limit, |seq| seqs.push(seq))?;
+            let mut messages = Vec::new();
+            let (page, _, more) = waiting(reader, &endpoint, None, limit, |record| {
+                messages.push((record.seq, record.payload.len()));
+            })?;
             let mut members = Members::default();
             members.page("messages", page);
             members.value("more", more);
-            Outcome::Drain { asker: asker.clone(), endpoint, seqs, answer: members }
+            Outcome::Drain { asker: asker.clone(), endpoint, messages, answer: members }
         }
         Look::DeadLetters { endpoint, after, limit } => {
             answer(dead_letters(reader, endpoint.as_deref(), after, limit)?)
@@ -318,7 +340,7 @@ fn waiting(
     endpoint: &EndpointName,
     after: Option<u64>,
     limit: Option<usize>,
-    mut taken: impl FnMut(u64),
+    mut taken: impl FnMut(&Record),
 ) -> Result<(Page, Option<u64>, bool), ReadError> {
     let (items_max, mut last) = (items_max(limit), after);
     let mut page = Page::default();
@@ -334,7 +356,7 @@ fn waiting(
                 return Ok((page, last, true));
             }
             last = Some(record.seq);
-            taken(record.seq);
+            taken(&record);
         }
     }
 }
@@ -436,8 +458,9 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use hermes_bus_core::Traced;
     use hermes_bus_core::storage::{
-        Answer, DeadLetter, Keep, Order, Record, Sender as MessageSender, Ticket,
+        Answer, DeadLetter, Keep, Order, Sender as MessageSender, Ticket,
     };
     use hermes_bus_store::{Depth, HistoryEntry, Opened, Options, Store};
     use serde_json::{Value, json};
@@ -564,12 +587,6 @@ mod tests {
         let second = world.answer(waiting("a", Some(2), 3));
         assert_eq!((seqs(&second), second.get("next")), (vec![3, 4, 5], None));
         assert_eq!(seqs(&world.answer(waiting("nobody", None, 3))), Vec::<u64>::new());
-        let Outcome::Mailboxes { mailboxes, .. } = world.look(Look::Mailboxes { after: None })
-        else {
-            panic!("mailboxes are listed")
-        };
-        let found: Vec<_> = mailboxes.iter().map(|m| (m.endpoint.as_str(), m.messages)).collect();
-        assert_eq!(found, [("a", 5), ("other", 1)]);
     }
 
     #[test]
@@ -597,10 +614,13 @@ mod tests {
         world.carry_out((1..=3).map(|seq| keep(seq, "a", "b")).collect());
         let drain = |limit| Look::Drain { endpoint: name("a"), limit: Some(limit) };
         for (limit, expected, more) in [(2, vec![1, 2], true), (3, vec![1, 2, 3], false)] {
-            let Outcome::Drain { seqs: found, answer, .. } = world.look(drain(limit)) else {
+            let Outcome::Drain { messages, answer, .. } = world.look(drain(limit)) else {
                 panic!("a mailbox is drained")
             };
+            let found: Vec<u64> = messages.iter().map(|(seq, _)| *seq).collect();
             assert_eq!(found, expected);
+            let bytes = record(1, "a", "b").payload.len();
+            assert!(messages.iter().all(|(_, payload_bytes)| *payload_bytes == bytes));
             let answer: Value = serde_json::from_slice(&answer.into_object()).unwrap();
             assert_eq!((seqs(&answer), &answer["more"]), (expected, &json!(more)));
         }
@@ -715,6 +735,24 @@ mod tests {
         assert_eq!(ask(since).0, ["m6", "m5"]);
         let strange = HistoryQuery { after: Some("zebra".to_owned()), ..HistoryQuery::default() };
         assert_eq!(world.answer(Look::History(strange))["code"], "invalid_field");
+    }
+
+    #[test]
+    fn what_stands_on_disk_of_a_message_is_traced() {
+        let mut world = World::new();
+        world.carry_out(vec![keep(1, "a", "b")]);
+        let question = Question {
+            key: some_key(),
+            id: Bytes::from_static(b"\"m1\""),
+            req: None,
+            known: Traced::default(),
+        };
+        world.clerk.trace(question, "m1".to_owned(), &world.path).unwrap();
+        let Outcome::Answer { frame, .. } = world.outcome() else { panic!("an answer") };
+        let states = said(&frame)["states"].clone();
+        let words: Vec<&str> =
+            states.as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
+        assert_eq!(words, ["accepted", "stored"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 pub(crate) mod clerk;
 pub(crate) mod text;
+pub(crate) mod trace;
 
 use self::text::Members;
 
@@ -35,6 +36,7 @@ pub(crate) const OPS: &[&str] = &[
     "dead.list",
     "dead.retry",
     "dead.show",
+    "groups",
     "history",
     "mailbox.drain",
     "mailbox.list",
@@ -55,6 +57,10 @@ pub(crate) enum Operation {
     Config,
     #[serde(rename = "metrics")]
     Metrics,
+    #[serde(rename = "groups")]
+    Groups { group: Option<String> },
+    #[serde(rename = "mailbox.list")]
+    Mailboxes { after: Option<String> },
     #[serde(rename = "mailbox.purge")]
     Purge {
         #[serde(deserialize_with = "endpoint")]
@@ -73,8 +79,6 @@ pub(crate) enum Look {
     Figures,
     #[serde(rename = "backup")]
     Backup { path: PathBuf },
-    #[serde(rename = "mailbox.list")]
-    Mailboxes { after: Option<String> },
     #[serde(rename = "mailbox.show")]
     Waiting {
         #[serde(deserialize_with = "endpoint")]
@@ -104,7 +108,6 @@ pub(crate) enum Look {
 const LOOKS: &[&str] = &[
     STORE,
     "backup",
-    "mailbox.list",
     "mailbox.show",
     "mailbox.drain",
     "dead.list",
@@ -301,6 +304,7 @@ pub(crate) mod tests {
             ),
             (json!({"key": 5}), "dead.retry", Operation::Look(Look::Retry(Which::Key(5)))),
             (json!({"key": 5}), "dead.show", Operation::Look(Look::DeadLetter { key: 5 })),
+            (json!({"group": "g"}), "groups", Operation::Groups { group: Some("g".to_owned()) }),
             (
                 json!({"search": "w", "since": 1.5, "order": "oldest", "after": "c"}),
                 "history",
@@ -314,7 +318,7 @@ pub(crate) mod tests {
             (
                 json!({"after": "a"}),
                 "mailbox.list",
-                Operation::Look(Look::Mailboxes { after: Some("a".to_owned()) }),
+                Operation::Mailboxes { after: Some("a".to_owned()) },
             ),
             (json!({"endpoint": "e"}), "mailbox.purge", Operation::Purge { endpoint: name("e") }),
             (
@@ -354,12 +358,11 @@ pub(crate) mod tests {
 
     #[test]
     fn an_answer_names_its_operation_and_echoes_the_request() {
-        let payload = Bytes::from(json!({"op": "mailbox.list", "req": ["a", 1]}).to_string());
+        let payload = Bytes::from(json!({"op": "history", "req": ["a", 1]}).to_string());
         let (asker, _) = read(some_key(), &payload).unwrap();
         let mut result = Members::default();
         result.value("n", 5);
-        let expected =
-            json!({"type": "admin_result", "op": "mailbox.list", "req": ["a", 1], "n": 5});
+        let expected = json!({"type": "admin_result", "op": "history", "req": ["a", 1], "n": 5});
         assert_eq!(said(&asker.result_text(&result)), expected);
         assert_eq!(said(&asker.result(json!({"n": 5}))), expected);
         let empty = asker.result_text(&Members::default());
@@ -367,6 +370,6 @@ pub(crate) mod tests {
     }
 
     fn asker_head() -> Value {
-        json!({"type": "admin_result", "op": "mailbox.list", "req": ["a", 1]})
+        json!({"type": "admin_result", "op": "history", "req": ["a", 1]})
     }
 }
