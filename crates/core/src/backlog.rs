@@ -119,6 +119,19 @@ pub(crate) enum NoPlace {
     Refused(Failure),
 }
 
+impl NoPlace {
+    /// The error code that says so, and words for people.
+    pub(crate) fn explain(self) -> (ErrorCode, String) {
+        match self {
+            NoPlace::NoRoom => (ErrorCode::OverLimit, "the endpoint has no room for it".into()),
+            NoPlace::DiskIsBehind => {
+                (ErrorCode::StoreUnavailable, "too much is on its way to the disk".into())
+            }
+            NoPlace::Refused(Failure { code, detail }) => (code, detail),
+        }
+    }
+}
+
 impl Router {
     /// The next place in the order of all messages.
     #[inline]
