@@ -152,7 +152,8 @@ impl Router {
         removed.bytes += on_disk.bytes;
         if let Some(from) = from {
             // What the session holds is older.
-            self.order(Order::Purge { endpoint: name, from });
+            let to = self.seq;
+            self.order(Order::Purge { endpoint: name, from, to });
         }
         for fate in promised.into_values() {
             self.failed(&fate, &failure, Some(endpoint));

@@ -98,7 +98,7 @@ impl<'c, 'w> Execution<'c, 'w> {
             }
             Order::Release { endpoint, seqs, ending } => self.release(endpoint, seqs, *ending),
             Order::ReleaseSpilled(endpoint) => self.release_spilled(endpoint),
-            Order::Purge(endpoint) => self.purge(endpoint),
+            Order::Purge { endpoint, from, to } => self.purge(endpoint, *from, *to),
             Order::Delivered { endpoint: _, seq, deliveries } => self.delivered(*seq, *deliveries),
             Order::Bury(letter) => self.bury(letter),
             Order::Load { .. } | Order::LoadOverdue { .. } => self.load(order),
@@ -228,11 +228,14 @@ impl<'c, 'w> Execution<'c, 'w> {
         Ok(())
     }
 
-    fn purge(&mut self, endpoint: &EndpointName) -> rusqlite::Result<()> {
-        self.unwritten.retain(|_, unwritten| unwritten.record.endpoint != *endpoint);
+    fn purge(&mut self, endpoint: &EndpointName, from: u64, to: u64) -> rusqlite::Result<()> {
+        let is_it = |seq: &u64| (from..=to).contains(seq);
+        self.unwritten
+            .retain(|seq, unwritten| unwritten.record.endpoint != *endpoint || !is_it(seq));
         let Some(id) = self.names.id(self.connection, endpoint)? else { return Ok(()) };
+        let range = (id, from as i64, i64::try_from(to).unwrap_or(i64::MAX));
         let mut statement = self.connection.prepare_cached(ENDED_OF_ENDPOINT)?;
-        let mut found = statement.query([id])?;
+        let mut found = statement.query(range)?;
         while let Some(row) = found.next()? {
             let text = schema::TEXT_OF_MESSAGES + row.get::<_, i64>(0)?;
             self.outcome.changes.removed.push((text, text));
@@ -240,10 +243,13 @@ impl<'c, 'w> Execution<'c, 'w> {
         }
         self.connection
             .prepare_cached(
-                "DELETE FROM delivery WHERE seq IN (SELECT seq FROM message WHERE endpoint = ?1)",
+                "DELETE FROM delivery WHERE seq IN \
+                 (SELECT seq FROM message WHERE endpoint = ?1 AND seq BETWEEN ?2 AND ?3)",
             )?
-            .execute([id])?;
-        self.connection.prepare_cached("DELETE FROM message WHERE endpoint = ?1")?.execute([id])?;
+            .execute(range)?;
+        self.connection
+            .prepare_cached("DELETE FROM message WHERE endpoint = ?1 AND seq BETWEEN ?2 AND ?3")?
+            .execute(range)?;
         Ok(())
     }
 
@@ -342,7 +348,7 @@ macro_rules! ended_columns {
 }
 
 const ENDED_BETWEEN: &str = ended_columns!("m.seq BETWEEN ?1 AND ?2 ORDER BY m.seq");
-const ENDED_OF_ENDPOINT: &str = ended_columns!("m.endpoint = ?1");
+const ENDED_OF_ENDPOINT: &str = ended_columns!("m.endpoint = ?1 AND m.seq BETWEEN ?2 AND ?3");
 
 /// Notes in the trail that a message came to its end, if it was stored and has an id.
 fn note_end(
@@ -404,7 +410,9 @@ pub(crate) fn kept_tickets(work: &[Work]) -> Vec<Ticket> {
             Order::ReleaseSpilled(endpoint) => kept.retain(|_, (_, record)| {
                 record.keep != Keep::Spill || record.endpoint != *endpoint
             }),
-            Order::Purge(endpoint) => kept.retain(|_, (_, record)| record.endpoint != *endpoint),
+            Order::Purge { endpoint, from, to } => kept.retain(|seq, (_, record)| {
+                record.endpoint != *endpoint || !(*from..=*to).contains(seq)
+            }),
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! Reads messages for the router.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use hermes_bus_core::storage::{Answer, Order, Record};
 use hermes_bus_proto::EndpointName;
@@ -15,7 +16,7 @@ use crate::schema;
 pub(crate) struct Overlay {
     released: HashSet<u64>,
     unspilled: HashSet<EndpointName>,
-    purged: HashSet<EndpointName>,
+    purged: Vec<(EndpointName, RangeInclusive<u64>)>,
     deliveries: HashMap<u64, u32>,
 }
 
@@ -27,8 +28,8 @@ impl Overlay {
             Order::ReleaseSpilled(endpoint) => {
                 self.unspilled.insert(endpoint.clone());
             }
-            Order::Purge(endpoint) => {
-                self.purged.insert(endpoint.clone());
+            Order::Purge { endpoint, from, to } => {
+                self.purged.push((endpoint.clone(), *from..=*to));
             }
             Order::Delivered { seq, deliveries, .. } => {
                 self.deliveries.insert(*seq, *deliveries);
@@ -46,7 +47,10 @@ impl Overlay {
     fn apply(&self, mut record: Record) -> Option<Record> {
         use hermes_bus_core::storage::Keep::Spill;
         let is_gone = self.released.contains(&record.seq)
-            || self.purged.contains(&record.endpoint)
+            || self
+                .purged
+                .iter()
+                .any(|(name, seqs)| *name == record.endpoint && seqs.contains(&record.seq))
             || record.keep == Spill && self.unspilled.contains(&record.endpoint);
         if let Some(deliveries) = self.deliveries.get(&record.seq) {
             record.deliveries = *deliveries;

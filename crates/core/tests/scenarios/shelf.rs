@@ -61,8 +61,9 @@ impl Shelf {
             Order::ReleaseSpilled(name) => {
                 self.records.retain(|_, kept| kept.endpoint != name || kept.keep != Keep::Spill);
             }
-            Order::Purge { endpoint, from } => {
-                self.records.retain(|seq, kept| kept.endpoint != endpoint || *seq < from);
+            Order::Purge { endpoint, from, to } => {
+                let is_it = |seq: &u64| (from..=to).contains(seq);
+                self.records.retain(|seq, kept| kept.endpoint != endpoint || !is_it(seq));
             }
             Order::Delivered { seq, deliveries, .. } => {
                 if let Some(record) = self.records.get_mut(&seq) {
