@@ -20,16 +20,20 @@ def layer_of(world, library):
     return Layer(library, world.root, world.directory / "work")
 
 
-def found_in(story, deaths, losses=None):
-    """Plays until something is found; a bus that the story's own peers refuse to go on with has been found out, too."""
-    story.begin()
-    try:
-        for _ in range(deaths):
-            story.die(losses, events=(1, 400))
-        story.end()
-    except AssertionError as problem:
-        print(problem)
+def kinds(story):
     return {words.split(":")[0] for words in story.verdict()}
+
+
+def found_in(story, kind, deaths, losses=None):
+    """Plays until this kind of broken promise is found, or to the end."""
+    story.begin()
+    for _ in range(deaths):
+        story.die(losses, events=(1, 400))
+        # What is missing now may still come.
+        if kind not in ("lost", "forgotten") and kind in kinds(story):
+            return True
+    story.end()
+    return kind in kinds(story)
 
 
 def test_a_bus_that_keeps_its_promises_passes(world):
@@ -56,21 +60,21 @@ def test_a_bus_that_syncs_survives_power_losses(world, library):
     ("repeats", "again"), ("invents", "invented"),
 ])
 def test_a_broken_promise_is_found(world, fault, kind):
-    story = Story(Bus(world, program=TOY + [fault]), seed=3, settle_s=5)
-    assert kind in found_in(story, deaths=6)
+    story = Story(Bus(world, program=TOY + [fault]), seed=3)
+    assert found_in(story, kind, deaths=6)
 
 
 def test_a_receipt_before_the_sync_is_found(world, library):
     """The disk is slow, so that the process dies between the receipt and the sync."""
     layer = layer_of(world, library)
     layer.set("slow_ms", 5)
-    story = Story(Bus(world, layer, program=TOY + ["early"]), seed=4, settle_s=5)
-    assert "lost" in found_in(story, deaths=8, losses=[NOTHING])
+    story = Story(Bus(world, layer, program=TOY + ["early"]), seed=4)
+    assert found_in(story, "lost", deaths=8, losses=[NOTHING])
 
 
 def test_a_disk_that_lies_is_found(world, library):
     """The same bus that passes, on a disk that says to have synced and has not."""
     layer = layer_of(world, library)
-    story = Story(Bus(world, layer, program=TOY), seed=5, settle_s=5)
+    story = Story(Bus(world, layer, program=TOY), seed=5)
     layer.set("lie")
-    assert "lost" in found_in(story, deaths=2, losses=[NOTHING])
+    assert found_in(story, "lost", deaths=2, losses=[NOTHING])

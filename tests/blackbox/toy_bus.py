@@ -6,6 +6,7 @@ Everything that arrived in a turn is committed at once (SQLite, WAL, synchronous
 """
 import collections
 import fcntl
+import itertools
 import json
 import os
 import selectors
@@ -42,8 +43,7 @@ class Bus:
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = FULL")
         self.db.execute("PRAGMA wal_autocheckpoint = 100")
-        keeping = "" if fault == "reuses" else "AUTOINCREMENT"
-        self.db.execute("CREATE TABLE IF NOT EXISTS message (seq INTEGER PRIMARY KEY %s, endpoint TEXT, id TEXT, payload BLOB)" % keeping)
+        self.db.execute("CREATE TABLE IF NOT EXISTS message (seq INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT, id TEXT, payload BLOB)")
         self.db.execute("CREATE TABLE IF NOT EXISTS recent (id TEXT PRIMARY KEY, status TEXT)")
         for place in (root + "/toy", root):
             directory = os.open(place, os.O_RDONLY)
@@ -52,6 +52,8 @@ class Bus:
         self.queues = collections.defaultdict(collections.deque)
         for seq, endpoint, id, payload in self.db.execute("SELECT seq, endpoint, id, payload FROM message ORDER BY seq"):
             self.queues[endpoint].append(Entry(seq, id, payload, 1))
+        taken = {entry.seq for queue in self.queues.values() for entry in queue}
+        self.gaps = (seq for seq in itertools.count(1) if seq not in taken) if fault == "reuses" else itertools.repeat(None)
         self.recent = dict(self.db.execute("SELECT id, status FROM recent"))
         self.names, self.after_commit, self.is_in_turn = {}, [], False
         path = root + "/hermes-bus.sock"
@@ -146,7 +148,7 @@ class Bus:
             return
         self.recent[id] = "stored"
         self.change("INSERT INTO recent VALUES (?, 'stored')", id)
-        seq = self.change("INSERT INTO message (endpoint, id, payload) VALUES (?, ?, ?)", to, id, payload).lastrowid
+        seq = self.change("INSERT INTO message VALUES (?, ?, ?, ?)", next(self.gaps), to, id, payload).lastrowid
         self.queues[to].append(Entry(seq, id, payload, 0, peer, wanted))
         if wanted == "stored" or self.fault == "overstates":
             self.after_commit.append((peer, {"type": "receipt", "id": id, "status": "acked" if self.fault == "overstates" else "stored", "to": to}))

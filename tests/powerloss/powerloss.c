@@ -502,9 +502,9 @@ static int open_at(int at, const char *path, int flags, mode_t mode) {
     int fd = (int)syscall(SYS_openat, at, path, flags, mode);
     struct stat status;
     if (fd >= 0 && journal >= 0 && !name && (flags & O_ACCMODE) != O_RDONLY) {
-      /* An inode that was ours may live on elsewhere. */
+      /* The inode of a file of ours that is gone may be somebody else's now. */
       pthread_mutex_lock(&lock);
-      if (ours(fd, &status) && status.st_nlink == 1)
+      if (ours(fd, &status))
         forget(status.st_ino);
       pthread_mutex_unlock(&lock);
     }
@@ -521,7 +521,10 @@ static int open_at(int at, const char *path, int flags, mode_t mode) {
   if (!(will_change && (is_there ? S_ISREG(status.st_mode) : will_create) && forbidden(will_create)))
     fd = (int)syscall(SYS_openat, at, path, flags & ~O_TRUNC, mode);
   saved = errno;
-  if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && !is_shared_memory(name)) {
+  if (fd >= 0 && is_shared_memory(name)) {
+    if (ours(fd, &status))
+      forget(status.st_ino);
+  } else if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
     track(status.st_ino);
     if (will_create)
       append_paths(OP_CREATE, status.st_ino, status.st_mode & 07777, name, NULL);
