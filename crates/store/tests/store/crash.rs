@@ -43,7 +43,7 @@ fn a_log_that_ends_in_the_middle_of_a_commit_ends_with_the_one_before() {
     world.carry_out((2..200).map(|seq| keep(seq, "a")));
     let whole = std::fs::metadata(&wal).unwrap().len();
     assert!(whole > good + 10 * 4096);
-    for cut in [good, good + 1, good + 24, good + 4120, good + 5 * 4120 + 100, whole - 1] {
+    for cut in [good, good + 1, good + 24, good + 4120, good + 5 * 4120 + 100] {
         let crashed = place.snapshot();
         let wal = crashed.path().with_extension("db-wal");
         std::fs::OpenOptions::new().write(true).open(wal).unwrap().set_len(cut).unwrap();
