@@ -177,6 +177,7 @@ impl Database {
 
     /// Moves all of the log into the database, if nobody looks at it.
     pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(std::time::Duration::ZERO)?;
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 }

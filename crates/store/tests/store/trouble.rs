@@ -88,3 +88,57 @@ fn a_purge_in_a_full_store_makes_room() {
     world.carry_out([large(31)]);
     assert_eq!(world.loaded_seqs("a"), [31]);
 }
+
+/// What is done in a process of its own, because its limits hold for all of a process.
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn within_a_limit_of_file_size() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let place = Place::new();
+    let mut world = place.open();
+    world.carry_out([large(1)]);
+    let before = getrlimit(Resource::Fsize);
+    // The log cannot grow over this. Writing fails as on a disk with a bad place in it.
+    setrlimit(Resource::Fsize, Rlimit { current: Some(1_000_000), ..before.clone() }).unwrap();
+    let mut stored = vec![1];
+    let refused = loop {
+        let seq = stored.len() as u64 + 1;
+        let ticket = world.submit([large(seq)]);
+        let answers = world.wait_for(|answer| match answer {
+            Answer::Stored(stored) => *stored == ticket,
+            Answer::Refused { .. } => true,
+            _ => false,
+        });
+        match answers.last() {
+            Some(Answer::Stored(_)) => stored.push(seq),
+            _ => break seq,
+        }
+    };
+    assert!((2..20).contains(&refused), "{refused}");
+    let crashed = place.snapshot();
+    world.submit([release("a", [1])]);
+    setrlimit(Resource::Fsize, before).unwrap();
+    assert_eq!(crashed.open().loaded_seqs("a"), stored, "what was refused is not there");
+    world.wait_for(|answer| *answer == Answer::Trouble(None));
+    world.carry_out([large(100)]);
+    let expected: Vec<u64> = stored[1..].iter().copied().chain([100]).collect();
+    assert_eq!(world.loaded_seqs("a"), expected);
+    world.close();
+    assert_eq!(place.open().loaded_seqs("a"), expected);
+    assert_eq!(hermes_bus_store::check(&place.path()).problems, [""; 0]);
+}
+
+#[test]
+fn a_write_that_fails_refuses_and_recovers() {
+    // A process that writes over its limit is ended by a signal, unless it was started deaf to it.
+    let output = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "trap '' XFSZ; exec \"$0\" --exact trouble::within_a_limit_of_file_size --ignored",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
