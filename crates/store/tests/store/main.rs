@@ -8,4 +8,5 @@ mod history;
 mod looking;
 mod orders;
 mod trouble;
+mod versions;
 mod world;
