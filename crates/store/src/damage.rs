@@ -234,7 +234,7 @@ pub(crate) fn salvage(aside: &Path, new: &mut Connection) -> rusqlite::Result<Sa
     }
     // Its first page may be what is damaged. That of a new database leads to the same tables.
     let mended = with_suffix(aside, "-mended");
-    let again = mend_first_page(aside, &mended, new)
+    let again = mend_first_page(aside, &mended)
         .ok()
         .and_then(|()| open_damaged(&mended).ok())
         .map(|old| copy_tables(&old, new));
@@ -251,23 +251,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn mend_first_page(aside: &Path, mended: &Path, new: &Connection) -> io::Result<()> {
+fn mend_first_page(aside: &Path, mended: &Path) -> io::Result<()> {
     fs::copy(aside, mended)?;
     let wal = wal_file(aside);
     if wal.exists() {
         fs::copy(wal, wal_file(mended))?;
     }
     let template = with_suffix(mended, "-new");
-    let _ = fs::remove_file(&template);
-    let page = new
-        .execute("VACUUM INTO ?1", [template.to_string_lossy()])
-        .map_err(io::Error::other)
-        .and_then(|_| {
-            let mut page = vec![0; schema::PAGE_BYTES as usize];
-            File::open(&template)?.read_exact(&mut page)?;
-            Ok(page)
-        });
-    let _ = fs::remove_file(&template);
+    let page = first_page_of_a_new_database(&template);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(with_suffix(&template, suffix));
+    }
     let mut page = page?;
     let file = File::options().write(true).open(mended)?;
     let pages = file.metadata()?.len().div_ceil(u64::from(schema::PAGE_BYTES)) as u32;
@@ -275,6 +269,19 @@ fn mend_first_page(aside: &Path, mended: &Path, new: &Connection) -> io::Result<
     page[28..32].copy_from_slice(&pages.to_be_bytes());
     page[32..40].fill(0);
     file.write_all_at(&page, 0)
+}
+
+/// The tables of every database were made in the same order, and begin in the same places.
+fn first_page_of_a_new_database(path: &Path) -> io::Result<Vec<u8>> {
+    let made = schema::open_for_writing(path).and_then(|mut connection| {
+        schema::migrate(&mut connection)?;
+        // What it wrote is in the file then.
+        connection.close().map_err(|(_, error)| error)
+    });
+    made.map_err(io::Error::other)?;
+    let mut page = vec![0; schema::PAGE_BYTES as usize];
+    File::open(path)?.read_exact(&mut page)?;
+    Ok(page)
 }
 
 fn open_damaged(path: &Path) -> rusqlite::Result<Connection> {
@@ -344,24 +351,24 @@ fn copy_table(
         places.join(", ")
     ))?;
     let Ok(mut from) = old.prepare(&format!(
-        "SELECT {list}, {key} FROM {table} NOT INDEXED WHERE {key} > ?1 ORDER BY {key}"
+        "SELECT {list}, {key} FROM {table} NOT INDEXED WHERE {key} >= ?1 ORDER BY {key}"
     )) else {
         saved.unreadable += 1;
         return Ok(());
     };
     let is_walked_by_number = key != "endpoint";
-    let mut after =
+    let mut from_key =
         if is_walked_by_number { Value::Integer(i64::MIN) } else { Value::Text(String::new()) };
     let mut leaps = Leaps::new(old, table, key);
     loop {
         let mut read = 0;
-        let result = copy_from(&mut from, &mut insert, columns.len(), &mut after, &mut read);
+        let result = copy_from(&mut from, &mut insert, columns.len(), &mut from_key, &mut read);
         saved.rows += read;
         let Err(error) = result else { return Ok(()) };
         if !schema::is_damage(&error) && !is_io(&error) {
             return Err(error);
         }
-        let Value::Integer(place) = after else {
+        let Value::Integer(place) = from_key else {
             saved.unreadable += 1;
             return Ok(());
         };
@@ -370,7 +377,7 @@ fn copy_table(
             saved.unreadable += 1;
         }
         let Some(next) = leaps.over(place, is_new_place) else { return Ok(()) };
-        after = Value::Integer(next);
+        from_key = Value::Integer(next);
     }
 }
 
@@ -405,7 +412,7 @@ impl Leaps {
         Leaps { known, highest, failed: 0 }
     }
 
-    /// The number behind which to go on, after reading behind `place` has failed.
+    /// The number to go on from, after reading from `place` on has failed.
     fn over(&mut self, place: i64, is_new_place: bool) -> Option<i64> {
         self.failed = if is_new_place { 0 } else { self.failed + 1 };
         let behind = self.known.partition_point(|known| *known <= place);
@@ -422,20 +429,24 @@ fn is_io(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
 }
 
+/// Copies rows from a key on, which moves behind the last one that was read.
 fn copy_from(
     from: &mut rusqlite::Statement<'_>,
     insert: &mut rusqlite::Statement<'_>,
     columns: usize,
-    after: &mut Value,
+    from_key: &mut Value,
     read: &mut u64,
 ) -> rusqlite::Result<()> {
-    let mut rows = from.query([&*after])?;
+    let mut rows = from.query([&*from_key])?;
     while let Some(row) = rows.next()? {
         let mut values = Vec::with_capacity(columns);
         for column in 0..columns {
             values.push(row.get::<_, Value>(column)?);
         }
-        *after = row.get(columns)?;
+        *from_key = match row.get(columns)? {
+            Value::Integer(key) => Value::Integer(key.saturating_add(1)),
+            other => other,
+        };
         // A row that does not fit is damaged itself.
         if insert.execute(rusqlite::params_from_iter(values)).is_ok() {
             *read += 1;

@@ -177,6 +177,82 @@ impl Database {
 
     /// Moves all of the log into the database, if nobody looks at it.
     pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(std::time::Duration::ZERO)?;
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Database {
+        let mut database = Database::open(path, None).unwrap();
+        schema::migrate(&mut database.connection).unwrap();
+        database
+    }
+
+    fn write(database: &mut Database, key: &str) {
+        database.begin().unwrap();
+        schema::set_meta(&database.connection, key, 1).unwrap();
+        database.commit().unwrap();
+    }
+
+    /// What the next process finds after a crash at this moment.
+    fn keys_after_crash(path: &Path) -> Vec<String> {
+        let copy = tempfile::tempdir().unwrap();
+        let copied = copy.path().join("copy.db");
+        std::fs::copy(path, &copied).unwrap();
+        std::fs::copy(wal_file(path), wal_file(&copied)).unwrap();
+        let connection = schema::open_for_writing(&copied).unwrap();
+        let mut statement = connection.prepare("SELECT key FROM meta ORDER BY key").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn a_commit_that_was_taken_back_is_not_there_after_a_crash() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        let good = database.good;
+        write(&mut database, "b");
+        assert_eq!(keys_after_crash(&path), ["a", "b"]);
+        // As if its sync had failed when all of it was in the log.
+        database.good = good;
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a"]);
+    }
+
+    #[test]
+    fn nor_is_the_first_commit_of_a_log_that_had_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        let good = database.good;
+        database.checkpoint().unwrap();
+        write(&mut database, "b");
+        assert_ne!(database.good.salts, good.salts);
+        database.good = good;
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a"]);
+    }
+
+    #[test]
+    fn taking_back_leaves_good_commits_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        database.reopen(None).unwrap();
+        database.roll_back();
+        write(&mut database, "b");
+        database.begin().unwrap();
+        schema::set_meta(&database.connection, "c", 1).unwrap();
+        database.roll_back();
+        write(&mut database, "d");
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a", "b", "d"]);
     }
 }

@@ -96,7 +96,7 @@ mod tests {
     fn an_envelope_is_all_but_the_body() {
         for (whole, envelope) in [
             (
-                r#"{"type": "message", "body": {"a": "\"}, "id": 1}"#,
+                r#"{"type": "message", "body": {"a": "\""}, "id": 1}"#,
                 r#"{"type": "message", "id": 1}"#,
             ),
             (r#"{"type": "message", "body": "x"}"#, r#"{"type": "message"}"#),

@@ -13,6 +13,9 @@ pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: u32 = 4096;
 
+/// Bytes of the write-ahead log that stay when it begins anew.
+const LOG_BYTES_KEPT: u32 = 64 * 1024 * 1024;
+
 /// From each schema to the next; the first one makes it. A released step is never changed.
 const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
 
@@ -47,6 +50,9 @@ pub(crate) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The writer says itself when.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // A log that had to grow is made smaller when it begins anew. What is left makes room for orders that
+    // make room, on a disk that is full.
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, |_| Ok(()))?;
     connection.pragma_update(None, "cache_size", -64 * 1024)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "cell_size_check", true)?;

@@ -276,7 +276,7 @@ mod tests {
             seq,
             id: id.into(),
             endpoint: "worker".into(),
-            arrived_unix_us: 1_700_000_000_000_000 + seq,
+            arrived_unix_us: 1_700_000_000_000_000u64.wrapping_add(seq),
             stored_unix_us: 1_700_000_000_000_400,
             ended_unix_us: 1_700_000_100_000_000,
             deliveries: 3,

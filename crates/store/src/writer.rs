@@ -102,8 +102,11 @@ impl Writer {
                 Next::Idle => {}
                 Next::End(ending) => {
                     let result = self.end(ending);
+                    let ended = self.ended.clone();
+                    // The files are let go of before the lock is.
+                    drop(self);
                     // Nobody waits for it any more if the handle was dropped.
-                    let _ = self.ended.send(result);
+                    let _ = ended.send(result);
                     return;
                 }
             }
