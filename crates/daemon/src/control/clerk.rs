@@ -563,8 +563,14 @@ mod tests {
             record: record(seq, endpoint, "dead"),
             reason: ErrorCode::Rejected,
             detail: "no".to_owned(),
-            died_unix_us: 2_000_000,
+            died_unix_us: now_unix_s() * 1_000_000,
         }))
+    }
+
+    /// What is long past is not kept long.
+    fn now_unix_s() -> u64 {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        unix.unwrap().as_secs()
     }
 
     fn waiting(endpoint: &str, after: Option<u64>, limit: usize) -> Look {
@@ -692,8 +698,9 @@ mod tests {
     #[test]
     fn the_history_is_searched_and_paged() {
         let mut world = World::new();
+        let begin_s = now_unix_s();
         let entry = |n: u64, to: &str| HistoryEntry {
-            unix_us: n * 1_000_000,
+            unix_us: (begin_s + n) * 1_000_000,
             payload: Bytes::from(
                 json!({"id": format!("m{n}"), "to": to, "from": "x", "body": "b"}).to_string(),
             ),
@@ -723,7 +730,7 @@ mod tests {
         }
         let (ids, next, entries) = ask(of_a(None));
         assert_eq!(ids, ["m1", "m2"]);
-        assert_eq!(entries[0]["ts"], 1.0);
+        assert_eq!(entries[0]["ts"], begin_s as f64 + 1.0);
         assert_eq!(
             (&entries[0]["outcome"], &entries[0]["place"]),
             (&json!("accepted"), &json!("history"))
@@ -731,7 +738,8 @@ mod tests {
         let (ids, next, _) = ask(of_a(next));
         assert_eq!(ids, ["m3", "m4"]);
         assert_eq!(ask(of_a(next)).0, ["m5"]);
-        let since = HistoryQuery { since: Some(5.0), until: Some(6.5), ..HistoryQuery::default() };
+        let (since, until) = (Some(begin_s as f64 + 5.0), Some(begin_s as f64 + 6.5));
+        let since = HistoryQuery { since, until, ..HistoryQuery::default() };
         assert_eq!(ask(since).0, ["m6", "m5"]);
         let strange = HistoryQuery { after: Some("zebra".to_owned()), ..HistoryQuery::default() };
         assert_eq!(world.answer(Look::History(strange))["code"], "invalid_field");
