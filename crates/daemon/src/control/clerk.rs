@@ -15,7 +15,7 @@ use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::Record;
 use hermes_bus_proto::{EndpointName, ErrorCode};
 use hermes_bus_store::{
-    Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Sorting, Unavailable,
+    Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Seen, Sorting, Unavailable,
 };
 
 use super::text::{self, Members, PAGE_BYTES_MAX, PAGE_ITEMS, PAGE_ITEMS_MAX, Page};
@@ -77,6 +77,8 @@ pub(crate) enum Outcome {
     Answer { key: SessionKey, frame: Vec<u8> },
     /// Add what only the routing thread knows of the store, and answer.
     Figures { asker: Asker, figures: Figures },
+    /// Answer with what the router knows and with this.
+    Traced { question: Question, seen: Vec<Seen> },
     /// Let go of these messages (their `seq`s and lengths), and answer with these members.
     Drain { asker: Asker, endpoint: EndpointName, messages: Vec<(u64, usize)>, answer: Members },
     /// Try these dead letters again or drop them, then go on with the errand if it has more.
@@ -270,7 +272,7 @@ fn carry_out(job: Job) -> Outcome {
                 tracing::warn!(target: target::STORE, "{error}");
                 Vec::new()
             });
-            return Outcome::Answer { key: question.key, frame: question.answer(seen) };
+            return Outcome::Traced { question, seen };
         }
     };
     looked.unwrap_or_else(|error| {
@@ -462,7 +464,7 @@ mod tests {
     use hermes_bus_core::storage::{
         Answer, DeadLetter, Keep, Order, Sender as MessageSender, Ticket,
     };
-    use hermes_bus_store::{Depth, HistoryEntry, Opened, Options, Store};
+    use hermes_bus_store::{Depth, HistoryEntry, Opened, Options, Step, Store};
     use serde_json::{Value, json};
 
     use super::*;
@@ -756,11 +758,9 @@ mod tests {
             known: Traced::default(),
         };
         world.clerk.trace(question, "m1".to_owned(), &world.path).unwrap();
-        let Outcome::Answer { frame, .. } = world.outcome() else { panic!("an answer") };
-        let states = said(&frame)["states"].clone();
-        let words: Vec<&str> =
-            states.as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
-        assert_eq!(words, ["accepted", "stored"]);
+        let Outcome::Traced { seen, .. } = world.outcome() else { panic!("a trace") };
+        let steps: Vec<Step> = seen.iter().map(|one| one.step).collect();
+        assert_eq!(steps, [Step::Accepted, Step::Stored]);
     }
 
     #[test]
