@@ -366,7 +366,7 @@ impl Storage {
         store.submit(orders);
     }
 
-    /// What the store has to say to the router. What people should know of it is logged.
+    /// What the store has to say to the router. What it has to say to people is logged.
     pub(crate) fn take_answers(&mut self, now: Instant) -> Vec<Answer> {
         let State::Open(store) = &self.state else { return Vec::new() };
         store.take_notices().iter().for_each(log_notice);
@@ -383,17 +383,8 @@ impl Storage {
                     }
                 }
                 Answer::Refused { tickets, .. } => self.tally.refused += tickets.len() as u64,
-                Answer::Trouble(Some(why)) => {
-                    tracing::error!(
-                        target: target::STORE,
-                        "nothing can be written to disk for now, and what must be kept is refused: {why}"
-                    );
-                    self.trouble = Some(why.clone());
-                }
-                Answer::Trouble(None) => {
-                    tracing::warn!(target: target::STORE, "messages are written to disk again");
-                    self.trouble = None;
-                }
+                // The router has it logged.
+                Answer::Trouble(why) => self.trouble.clone_from(why),
                 Answer::Loaded { .. } | Answer::Overdue(_) => {}
             }
         }

@@ -15,7 +15,7 @@ use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::Record;
 use hermes_bus_proto::{EndpointName, ErrorCode};
 use hermes_bus_store::{
-    Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Sorting, Unavailable,
+    Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Seen, Sorting, Unavailable,
 };
 
 use super::text::{self, Members, PAGE_BYTES_MAX, PAGE_ITEMS, PAGE_ITEMS_MAX, Page};
@@ -77,6 +77,8 @@ pub(crate) enum Outcome {
     Answer { key: SessionKey, frame: Vec<u8> },
     /// Add what only the routing thread knows of the store, and answer.
     Figures { asker: Asker, figures: Figures },
+    /// Answer with what the router knows and with this.
+    Traced { question: Question, seen: Vec<Seen> },
     /// Let go of these messages (their `seq`s and lengths), and answer with these members.
     Drain { asker: Asker, endpoint: EndpointName, messages: Vec<(u64, usize)>, answer: Members },
     /// Try these dead letters again or drop them, then go on with the errand if it has more.
@@ -270,7 +272,7 @@ fn carry_out(job: Job) -> Outcome {
                 tracing::warn!(target: target::STORE, "{error}");
                 Vec::new()
             });
-            return Outcome::Answer { key: question.key, frame: question.answer(seen) };
+            return Outcome::Traced { question, seen };
         }
     };
     looked.unwrap_or_else(|error| {
@@ -462,7 +464,7 @@ mod tests {
     use hermes_bus_core::storage::{
         Answer, DeadLetter, Keep, Order, Sender as MessageSender, Ticket,
     };
-    use hermes_bus_store::{Depth, HistoryEntry, Opened, Options, Store};
+    use hermes_bus_store::{Depth, HistoryEntry, Opened, Options, Step, Store};
     use serde_json::{Value, json};
 
     use super::*;
@@ -563,8 +565,14 @@ mod tests {
             record: record(seq, endpoint, "dead"),
             reason: ErrorCode::Rejected,
             detail: "no".to_owned(),
-            died_unix_us: 2_000_000,
+            died_unix_us: now_unix_s() * 1_000_000,
         }))
+    }
+
+    /// What is long past is not kept long.
+    fn now_unix_s() -> u64 {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        unix.unwrap().as_secs()
     }
 
     fn waiting(endpoint: &str, after: Option<u64>, limit: usize) -> Look {
@@ -692,8 +700,9 @@ mod tests {
     #[test]
     fn the_history_is_searched_and_paged() {
         let mut world = World::new();
+        let begin_s = now_unix_s();
         let entry = |n: u64, to: &str| HistoryEntry {
-            unix_us: n * 1_000_000,
+            unix_us: (begin_s + n) * 1_000_000,
             payload: Bytes::from(
                 json!({"id": format!("m{n}"), "to": to, "from": "x", "body": "b"}).to_string(),
             ),
@@ -723,7 +732,7 @@ mod tests {
         }
         let (ids, next, entries) = ask(of_a(None));
         assert_eq!(ids, ["m1", "m2"]);
-        assert_eq!(entries[0]["ts"], 1.0);
+        assert_eq!(entries[0]["ts"], begin_s as f64 + 1.0);
         assert_eq!(
             (&entries[0]["outcome"], &entries[0]["place"]),
             (&json!("accepted"), &json!("history"))
@@ -731,7 +740,8 @@ mod tests {
         let (ids, next, _) = ask(of_a(next));
         assert_eq!(ids, ["m3", "m4"]);
         assert_eq!(ask(of_a(next)).0, ["m5"]);
-        let since = HistoryQuery { since: Some(5.0), until: Some(6.5), ..HistoryQuery::default() };
+        let (since, until) = (Some(begin_s as f64 + 5.0), Some(begin_s as f64 + 6.5));
+        let since = HistoryQuery { since, until, ..HistoryQuery::default() };
         assert_eq!(ask(since).0, ["m6", "m5"]);
         let strange = HistoryQuery { after: Some("zebra".to_owned()), ..HistoryQuery::default() };
         assert_eq!(world.answer(Look::History(strange))["code"], "invalid_field");
@@ -748,11 +758,9 @@ mod tests {
             known: Traced::default(),
         };
         world.clerk.trace(question, "m1".to_owned(), &world.path).unwrap();
-        let Outcome::Answer { frame, .. } = world.outcome() else { panic!("an answer") };
-        let states = said(&frame)["states"].clone();
-        let words: Vec<&str> =
-            states.as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
-        assert_eq!(words, ["accepted", "stored"]);
+        let Outcome::Traced { seen, .. } = world.outcome() else { panic!("a trace") };
+        let steps: Vec<Step> = seen.iter().map(|one| one.step).collect();
+        assert_eq!(steps, [Step::Accepted, Step::Stored]);
     }
 
     #[test]

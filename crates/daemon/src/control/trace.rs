@@ -34,10 +34,17 @@ impl Question {
         Raw::new(&self.id).text().ok().map(std::borrow::Cow::into_owned)
     }
 
-    /// The whole answer: a frame. `seen` is what stands on disk.
-    pub(crate) fn answer(self, seen: Vec<Seen>) -> Vec<u8> {
+    /// The whole answer: a frame. `seen` is what stands on disk, `is_present` says whether an endpoint
+    /// has a session.
+    pub(crate) fn answer(
+        self,
+        seen: Vec<Seen>,
+        is_present: impl Fn(&EndpointName) -> bool,
+    ) -> Vec<u8> {
         let Question { id, req, known, .. } = self;
-        let Traced { states, standings } = known;
+        let Traced { states, mut standings } = known;
+        let only_on_disk = waiting_on_disk(&seen, &standings, is_present);
+        standings.extend(only_on_disk);
         let known: Vec<State> = states
             .into_iter()
             .map(|state| State {
@@ -64,6 +71,40 @@ impl Question {
         control::traced(&mut frame, Raw::new(&id), states, &further, req);
         frame
     }
+}
+
+/// Of the messages that stand on disk and are not at their end, those that the router has not in memory.
+fn waiting_on_disk(
+    seen: &[Seen],
+    in_memory: &[Standing],
+    is_present: impl Fn(&EndpointName) -> bool,
+) -> Vec<Standing> {
+    let mut waiting: Vec<Standing> = Vec::new();
+    for one in seen.iter().filter(|one| one.step == Step::Stored) {
+        let has_ended = seen.iter().any(|other| {
+            other.step == Step::Ended && other.seq == one.seq && other.endpoint == one.endpoint
+        });
+        let is_told = in_memory.iter().chain(&waiting).any(|told| told.endpoint == one.endpoint);
+        if has_ended || is_told {
+            continue;
+        }
+        let name = one.endpoint.as_str();
+        let (blocked_by, next) = match is_present(&one.endpoint) {
+            true => (
+                format!("{name} has not dealt with what came before"),
+                format!("it is read from disk as soon as {name} has room"),
+            ),
+            false => (format!("{name} is away"), format!("it is handed over when {name} is back")),
+        };
+        waiting.push(Standing {
+            endpoint: one.endpoint.clone(),
+            place: "stored",
+            since_unix_us: one.unix_us,
+            blocked_by,
+            next,
+        });
+    }
+    waiting
 }
 
 fn standing(standing: &Standing) -> Value {
@@ -139,7 +180,7 @@ mod tests {
         let (id, req) = (Bytes::from_static(b"\"m1\""), Some(Bytes::from_static(b"7")));
         let question = Question { key: some_key(), id, req, known };
         assert_eq!(question.id_text().as_deref(), Some("m1"));
-        said(&question.answer(seen))
+        said(&question.answer(seen, |name| name.as_str() == "here"))
     }
 
     fn words(answer: &Value) -> Vec<(&str, f64)> {
@@ -166,6 +207,33 @@ mod tests {
         assert_eq!(words(&answer), expected);
         assert_eq!(answer["states"][2]["detail"], "2 times");
         assert_eq!(answer.get("standings"), None);
+    }
+
+    #[test]
+    fn who_blocks_what_waits_on_disk_is_told() {
+        let stored = |endpoint: &str| {
+            let one = seen(Step::Stored, Some(2_000_000), "");
+            vec![Seen { endpoint: name(endpoint), ..one }]
+        };
+        let answer = ask(Traced::default(), stored("gone"));
+        let standing = &answer["standings"][0];
+        assert_eq!((&standing["place"], &standing["since_ts"]), (&json!("stored"), &json!(2.0)));
+        assert_eq!(standing["blocked_by"], "gone is away");
+        let answer = ask(Traced::default(), stored("here"));
+        assert!(!answer["standings"][0]["blocked_by"].as_str().unwrap().contains("away"));
+        // What the router has in memory, it knows better; what has ended, waits for nothing.
+        let known = Standing {
+            endpoint: name("gone"),
+            place: "paused",
+            since_unix_us: None,
+            blocked_by: String::new(),
+            next: String::new(),
+        };
+        let answer = ask(Traced { states: Vec::new(), standings: vec![known] }, stored("gone"));
+        assert_eq!(answer["standings"].as_array().map(Vec::len), Some(1));
+        let mut ended = stored("gone");
+        ended.push(Seen { endpoint: name("gone"), ..seen(Step::Ended, Some(3), "acked") });
+        assert_eq!(ask(Traced::default(), ended).get("standings"), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hermes_bus_core::storage::Recovered;
 use hermes_bus_core::{Config, Mailbox, Member, SessionKey};
 use hermes_bus_proto::listing::Amount;
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, requests};
-use hermes_bus_store::Figures;
+use hermes_bus_store::{Figures, Seen};
 use serde_json::{Value, json};
 
 use super::Driver;
@@ -113,6 +113,7 @@ impl Driver {
     fn on_outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Answer { key, frame } => self.router.answer_admin(key, &frame),
+            Outcome::Traced { question, seen } => self.on_traced(question, seen),
             Outcome::Figures { asker, figures } => {
                 let mut answer = self.health();
                 add_figures(&mut answer, &figures);
@@ -245,8 +246,18 @@ impl Driver {
             _ => Err(Box::new(question)),
         };
         if let Err(question) = asked {
-            self.router.answer_admin(key, &question.answer(Vec::new()));
+            self.on_traced(*question, Vec::new());
         }
+    }
+
+    fn on_traced(&mut self, question: Question, seen: Vec<Seen>) {
+        let key = question.key;
+        let mailboxes = self.router.mailboxes();
+        let is_present = |name: &EndpointName| {
+            mailboxes.iter().any(|mailbox| mailbox.is_online && mailbox.endpoint == *name)
+        };
+        let frame = question.answer(seen, is_present);
+        self.router.answer_admin(key, &frame);
     }
 
     /// Whether a session is the bus's owner's: what stands on disk does not say whose it was.

@@ -214,6 +214,30 @@ const GROUPS: &[Group] = &[
         ]),
     },
     single("broadcasts", "broadcasts", "Messages to everyone."),
+    single("published", "published_messages", "Messages to topics."),
+    Group {
+        family: "followed_messages",
+        help: "Messages that are followed until something is proven, by what happened to them: \
+               ordered to be kept on disk, spilled to it because the receiver is slow, stored, \
+               acknowledged, given back, given to another member of the group, recognised as a \
+               repetition, given up, expired, removed by the bus's owner, buried as dead letters, \
+               taken in once more. A message can count in several.",
+        label: "step",
+        members: Members::Named(&[
+            ("kept", "kept"),
+            ("spilled", "spilled"),
+            ("stored", "stored"),
+            ("acked", "acked"),
+            ("nacked", "nacked"),
+            ("rerouted", "rerouted"),
+            ("repeated", "repeated"),
+            ("given_up", "given_up"),
+            ("expired", "expired"),
+            ("purged", "purged"),
+            ("dead_letters", "dead"),
+            ("retried", "retried"),
+        ]),
+    },
     single("receipts", "receipts", "Courtesy receipts given."),
     Group {
         family: "sender_waits",
