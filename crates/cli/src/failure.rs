@@ -113,6 +113,7 @@ impl Failure {
             ConnectError::NameTaken { .. } => ("name_taken", String::new()),
             ConnectError::Closed { .. } => ("closed", String::new()),
             ConnectError::NotABus { .. } => ("not_a_bus", String::new()),
+            ConnectError::NeedsLevel2 { .. } => ("needs_level_2", TOO_OLD.to_owned()),
         };
         Failure::new(code, format!("{}{advice}", harmless_line(&error.to_string())))
     }
@@ -123,11 +124,15 @@ impl Failure {
             CallError::Connect(error) => return Failure::connecting(error, bus.start_policy()),
             CallError::Refused { code, .. } => code,
             CallError::Message(refused) => refused.code().as_str(),
+            CallError::NeedsLevel2 { .. } => {
+                let what = format!("{error} (on {}){TOO_OLD}", bus.address());
+                return Failure::new("needs_level_2", what);
+            }
             CallError::NoAnswer(_) => {
                 let what = format!("{error} (on {}){HUNG}", bus.address());
                 return Failure::new("no_answer", what);
             }
-            CallError::Closed => "closed",
+            CallError::Closed | CallError::ClientClosed => "closed",
             CallError::Unexpected(_) => "unexpected",
             CallError::Io(_) => "io",
         };
@@ -139,16 +144,14 @@ impl Failure {
     /// not.
     pub async fn sending(error: &CallError, bus: &Bus, to: &str) -> Self {
         match error {
-            CallError::Refused { code, detail } if code == "endpoint_not_found" => {
-                let listing = bus.clone().start(Start::Never).list().await.ok();
-                Failure::unknown_endpoint(detail, to, listing.as_ref())
+            CallError::Refused { code, detail, suggestions } => {
+                Failure::refused(code, detail, suggestions, bus, to).await
             }
-            CallError::Refused { code, detail } => Failure::new(
-                code,
-                format!("the bus refused the message: {}", harmless_line(detail)),
-            ),
             CallError::Message(refused) => Failure::new(refused.code().as_str(), error.to_string()),
-            CallError::Connect(_) => Failure::asking(error, bus),
+            CallError::Connect(_) | CallError::ClientClosed => Failure::asking(error, bus),
+            CallError::NeedsLevel2 { .. } => {
+                Failure::asking(error, bus).adding(". It has taken the message")
+            }
             CallError::NoAnswer(_)
             | CallError::Closed
             | CallError::Unexpected(_)
@@ -172,6 +175,28 @@ impl Failure {
         }
     }
 
+    /// A message that the bus refused. Looks who is there where the endpoint is not, unless the bus
+    /// says whom it knows.
+    async fn refused(
+        code: &str,
+        detail: &str,
+        suggestions: &[String],
+        bus: &Bus,
+        to: &str,
+    ) -> Self {
+        if code != "endpoint_not_found" {
+            let text = format!("the bus refused the message: {}", harmless_line(detail));
+            return Failure::new(code, text);
+        }
+        if suggestions.is_empty() {
+            let listing = bus.clone().start(Start::Never).list().await.ok();
+            return Failure::unknown_endpoint(detail, to, listing.as_ref());
+        }
+        let names = quoted_list(suggestions.iter().map(|name| harmless_line(name)));
+        let text = format!("{}{}", harmless_line(detail), did_you_mean(&names));
+        Failure { suggestions: suggestions.to_vec(), ..Failure::new(code, text) }
+    }
+
     fn unknown_endpoint(detail: &str, to: &str, listing: Option<&Listing>) -> Self {
         let names: Vec<&str> = listing
             .iter()
@@ -184,7 +209,7 @@ impl Failure {
         let advice = if listing.is_none() {
             String::new()
         } else if !near.is_empty() {
-            format!(". Did you mean {}?", listed(&near).replace(", ", " or "))
+            did_you_mean(&listed(&near))
         } else if names.is_empty() {
             ". No endpoint is connected".to_owned()
         } else {
@@ -195,6 +220,13 @@ impl Failure {
         Failure { suggestions, ..Failure::new("endpoint_not_found", text) }
     }
 }
+
+fn did_you_mean(names: &str) -> String {
+    format!(". Did you mean {}?", names.replace(", ", " or "))
+}
+
+/// What to do about a bus that is too old.
+const TOO_OLD: &str = ". 'hermes-busd restart' starts the installed one";
 
 /// What to do about a bus that does not answer.
 pub const HUNG: &str = ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus";

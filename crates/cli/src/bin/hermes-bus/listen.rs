@@ -154,6 +154,10 @@ fn tell(event: &Event) {
         Event::Refused { code, detail, .. } => {
             note(&format!("hermes-bus: the bus says: {} ({code})", harmless_line(detail)));
         }
+        Event::Gap(gap) => {
+            let source = harmless_line(&gap.source);
+            note(&format!("hermes-bus: {} of the {source} messages were missed", gap.count));
+        }
         // Not at once: a bus that is restarted is away for a moment.
         Event::RetryFailed { attempts: 4, error } => {
             note(&format!("hermes-bus: {}; waiting for it", harmless_line(error)));
