@@ -12,17 +12,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hermes_bus_proto::control;
-use hermes_bus_proto::limits::DEDUP_ID_BYTES_MAX;
+use hermes_bus_proto::limits::{ACK_ENTRIES_MAX, DEDUP_ID_BYTES_MAX, REASON_BYTES_MAX};
 use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::message::Message;
 use crate::options::Repeats;
-
-/// Most numbers in one `ack`.
-const BATCH: usize = 4_096;
-/// Most bytes of a reason.
-const REASON_BYTES_MAX: usize = 4 * 1024;
 
 /// What is settled, and what was.
 #[derive(Debug)]
@@ -124,7 +119,7 @@ impl Acks {
             (std::mem::take(&mut state.acked), std::mem::take(&mut state.given_back));
         drop(state);
         let mut frames = Vec::new();
-        for seqs in acked.chunks(BATCH) {
+        for seqs in acked.chunks(ACK_ENTRIES_MAX) {
             control::append_text(&mut frames, &json!({"type": "ack", "seqs": seqs}).to_string());
         }
         for GivenBack { seq, reason, requeue } in given_back {

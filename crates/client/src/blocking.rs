@@ -59,7 +59,7 @@ impl Bus {
     }
 
     /// See [`crate::Bus::trace`].
-    pub fn trace(&self, id: &str) -> Result<Trace, CallError> {
+    pub fn trace(&self, id: impl Into<serde_json::Value>) -> Result<Trace, CallError> {
         self.runtime.block_on(self.bus.trace(id))
     }
 
@@ -93,7 +93,11 @@ impl Connection<'_> {
     }
 
     /// See [`crate::Connection::trace`].
-    pub fn trace(&mut self, id: &str, patience: Duration) -> Result<Trace, CallError> {
+    pub fn trace(
+        &mut self,
+        id: impl Into<serde_json::Value>,
+        patience: Duration,
+    ) -> Result<Trace, CallError> {
         self.runtime.block_on(self.connection.trace(id, patience))
     }
 
@@ -199,7 +203,7 @@ impl Client {
     }
 
     /// See [`crate::Client::trace`].
-    pub fn trace(&self, id: &str) -> Result<Trace, CallError> {
+    pub fn trace(&self, id: impl Into<serde_json::Value>) -> Result<Trace, CallError> {
         self.runtime.block_on(self.client.trace(id))
     }
 

@@ -120,7 +120,7 @@ impl Bus {
     }
 
     /// Where a message is. See [`Connection::trace`].
-    pub async fn trace(&self, id: &str) -> Result<Trace, CallError> {
+    pub async fn trace(&self, id: impl Into<serde_json::Value>) -> Result<Trace, CallError> {
         self.open().await?.trace(id, self.patience).await
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hermes_bus_proto::Object;
 use hermes_bus_proto::control::{self, Status};
+use hermes_bus_proto::requests::Watch;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -25,7 +26,7 @@ use crate::outbox::{self, Outbox, Progress};
 use crate::receipts::{Outstanding, Receipts};
 use crate::requests::Requests;
 use crate::session::{self, Driver};
-use crate::sighting::{Seen, Sightings, Watch};
+use crate::sighting::{Seen, Sightings};
 use crate::trace::Trace;
 
 /// How often a session gives a sign of life. The bus closes sessions after 90 s of silence.
@@ -466,7 +467,7 @@ impl Client {
     }
 
     /// Where a message is. See [`crate::Connection::trace`].
-    pub async fn trace(&self, id: &str) -> Result<Trace, CallError> {
+    pub async fn trace(&self, id: impl Into<Value>) -> Result<Trace, CallError> {
         let mut request = Map::new();
         request.insert("id".to_owned(), id.into());
         let answer = self.ask("trace", request, "traces").await?;

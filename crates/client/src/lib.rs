@@ -78,14 +78,16 @@ pub use error::{CallError, ConnectError, ReceiptError, RequestError, SendError};
 pub use event::{Event, Events, WhyLost};
 pub use hermes_bus_proto::control::Status;
 pub use hermes_bus_proto::listing::Listing;
+pub use hermes_bus_proto::nearest;
+pub use hermes_bus_proto::requests::{TapMode, Watch};
 pub use hermes_bus_proto::topic::AddressError;
 pub use inbox::{Inbox, QueueLimits, WhenFull};
 pub use message::{BodyError, Message, Outgoing, Sender};
-pub use names::{nearest, quoted_list};
+pub use names::quoted_list;
 pub use options::{
     Acknowledge, Conflict, Repeats, Subscriptions, Welcome, group_address, topic_address,
 };
 pub use receipts::{Outstanding, Receipt};
-pub use sighting::{Gap, Presence, Sighting, Sightings, Tap, Tapped, Watch};
+pub use sighting::{Gap, Presence, Sighting, Sightings, Tapped};
 pub use start::{Start, StartError, executables_on_path};
 pub use trace::{Trace, TraceState};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hermes_bus_proto::requests::Watch;
 use hermes_bus_proto::{FrameError, Object, control};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -27,7 +28,7 @@ use crate::message::Message;
 use crate::options::{Conflict, Welcome};
 use crate::outbox::{Arrivals, Writing};
 use crate::receipts::Again;
-use crate::sighting::{Gap, Presence, Sighting, Tapped, Watch};
+use crate::sighting::{Gap, Presence, Sighting, Tapped};
 use crate::transport::Stream;
 
 /// A session that lasted this long was a good one: the next attempt to connect comes soon.

@@ -12,38 +12,6 @@ use hermes_bus_proto::Object;
 use crate::inbox::{Pushed, Queue, QueueLimits, Weigh, WhenFull};
 use crate::message::{Message, one_line};
 
-/// What a client wants to see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Watch {
-    /// Endpoints that come and go.
-    pub presence: bool,
-    /// Messages as they are routed. Only for the bus's own user and root.
-    pub tap: Tap,
-}
-
-/// How much of each routed message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tap {
-    /// Nothing.
-    #[default]
-    None,
-    /// Its envelope and size.
-    Envelopes,
-    /// All of it.
-    Messages,
-}
-
-impl Tap {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Tap::None => "none",
-            Tap::Envelopes => "envelopes",
-            Tap::Messages => "messages",
-        }
-    }
-}
-
 /// Something that was seen.
 #[derive(Clone, Debug)]
 pub enum Sighting {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use hermes_bus_client::memory::{self, BusSide, ServerSession};
 use hermes_bus_client::{
     Acknowledge, Bus, CallError, Client, ClientBuilder, Conflict, ConnectError, Event, Events, Gap,
-    Inbox, Message, Outgoing, QueueLimits, ReceiptError, Repeats, SendError, Sighting, Status, Tap,
-    Watch, WhenFull, WhyLost,
+    Inbox, Message, Outgoing, QueueLimits, ReceiptError, Repeats, SendError, Sighting, Status,
+    TapMode, Watch, WhenFull, WhyLost,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
@@ -651,7 +651,7 @@ async fn a_request_that_is_refused_or_cut_off_says_so_and_nobody_else_hears_of_i
 async fn a_watcher_sees_who_comes_and_what_goes_through_in_every_session() {
     let mut scene = scene().await;
     let client = scene.client.clone();
-    let watch = Watch { presence: true, tap: Tap::Envelopes };
+    let watch = Watch { presence: true, tap: TapMode::Envelopes };
     let watching = json!({"type": "watching", "presence": true, "tap": "envelopes"});
     let asking = async move { client.watch(watch).await };
     let (asked, sightings) = answered(&mut scene, asking, watching).await;

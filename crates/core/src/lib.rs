@@ -27,15 +27,25 @@ mod counters;
 mod courtesy;
 mod effects;
 mod endpoint;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod gaps;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod groups;
 mod handover;
 mod histogram;
 mod impatience;
 mod intake;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod known;
 mod ledger;
 mod linger;
 mod names;
 mod outbox;
 mod pace;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod presence;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod repetitions;
 mod router;
 mod routing;
 mod session;
@@ -43,6 +53,12 @@ pub mod storage;
 mod tap;
 mod time;
 mod timers;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod topics;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod trace;
+#[allow(dead_code, reason = "to be wired into the router")]
+mod watchers;
 
 pub use config::{Config, Protection};
 pub use counters::Counters;

@@ -12,8 +12,8 @@ use core::time::Duration;
 
 use serde_json::Value;
 
-use crate::envelope::Raw;
-use crate::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use crate::envelope::{Envelope, Raw};
+use crate::limits::{ECHOED_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::name::{EndpointName, json_string};
 use crate::{ErrorCode, FrameError, frame};
 
@@ -66,12 +66,17 @@ pub fn welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
 fn answer(out: &mut Vec<u8>, members: &[u8], req: Option<Raw<'_>>) {
     frame::append(out, |out| {
         out.extend_from_slice(members);
-        if let Some(req) = req {
-            out.extend_from_slice(b", \"req\": ");
-            out.extend_from_slice(req.as_bytes());
-        }
+        append_req(out, req);
         out.push(b'}');
     });
+}
+
+/// A question may be called what it likes, as long as the answer is a frame.
+fn append_req(out: &mut Vec<u8>, req: Option<Raw<'_>>) {
+    if let Some(req) = req.filter(|req| req.as_bytes().len() <= ECHOED_BYTES_MAX) {
+        out.extend_from_slice(b", \"req\": ");
+        out.extend_from_slice(req.as_bytes());
+    }
 }
 
 /// bus → client: why the bus is about to close a level 2 session.
@@ -136,6 +141,87 @@ pub fn gap(out: &mut Vec<u8>, source: &str, count: u64, bytes: u64) {
             "{{\"type\": \"gap\", \"source\": \"{source}\", \"count\": {count}, \"bytes\": {bytes}}}"
         ),
     );
+}
+
+/// bus → watcher: a message that was routed, whole, as a level 1 receiver gets it. `outcome` is the
+/// word for what became of it.
+pub fn tap(out: &mut Vec<u8>, outcome: &str, message: &[u8]) {
+    frame::append(out, |out| {
+        append_tap_head(out, outcome);
+        out.extend_from_slice(b", \"message\": ");
+        out.extend_from_slice(message);
+        out.push(b'}');
+    });
+}
+
+/// bus → watcher: who wrote to whom, and how much. Of the message there are the values of its `id`,
+/// `to`, `from`, `ts` and `reply_to`, as they came, but never its body.
+pub fn tap_envelope(out: &mut Vec<u8>, outcome: &str, message: &Envelope<'_>) {
+    const KEYS: [&str; 5] = ["id", "to", "from", "ts", "reply_to"];
+    frame::append(out, |out| {
+        append_tap_head(out, outcome);
+        let bytes = message.payload().len();
+        out.extend_from_slice(format!(", \"bytes\": {bytes}, \"envelope\": {{").as_bytes());
+        let values = KEYS.into_iter().zip(message.members(KEYS));
+        let mut separator = "";
+        for (key, value) in values.filter_map(|(key, value)| Some((key, value?))) {
+            out.extend_from_slice(format!("{separator}\"{key}\": ").as_bytes());
+            out.extend_from_slice(value.as_bytes());
+            separator = ", ";
+        }
+        out.extend_from_slice(b"}}");
+    });
+}
+
+fn append_tap_head(out: &mut Vec<u8>, outcome: &str) {
+    out.extend_from_slice(b"{\"type\": \"tap\", \"outcome\": \"");
+    out.extend_from_slice(outcome.as_bytes());
+    out.push(b'"');
+}
+
+/// A state of a message, as `traced` lists it.
+#[derive(Clone, Copy, Debug)]
+pub struct TracedState<'a> {
+    /// The word for it.
+    pub state: &'a str,
+    /// When, in microseconds of Unix time.
+    pub unix_us: u64,
+    /// The endpoint that it happened at.
+    pub endpoint: Option<&'a EndpointName>,
+    /// What is to be said about it, for people; or an error code.
+    pub detail: Option<&'a str>,
+}
+
+/// bus → client: where a message is, the answer to `trace`. `id` is that of the message, as it was
+/// asked for; `further` are members beside the states.
+pub fn traced<'s>(
+    out: &mut Vec<u8>,
+    id: Raw<'_>,
+    states: impl IntoIterator<Item = TracedState<'s>>,
+    further: &serde_json::Map<String, Value>,
+    req: Option<Raw<'_>>,
+) {
+    let states: Vec<String> = states.into_iter().map(|state| state.to_json()).collect();
+    let mut members = b"{\"type\": \"traced\", \"id\": ".to_vec();
+    members.extend_from_slice(id.as_bytes());
+    members.extend_from_slice(format!(", \"states\": [{}]", states.join(", ")).as_bytes());
+    for (key, value) in further {
+        members.extend_from_slice(format!(", {}: {value}", json_string(key)).as_bytes());
+    }
+    answer(out, &members, req);
+}
+
+impl TracedState<'_> {
+    fn to_json(self) -> String {
+        let TracedState { state, unix_us, endpoint, detail } = self;
+        let ts = unix_seconds(unix_us);
+        let endpoint = endpoint.map_or_else(|| "null".to_owned(), EndpointName::to_json);
+        let detail = detail.map_or_else(|| "null".to_owned(), json_string);
+        format!(
+            "{{\"state\": \"{state}\", \"ts\": {ts}, \"endpoint\": {endpoint}, \
+             \"detail\": {detail}}}"
+        )
+    }
 }
 
 /// Unix time in seconds, as the bus writes it.
@@ -253,11 +339,7 @@ impl Further<'_> {
             let names: Vec<String> = suggestions.iter().map(EndpointName::to_json).collect();
             out.extend_from_slice(format!(", \"suggestions\": [{}]", names.join(", ")).as_bytes());
         }
-        // A question may repeat what it likes, as long as the answer is a frame.
-        if let Some(req) = req.filter(|req| req.as_bytes().len() <= ERROR_FIXED_BYTES) {
-            out.extend_from_slice(b", \"req\": ");
-            out.extend_from_slice(req.as_bytes());
-        }
+        append_req(out, *req);
     }
 }
 
@@ -426,4 +508,67 @@ pub fn message(out: &mut Vec<u8>, fields: &MessageFields<'_>) -> Result<(), Fram
     }
     out[start..start + HEADER_BYTES].copy_from_slice(&frame::header(payload_bytes));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The one frame that was appended, as JSON.
+    fn frame(append: impl FnOnce(&mut Vec<u8>)) -> Value {
+        let mut out = Vec::new();
+        append(&mut out);
+        let (header, payload) = out.split_at(HEADER_BYTES);
+        assert_eq!(header, frame::header(payload.len()));
+        serde_json::from_slice(payload).expect("it is JSON")
+    }
+
+    #[test]
+    fn a_tap_shows_the_whole_message_or_its_envelope() {
+        let message = br#"{"type": "message", "body": {"id": "inner"}, "to": "b", "id": 7, "reply_to": null, "extra": 1}"#;
+        let whole: Value = serde_json::from_slice(message).expect("it is JSON");
+        assert_eq!(
+            frame(|out| tap(out, "accepted", message)),
+            json!({"type": "tap", "outcome": "accepted", "message": whole})
+        );
+        let envelope = Envelope::scan(message).expect("it is a message");
+        assert_eq!(
+            frame(|out| tap_envelope(out, "held", &envelope)),
+            json!({"type": "tap", "outcome": "held", "bytes": message.len(),
+                   "envelope": {"id": 7, "to": "b", "reply_to": null}})
+        );
+        let bare = Envelope::scan(b"{\"type\": \"message\"}").expect("it is a message");
+        assert_eq!(frame(|out| tap_envelope(out, "held", &bare))["envelope"], json!({}));
+    }
+
+    #[test]
+    fn a_trace_lists_states_and_what_else_is_known_and_repeats_short_names_only() {
+        let worker = EndpointName::level_1("a \"worker\"").expect("a name");
+        let states = [
+            TracedState { state: "accepted", unix_us: 1_000_001, endpoint: None, detail: None },
+            TracedState {
+                state: "dead",
+                unix_us: 2_500_000,
+                endpoint: Some(&worker),
+                detail: Some("receiver_gone"),
+            },
+        ];
+        let mut further = serde_json::Map::new();
+        further.insert("left_out".to_owned(), json!(3));
+        let (id, req) = (Raw::new(b"\"x\""), Some(Raw::new(b"5")));
+        assert_eq!(
+            frame(|out| traced(out, id, states, &further, req)),
+            json!({"type": "traced", "id": "x", "left_out": 3, "req": 5, "states": [
+                {"state": "accepted", "ts": 1.000001, "endpoint": null, "detail": null},
+                {"state": "dead", "ts": 2.5, "endpoint": "a \"worker\"", "detail": "receiver_gone"},
+            ]})
+        );
+        let long = format!("\"{}\"", "r".repeat(ECHOED_BYTES_MAX));
+        let req = Some(Raw::new(long.as_bytes()));
+        let answer = frame(|out| subscribed(out, &[], &[], req));
+        assert_eq!(answer, json!({"type": "subscribed", "topics": [], "groups": []}), "too long");
+        let nothing = frame(|out| traced(out, id, [], &serde_json::Map::new(), None));
+        assert_eq!(nothing, json!({"type": "traced", "id": "x", "states": []}));
+    }
 }

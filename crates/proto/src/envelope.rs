@@ -100,6 +100,11 @@ impl<'a> Raw<'a> {
         core::str::from_utf8(self.0).ok()?.parse().ok()
     }
 
+    /// The whole number from 0 on that this is, if it is one that fits.
+    pub fn whole_number(self) -> Option<u64> {
+        core::str::from_utf8(self.0).ok()?.parse().ok()
+    }
+
     /// Appends this value as Python's `str()` shows it, escaped for use inside a JSON string.
     pub fn append_shown_by_python(self, out: &mut Vec<u8>) {
         match self.0 {
@@ -281,15 +286,21 @@ impl<'a> Envelope<'a> {
     /// The value of any other member. This reads the payload once more: for what is rarely asked for.
     #[cold]
     pub fn member(&self, key: &str) -> Option<Raw<'a>> {
-        let mut found = None;
-        let mut walker = Walker::at_object(self.payload).ok()?;
-        walker
-            .members(|name, value| {
-                if Raw(name).is_text(key) {
-                    found = Some(Raw(value));
-                }
-            })
-            .ok()?;
+        let [value] = self.members([key]);
+        value
+    }
+
+    /// The values of several other members, in the order of their keys. This reads the payload once
+    /// more.
+    pub fn members<const N: usize>(&self, keys: [&str; N]) -> [Option<Raw<'a>>; N] {
+        let mut found = [None; N];
+        let mut walker = Walker::at_object(self.payload).expect("it was scanned before");
+        let walked = walker.members(|name, value| {
+            if let Some(place) = keys.iter().position(|key| Raw(name).is_text(key)) {
+                found[place] = Some(Raw(value));
+            }
+        });
+        debug_assert!(walked.is_ok(), "it was scanned before");
         found
     }
 

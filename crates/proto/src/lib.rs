@@ -9,6 +9,8 @@
 //! - [`name`]: endpoint names, and where a message is addressed to.
 //! - [`ask`]: what a message asks for besides being routed.
 //! - [`register`]: what a level 2 session asks for when it takes its name.
+//! - [`requests`]: what it asks for from then on.
+//! - [`similar`]: names that somebody may have meant.
 //! - [`topic`]: groups, topics and patterns.
 //! - [`control`]: the frames that the bus and its clients say to each other.
 //! - [`listing`]: what `list_endpoints` answers.
@@ -31,6 +33,8 @@ pub mod listing;
 pub mod name;
 pub mod object;
 pub mod register;
+pub mod requests;
+pub mod similar;
 pub mod topic;
 
 pub use ask::{Ask, InvalidField};
@@ -39,3 +43,4 @@ pub use error_code::ErrorCode;
 pub use frame::FrameError;
 pub use name::{Destination, EndpointName, NameError};
 pub use object::Object;
+pub use similar::nearest;

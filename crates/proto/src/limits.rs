@@ -47,3 +47,12 @@ pub const IN_FLIGHT_MAX: u32 = 65_536;
 
 /// Most groups, and most patterns, that one endpoint may hold.
 pub const SUBSCRIPTIONS_MAX: usize = 1_024;
+
+/// Most messages that one `ack` may list: as many as a session may have unacknowledged.
+pub const ACK_ENTRIES_MAX: usize = IN_FLIGHT_MAX as usize;
+
+/// Longest `reason` of a `nack`, in bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 4 * 1024;
+
+/// Longest `req` that an answer repeats, and longest `id` of a `trace`, in bytes of JSON.
+pub const ECHOED_BYTES_MAX: usize = 64 * 1024;

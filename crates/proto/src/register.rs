@@ -107,12 +107,12 @@ impl Options {
 
 /// Reads the `groups` of a request: none, if the key is missing.
 pub fn read_groups(value: Option<Raw<'_>>) -> Result<Vec<Box<str>>, String> {
-    read_list("groups", value, |text| topic::group(text))
+    read_list("groups", value, topic::group)
 }
 
 /// Reads the `topics` of a request: none, if the key is missing.
 pub fn read_topics(value: Option<Raw<'_>>) -> Result<Vec<Box<str>>, String> {
-    read_list("topics", value, |text| topic::pattern(text))
+    read_list("topics", value, topic::pattern)
 }
 
 fn read_list(
