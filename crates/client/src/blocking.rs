@@ -58,11 +58,6 @@ impl Bus {
         self.runtime.block_on(self.bus.list())
     }
 
-    /// See [`crate::Bus::trace`].
-    pub fn trace(&self, id: impl Into<serde_json::Value>) -> Result<Trace, CallError> {
-        self.runtime.block_on(self.bus.trace(id))
-    }
-
     /// See [`crate::Bus::ping`].
     pub fn ping(&self) -> Result<Duration, CallError> {
         self.runtime.block_on(self.bus.ping())
@@ -90,15 +85,6 @@ impl Connection<'_> {
     /// See [`crate::Connection::list`].
     pub fn list(&mut self, patience: Duration) -> Result<Listing, CallError> {
         self.runtime.block_on(self.connection.list(patience))
-    }
-
-    /// See [`crate::Connection::trace`].
-    pub fn trace(
-        &mut self,
-        id: impl Into<serde_json::Value>,
-        patience: Duration,
-    ) -> Result<Trace, CallError> {
-        self.runtime.block_on(self.connection.trace(id, patience))
     }
 
     /// See [`crate::Connection::admin`].

@@ -19,7 +19,6 @@ use crate::inbox::Inbox;
 use crate::message::{Outgoing, new_id};
 use crate::receipts::Receipt;
 use crate::start::{self, Start};
-use crate::trace::Trace;
 use crate::transport::{Transport, UnixSocket};
 
 /// How long a bus may take to answer, unless said otherwise.
@@ -117,11 +116,6 @@ impl Bus {
     /// Who is connected.
     pub async fn list(&self) -> Result<Listing, CallError> {
         self.open().await?.list(self.patience).await
-    }
-
-    /// Where a message is. See [`Connection::trace`].
-    pub async fn trace(&self, id: impl Into<serde_json::Value>) -> Result<Trace, CallError> {
-        self.open().await?.trace(id, self.patience).await
     }
 
     /// How long the bus takes to answer, on a connection that stands already.

@@ -466,7 +466,8 @@ impl Client {
         }
     }
 
-    /// Where a message is. See [`crate::Connection::trace`].
+    /// Where a message is, by its id, a string or a number: what happened to it, oldest first. Of
+    /// messages of others only the bus's own user and root hear. Level 2.
     pub async fn trace(&self, id: impl Into<Value>) -> Result<Trace, CallError> {
         let mut request = Map::new();
         request.insert("id".to_owned(), id.into());
@@ -568,7 +569,7 @@ impl Client {
     ) -> Result<Message, RequestError> {
         let mut message = message.clone();
         message.from.get_or_insert_with(|| self.shared.name().to_owned());
-        let id = message.id.get_or_insert_with(new_id).clone();
+        let id = message.ensure_id().to_owned();
         let (reply, waiting) = oneshot::channel();
         {
             let mut requests = self.shared.requests();

@@ -9,13 +9,12 @@ use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::{ADDED_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use hermes_bus_proto::listing::{self, Level, Listing};
 use hermes_bus_proto::{FrameError, Object, control};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::error::CallError;
 use crate::receipts::suggestions;
-use crate::trace::Trace;
 use crate::transport::Stream;
 
 /// Room that is made for what is read at a time.
@@ -71,21 +70,6 @@ impl Connection {
         let mut request = Vec::new();
         control::admin(&mut request, op, arguments);
         let answer = self.ask(&request, &[control::ADMIN_RESULT_TYPE], patience).await?;
-        serde_json::from_slice(answer.as_bytes())
-            .map_err(|error| CallError::Unexpected(error.to_string()))
-    }
-
-    /// Where a message is, by its id, a string or a number: what happened to it, oldest first. Of messages of others only
-    /// the bus's own user and root hear. A bus that only speaks level 1 does not answer.
-    pub async fn trace(
-        &mut self,
-        id: impl Into<Value>,
-        patience: Duration,
-    ) -> Result<Trace, CallError> {
-        let mut request = Vec::new();
-        let asked = json!({"type": "trace", "id": id.into(), "protocol": 2});
-        control::append_text(&mut request, &asked.to_string());
-        let answer = self.ask(&request, &["traced"], patience).await?;
         serde_json::from_slice(answer.as_bytes())
             .map_err(|error| CallError::Unexpected(error.to_string()))
     }

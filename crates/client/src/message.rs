@@ -272,6 +272,11 @@ impl Outgoing {
         self
     }
 
+    /// Its `id`; a new one, if none was set.
+    pub fn ensure_id(&mut self) -> &str {
+        self.id.get_or_insert_with(new_id)
+    }
+
     /// Says which message this one answers.
     pub fn reply_to(mut self, id: impl Into<String>) -> Self {
         self.reply_to = Some(id.into());

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// The answer to [`crate::Connection::trace`].
+/// The answer to [`crate::Client::trace`].
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Trace {
     /// The message's id.
