@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use hermes_bus_client::{
-    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, bus_directory,
-    nearest, quoted_list, socket_in,
+    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, Status,
+    bus_directory, nearest, quoted_list, socket_in,
 };
 use serde_json::{Value, json};
 
@@ -31,10 +31,53 @@ pub mod exit {
 pub fn receipt_json(to: &str, receipt: &Receipt) -> Value {
     let status = receipt.status.as_str();
     let mut object = json!({"ok": true, "to": to, "id": receipt.id, "status": status});
-    if let Some(endpoints) = receipt.endpoints {
-        object["endpoints"] = json!(endpoints);
+    if let Some(taken_by) = receipt.to.as_ref().filter(|taken_by| *taken_by != to) {
+        object["taken_by"] = json!(taken_by);
+    }
+    for (key, count) in [("endpoints", receipt.endpoints), ("failed", receipt.failed)] {
+        if let Some(count) = count {
+            object[key] = json!(count);
+        }
     }
     object
+}
+
+/// A message that was taken, in words: how far it came, with whom.
+pub fn receipt_words(to: &str, receipt: &Receipt) -> String {
+    let taken_by = receipt.to.as_deref().filter(|taken_by| *taken_by != to);
+    let whom = match (receipt.endpoints, taken_by) {
+        (Some(1), _) => "1 endpoint".to_owned(),
+        (Some(endpoints), _) => format!("{endpoints} endpoints"),
+        (None, Some(taken_by)) => {
+            format!("{} (of {})", harmless_line(taken_by), harmless_line(to))
+        }
+        (None, None) if to.is_empty() => "all endpoints".to_owned(),
+        (None, None) => harmless_line(to),
+    };
+    let how_far = match receipt.status {
+        Status::Accepted => "accepted for",
+        Status::Stored => "stored for",
+        Status::Delivered => "handed over to",
+        Status::Acked => "acknowledged by",
+    };
+    let failed = receipt.failed.filter(|failed| *failed > 0);
+    let failed = failed.map(|failed| format!(", but not with {failed} of them"));
+    format!("{how_far} {whom}{}", failed.unwrap_or_default())
+}
+
+/// Whether a message came as far as it was to: with everybody.
+pub fn is_success(receipt: &Receipt) -> bool {
+    receipt.failed.unwrap_or(0) == 0
+}
+
+/// The state that was waited for, in words.
+fn state_words(status: Status) -> &'static str {
+    match status {
+        Status::Accepted => "accepted",
+        Status::Stored => "stored",
+        Status::Delivered => "handed over",
+        Status::Acked => "acknowledged",
+    }
 }
 
 /// What went wrong.
@@ -118,6 +161,12 @@ impl Failure {
         Failure::new(code, format!("{}{advice}", harmless_line(&error.to_string())))
     }
 
+    /// A bus that does not know an operation.
+    pub fn too_old(bus: &Bus, op: &str) -> Self {
+        let text = format!("the bus on {} does not know '{op}'{TOO_OLD}", bus.address());
+        Failure::new("needs_level_2", text)
+    }
+
     /// A question that has no answer.
     pub fn asking(error: &CallError, bus: &Bus) -> Self {
         let code = match error {
@@ -161,6 +210,27 @@ impl Failure {
         }
     }
 
+    /// The same for a message with a receipt: the bus has it, perhaps, but did not say in time that
+    /// it has come as far as it was to.
+    pub async fn receipting(
+        error: &CallError,
+        bus: &Bus,
+        to: &str,
+        wanted: Status,
+        id: &str,
+    ) -> Self {
+        let CallError::NoAnswer(patience) = error else {
+            return Failure::sending(error, bus, to).await;
+        };
+        let (whom, id) = (harmless_line(to), harmless_line(id));
+        let text = format!(
+            "the message for '{whom}' was not {} within {patience:?}; it may still be. \
+             'hermes-bus trace {id}' says where it is",
+            state_words(wanted)
+        );
+        Failure::new("no_receipt", text).exits_with(exit::TIMED_OUT)
+    }
+
     /// A request without a reply.
     pub async fn requesting(error: &RequestError, bus: &Bus, to: &str) -> Self {
         match error {
@@ -185,8 +255,17 @@ impl Failure {
         to: &str,
     ) -> Self {
         if code != "endpoint_not_found" {
-            let text = format!("the bus refused the message: {}", harmless_line(detail));
-            return Failure::new(code, text);
+            // These say what became of it; the others that it was not taken.
+            let has_come_to_an_end = matches!(
+                code,
+                "expired"
+                    | "rejected"
+                    | "deliveries_exceeded"
+                    | "receiver_gone"
+                    | "receipt_impossible"
+            );
+            let what = if has_come_to_an_end { "" } else { "the bus refused the message: " };
+            return Failure::new(code, format!("{what}{}", harmless_line(detail)));
         }
         if suggestions.is_empty() {
             let listing = bus.clone().start(Start::Never).list().await.ok();
