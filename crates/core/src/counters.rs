@@ -76,6 +76,49 @@ counters! {
     dropped_cut_off,
     /// Held messages dropped to make room for newer ones.
     dropped_held_overflow,
+    /// Messages dropped: the disk did not take them, and nobody was told.
+    dropped_store_failed,
+    /// Topics' messages dropped for a subscriber whose queue is full.
+    dropped_topic,
+    /// Messages not shown to somebody who looks on and does not read.
+    dropped_tap,
+    /// Messages to topics.
+    published,
+    /// Messages that were to be kept on disk.
+    kept,
+    /// Messages that went to the disk because their receiver is slow.
+    spilled,
+    /// Messages whose writing the disk has confirmed.
+    stored,
+    /// Messages that a receiver has acknowledged.
+    acked,
+    /// Messages that a receiver has given back.
+    nacked,
+    /// Messages that went to another member of their group.
+    rerouted,
+    /// Messages that were sent again and recognised.
+    repeated,
+    /// Messages that were taken and then given up: expired, refused by the receiver, delivered too
+    /// often, or their receiver gone. Whoever waited was told.
+    given_up,
+    /// Those of them whose time to live ran out.
+    expired,
+    /// Messages that the bus's owner removed.
+    purged,
+    /// Dead letters that were taken in once more.
+    retried,
+    /// Messages that became dead letters.
+    dead_letters,
+    /// Messages refused at the door for what they ask, or where they go.
+    refused_messages,
+    /// Messages refused: the receiver's mailbox is full.
+    refused_mailbox_full,
+    /// Messages refused: the disk cannot take them.
+    refused_store_unavailable,
+    /// Requests of level 2 sessions refused.
+    refused_requests,
+    /// Registrations refused because the name was in use.
+    refused_name_taken,
     /// Frames with a `type` that the bus does not know.
     ignored_unknown_type,
     /// Second `register` of a session.
@@ -98,5 +141,7 @@ impl Counters {
             + self.dropped_receiver_gone
             + self.dropped_cut_off
             + self.dropped_held_overflow
+            + self.dropped_store_failed
+            + self.dropped_topic
     }
 }

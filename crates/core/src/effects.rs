@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use bytes::Bytes;
-use hermes_bus_proto::{EndpointName, Raw};
+use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
 use crate::session::{Session, SessionKey};
 use crate::storage::{Order, Ticket};
@@ -20,6 +20,10 @@ pub enum Effect {
     /// The daemon's own user asks for something that is not the router's to do: the payload of its
     /// `admin` frame. To be answered with [`Router::answer_admin`](crate::Router::answer_admin).
     Admin(SessionKey, Bytes),
+    /// Somebody asks where a message is: the payload of a `trace` frame. To be answered with
+    /// [`Router::answer_admin`](crate::Router::answer_admin), from [`Router::trace_of`](crate::Router::trace_of) and what
+    /// is known on disk.
+    Trace(SessionKey, Bytes),
     /// Look whether the peer of this session has read everything that its socket was given, and say
     /// [`Router::has_read_all`](crate::Router::has_read_all) if so.
     LookWhetherRead(SessionKey),
@@ -197,6 +201,32 @@ pub enum Event {
         /// How many.
         messages: u64,
     },
+    /// A message will not be delivered, and nobody was told.
+    GivenUp {
+        /// The endpoint that it was for.
+        name: EndpointName,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// A message that must be kept could not be.
+    NotKept {
+        /// The endpoint that it was for.
+        name: EndpointName,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// Messages were lost on their way to the disk, and nobody was told.
+    StoreLost {
+        /// How many.
+        messages: u64,
+    },
+    /// Nothing can be kept on disk.
+    StoreTrouble {
+        /// Why.
+        why: String,
+    },
+    /// The disk can be written to again.
+    StoreWorksAgain,
     /// A peer broke the protocol.
     Misbehaved {
         /// Who.
@@ -323,6 +353,19 @@ impl Event {
             Event::Ignored { peer, .. } => F::of_peer("ignored", peer),
             Event::Silent { peer } => F::of_peer("silent", peer),
             Event::LeftUnread { peer } => F::of_peer("left_unread", peer),
+            Event::GivenUp { name, code } => {
+                let fields = F::of_endpoint("given_up", name).messages(1);
+                F { reason: Some(code.as_str()), ..fields }
+            }
+            Event::NotKept { name, code } => {
+                let fields = F::of_endpoint("not_kept", name).messages(1);
+                F { reason: Some(code.as_str()), ..fields }
+            }
+            Event::StoreLost { messages } => {
+                F { event: "store_lost", ..F::default() }.messages(*messages)
+            }
+            Event::StoreTrouble { .. } => F { event: "store_trouble", ..F::default() },
+            Event::StoreWorksAgain => F { event: "store_works_again", ..F::default() },
             Event::Misbehaved { peer, .. } => F::of_peer("misbehaved", peer),
             Event::IntakeFull { bytes, most } => match most {
                 Some((peer, _)) => F::of_peer("intake_full", peer).bytes(*bytes),
@@ -398,6 +441,19 @@ impl fmt::Display for Event {
                 "the connection of {:?} ended; messages it had not got whole: {messages}",
                 name.as_str()
             ),
+            Event::GivenUp { name, code } => {
+                write!(f, "a message for {:?} was given up: {code}", name.as_str())
+            }
+            Event::NotKept { name, code } => {
+                write!(f, "a message for {:?} could not be kept: {code}", name.as_str())
+            }
+            Event::StoreLost { messages } => {
+                write!(f, "messages lost because the disk did not take them: {messages}")
+            }
+            Event::StoreTrouble { why } => {
+                write!(f, "nothing can be kept on disk: {why}; what must be kept is refused")
+            }
+            Event::StoreWorksAgain => write!(f, "the disk takes messages again"),
             Event::Misbehaved { peer, what } => write!(f, "{peer}: {what}"),
             Event::IntakeFull { bytes, most } => {
                 write!(

@@ -1,15 +1,17 @@
 //! One name: who holds it, what is held for it while its session is away for a moment, and how
 //! often sessions have taken it from each other.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use hermes_bus_proto::EndpointName;
 
-use crate::Config;
+use crate::backlog::Backlog;
 use crate::outbox::LooseMessage;
 use crate::session::SessionKey;
 use crate::time::Moment;
+use crate::{CloseReason, Config};
 
 /// A place in the router's table of endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +24,18 @@ pub(crate) struct Endpoint {
     /// A session that lost the name but still reads what was queued for it.
     pub(crate) draining: Option<SessionKey>,
     pub(crate) fight: Fight,
+    /// The user who registered it last, or whose it was before: what waits for it is theirs.
+    pub(crate) uid: u32,
+    /// Whether messages wait for it while it is away.
+    pub(crate) mailbox: bool,
+    /// What waits for it besides its session's queue.
+    pub(crate) backlog: Option<Box<Backlog>>,
+    /// Whether its session acknowledges.
+    pub(crate) acks: bool,
+    /// UUID of its newest session.
+    pub(crate) last_session: Box<str>,
+    /// Why that one ended.
+    pub(crate) ended: Option<CloseReason>,
 }
 
 pub(crate) enum EndpointState {
@@ -29,6 +43,8 @@ pub(crate) enum EndpointState {
     Held(SessionKey),
     /// Its session ended a moment ago.
     Lingering(Linger),
+    /// It has no session, but a mailbox, or messages that were queued for it.
+    Away,
 }
 
 /// What waits for a name whose session ended.
@@ -84,10 +100,31 @@ pub(crate) struct Replacement {
 }
 
 impl Endpoint {
+    pub(crate) fn new(name: EndpointName, uid: u32, state: EndpointState) -> Self {
+        Endpoint {
+            name,
+            state,
+            draining: None,
+            fight: Fight::default(),
+            uid,
+            mailbox: false,
+            backlog: None,
+            acks: false,
+            last_session: Box::default(),
+            ended: None,
+        }
+    }
+
+    /// Whether a message for it needs nothing but a place in its session's queue.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.mailbox && !self.acks && self.backlog.is_none()
+    }
+
     pub(crate) fn holder(&self) -> Option<SessionKey> {
         match self.state {
             EndpointState::Held(key) => Some(key),
-            EndpointState::Lingering(_) => None,
+            EndpointState::Lingering(_) | EndpointState::Away => None,
         }
     }
 }

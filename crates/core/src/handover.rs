@@ -10,11 +10,12 @@ use bytes::Bytes;
 use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::limits::HEADER_BYTES;
 
-use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger};
+use crate::endpoint::{EndpointState, Linger};
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
 use crate::timers::Timer;
+use crate::trace::TraceRef;
 use crate::{CloseReason, Config, Event};
 
 /// How long anonymous connections may take to read their answers when another process follows, at most.
@@ -124,7 +125,7 @@ impl Router {
     /// connection is left, these are all names.
     pub fn lingering(&self) -> Vec<Lingering> {
         let lingering = self.endpoints.iter().filter_map(|(_, endpoint)| match &endpoint.state {
-            EndpointState::Held(_) => None,
+            EndpointState::Held(_) | EndpointState::Away => None,
             EndpointState::Lingering(linger) => Some(Lingering {
                 name: endpoint.name.clone(),
                 uid: linger.uid,
@@ -149,23 +150,21 @@ impl Router {
                 }
                 continue;
             }
-            let provenance = Provenance { waiter: None, arrived: now };
+            let provenance = Provenance { waiter: None, arrived: now, trace: TraceRef::default() };
             let frames = frames.into_iter().filter(|frame| frame.len() > HEADER_BYTES);
             let messages: VecDeque<LooseMessage> =
-                frames.map(|frame| LooseMessage { frame, provenance }).collect();
+                frames.map(|frame| self.loose_again(frame, provenance)).collect();
             let bytes = messages.iter().map(LooseMessage::load_bytes).sum();
             self.held.charge(bytes);
             self.held.allow_more(bytes);
             self.counters.held += messages.len() as u64;
             let linger = Linger { until, uid, messages, bytes, inherited_bytes: bytes };
-            let endpoint = EndpointKey(self.endpoints.insert(Endpoint {
-                name: name.clone(),
-                state: EndpointState::Lingering(linger),
-                draining: None,
-                fight: Fight::default(),
-            }));
-            self.names.insert(name, endpoint);
+            let endpoint = self.insert_endpoint(&name, uid, EndpointState::Lingering(linger));
             self.timers.set(until, Timer::LingerEnd(endpoint));
         }
+    }
+
+    fn loose_again(&mut self, frame: Bytes, provenance: Provenance) -> LooseMessage {
+        LooseMessage::new(self.next_seq(), frame, provenance)
     }
 }

@@ -180,8 +180,8 @@ pub enum Reading {
 impl Session {
     /// Whether nothing but the budget of unfinished frames keeps the bus from reading on.
     fn reads(&self) -> bool {
-        let Holds { receiver, unread_answers, pace, intake: _ } = self.holds;
-        self.is_open() && receiver.is_none() && !unread_answers && !pace
+        let Holds { receiver, unread_answers, pace, disk, intake: _ } = self.holds;
+        self.is_open() && receiver.is_none() && !unread_answers && !pace && !disk
     }
 
     /// Whether bytes have arrived that are no frame yet.

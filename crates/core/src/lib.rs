@@ -22,30 +22,34 @@
 
 extern crate alloc;
 
+mod acks;
+mod asked;
+mod backlog;
+mod books;
 mod config;
 mod counters;
 mod courtesy;
 mod effects;
 mod endpoint;
-#[allow(dead_code, reason = "to be wired into the router")]
+mod fanout;
+mod fate;
 mod gaps;
-#[allow(dead_code, reason = "to be wired into the router")]
 mod groups;
 mod handover;
 mod histogram;
 mod impatience;
 mod intake;
-#[allow(dead_code, reason = "to be wired into the router")]
+mod keeping;
 mod known;
 mod ledger;
 mod linger;
 mod names;
 mod outbox;
 mod pace;
-#[allow(dead_code, reason = "to be wired into the router")]
+mod parcel;
 mod presence;
-#[allow(dead_code, reason = "to be wired into the router")]
 mod repetitions;
+mod requests;
 mod router;
 mod routing;
 mod session;
@@ -53,13 +57,11 @@ pub mod storage;
 mod tap;
 mod time;
 mod timers;
-#[allow(dead_code, reason = "to be wired into the router")]
 mod topics;
-#[allow(dead_code, reason = "to be wired into the router")]
 mod trace;
-#[allow(dead_code, reason = "to be wired into the router")]
 mod watchers;
 
+pub use books::{Mailbox, Member, Standing, Traced, TracedState};
 pub use config::{Config, Protection};
 pub use counters::Counters;
 pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};

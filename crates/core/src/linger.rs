@@ -13,13 +13,17 @@ use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::{Envelope, ErrorCode};
 
 use crate::Event;
+use crate::acks::Handing;
 use crate::effects::beginning;
 use crate::endpoint::{EndpointKey, EndpointState, Linger};
+use crate::fate::Failure;
 use crate::ledger::Ledger;
-use crate::outbox::{FrameKind, LooseMessage, Provenance};
+use crate::outbox::{FrameKind, LooseMessage, Provenance, Tracking};
+use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
 use crate::timers::Timer;
+use crate::trace::TraceState;
 
 /// Where a message is put among those that are held already.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl Router {
             if is_held {
                 self.is_decided(&message);
             }
-            dropped += u64::from(!self.tell_not_found(&message));
+            dropped += u64::from(!self.tell_lost(endpoint, &message));
         }
         Holding { is_held, dropped }
     }
@@ -100,7 +104,7 @@ impl Router {
         let (mut dropped, mut is_full) = (0, false);
         for message in left.into_iter().rev() {
             if is_full {
-                dropped += u64::from(!self.tell_not_found(&message));
+                dropped += u64::from(!self.tell_lost(endpoint, &message));
                 continue;
             }
             // One that can never be held says nothing about the others.
@@ -161,10 +165,14 @@ impl Router {
 
     /// Queues a held or inherited message for the session that has come for it.
     pub(crate) fn redeliver(&mut self, receiver: SessionKey, message: LooseMessage) {
-        let LooseMessage { frame, provenance } = message;
+        let LooseMessage { seq, frame, provenance, tracking, .. } = message;
         let Some((session, account)) = self.session_and_account(receiver) else { return };
-        session.outbox.push_copy(&[&frame], FrameKind::Message(provenance), account);
+        let kind = FrameKind::Message { provenance, seq, is_tracked: tracking.is_some() };
+        session.outbox.push_copy(&[&frame], kind, account);
         let mark = session.outbox.mark();
+        if let Some(tracking) = tracking {
+            session.handing.push_back(Handing { mark, seq, tracking: *tracking });
+        }
         self.mark_dirty(receiver);
         if let Some(waiter) = provenance.waiter.and_then(|waiter| self.session_mut(waiter))
             && let Courtesy::Due(first) = &mut waiter.courtesy
@@ -177,12 +185,30 @@ impl Router {
     pub(crate) fn fail_all(&mut self, endpoint: EndpointKey, messages: Vec<LooseMessage>) {
         let mut dropped = 0;
         for message in messages {
-            dropped += u64::from(!self.tell_not_found(&message));
+            dropped += u64::from(!self.tell_lost(endpoint, &message));
         }
         if dropped > 0 {
             self.counters.dropped_receiver_gone += dropped;
             let name = self.endpoints[endpoint.0].name.clone();
             self.log(Event::HeldDropped { name, messages: dropped });
+        }
+    }
+
+    /// Tells whoever waits that a message is lost. Says whether there was anybody to tell.
+    pub(crate) fn tell_lost(&mut self, endpoint: EndpointKey, message: &LooseMessage) -> bool {
+        let what = "the endpoint went away and did not come back in time";
+        let failure = Failure::new(ErrorCode::ReceiverGone, what);
+        match &message.tracking {
+            Some(tracking) => {
+                self.bury_loose(endpoint, message, tracking, &failure);
+                self.failed(&tracking.fate, &failure, Some(endpoint))
+            }
+            None => {
+                let (trace, unix_us) = (message.provenance.trace, self.now.unix_us);
+                let state = TraceState::Dropped(ErrorCode::ReceiverGone);
+                self.trace.note(trace, state, Some(endpoint), unix_us);
+                self.tell_not_found(message)
+            }
         }
     }
 
@@ -249,11 +275,88 @@ impl Router {
         if let Some(linger) = self.take_linger(endpoint) {
             self.fail_all(endpoint, linger.messages.into());
         }
+        let what = "the endpoint went away without acknowledging it, and has no mailbox";
+        self.endpoints[endpoint.0].state = EndpointState::Away;
+        self.has_gone(endpoint);
+        self.unload(endpoint, &Failure::new(ErrorCode::ReceiverGone, what));
+        self.forget_if_idle(endpoint);
+    }
+
+    /// A dead letter of what was held only in memory, if it is missed.
+    fn bury_loose(
+        &mut self,
+        endpoint: EndpointKey,
+        message: &LooseMessage,
+        tracking: &Tracking,
+        failure: &Failure,
+    ) {
+        if tracking.fate.promise.is_none() {
+            return;
+        }
+        let LooseMessage { seq, ref frame, provenance, ref sender, level, .. } = *message;
+        let sender = sender.clone();
+        let copy =
+            LooseMessage { sender, level, ..LooseMessage::new(seq, frame.clone(), provenance) };
+        let mut parcel = Parcel::from_loose(copy, self.bus_time(provenance.arrived));
+        parcel.fate = tracking.fate.clone();
+        self.bury(endpoint, &parcel, failure);
+    }
+
+    /// Forgets an endpoint that is away and has nothing to be remembered for.
+    pub(crate) fn forget_if_idle(&mut self, endpoint: EndpointKey) {
+        let Some(record) = self.endpoints.get(endpoint.0) else { return };
+        let is_away = matches!(record.state, EndpointState::Away);
+        if is_away && !record.mailbox && record.backlog.is_none() {
+            self.forget_endpoint(endpoint);
+        }
+    }
+
+    /// A name is nobody's any more.
+    pub(crate) fn forget_endpoint(&mut self, endpoint: EndpointKey) {
         let record = self.endpoints.remove(endpoint.0);
         self.timers.forget_endpoint(endpoint);
+        self.topics.remove(endpoint);
+        self.groups.remove(endpoint);
+        self.trace.forget_endpoint(endpoint, &record.name);
         self.names.remove(record.name.as_str());
         if let Some(session) = record.draining.and_then(|draining| self.session_mut(draining)) {
             session.heir = None;
+        }
+    }
+
+    /// Takes expired messages out of what is held for a name.
+    pub(crate) fn withdraw_held(&mut self, endpoint: EndpointKey) {
+        let now = self.now.moment;
+        let Some(record) = self.endpoints.get_mut(endpoint.0) else { return };
+        let EndpointState::Lingering(linger) = &mut record.state else { return };
+        let deadline_of = |message: &LooseMessage| message.tracking.as_ref()?.deadline;
+        let is_due = |message: &LooseMessage| deadline_of(message).is_some_and(|at| at <= now);
+        let mut due = Vec::new();
+        for message in core::mem::take(&mut linger.messages) {
+            if is_due(&message) {
+                due.push(message);
+            } else {
+                linger.messages.push_back(message);
+            }
+        }
+        let next = linger.messages.iter().filter_map(deadline_of).min();
+        for message in due {
+            let load_bytes = message.load_bytes();
+            if let EndpointState::Lingering(linger) = &mut self.endpoints[endpoint.0].state {
+                linger.bytes -= load_bytes;
+            }
+            self.held.refund(load_bytes);
+            self.is_decided(&message);
+            self.counters.expired += 1;
+            self.counters.given_up += 1;
+            let failure = Failure::new(ErrorCode::Expired, "its time to live ran out");
+            if let Some(tracking) = &message.tracking {
+                self.bury_loose(endpoint, &message, tracking, &failure);
+                self.failed(&tracking.fate, &failure, Some(endpoint));
+            }
+        }
+        if let Some(next) = next {
+            self.timers.set(next, Timer::Expiry(endpoint));
         }
     }
 }

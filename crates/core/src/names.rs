@@ -5,17 +5,25 @@
 //! any more goes to the name's heir ([`Router::settle`]).
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use hermes_bus_proto::control;
+use hermes_bus_proto::control::{self, Welcome};
 use hermes_bus_proto::envelope::NotText;
-use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, NameError};
+use hermes_bus_proto::listing::{self, Level};
+use hermes_bus_proto::register::{Conflict, Options};
+use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, NameError, Raw};
 
-use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Fight, Linger, Replacement};
-use crate::outbox::{LooseMessage, Provenance};
+use crate::acks::{Acking, Handing};
+use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Linger, Replacement};
+use crate::fate::Failure;
+use crate::outbox::{LooseMessage, Provenance, Tracking};
+use crate::parcel::Parcel;
+use crate::presence::Change;
 use crate::router::{Next, Probed, Router};
 use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey, Stalled};
 use crate::timers::Timer;
@@ -30,27 +38,23 @@ impl Router {
         envelope: &Envelope<'_>,
         probed: Probed,
     ) -> Next {
-        if !self.session(key).is_some_and(Session::is_anonymous) {
-            self.take_note_of_frame(key);
-            self.counters.ignored_register += 1;
-            self.log_of(key, |peer| Event::Ignored { peer, what: "a second 'register'" });
-            return Next::Taken;
+        let Some(session) = self.session(key) else { return Next::Finished };
+        if !session.is_anonymous() {
+            return self.register_again(key, envelope);
         }
-        let name = match read_name(envelope) {
-            Ok(name) => name,
+        let level = listing::level_asked(envelope.protocol);
+        let wish = match self.read_wish(key, envelope, level) {
+            Ok(wish) => wish,
             Err((code, what)) => {
-                self.counters.refused_fields += 1;
+                match code {
+                    ErrorCode::Unauthorized => self.counters.refused_unauthorized += 1,
+                    _ => self.counters.refused_fields += 1,
+                }
                 self.refuse(key, code, &what, None);
                 return Next::Finished;
             }
         };
-        if !self.may_register(key, &name, envelope) {
-            self.counters.refused_unauthorized += 1;
-            let what = format!("the name {:?} is protected", name.as_str());
-            self.refuse(key, ErrorCode::Unauthorized, &what, None);
-            return Next::Finished;
-        }
-        let known = self.names.get(name.as_str()).copied();
+        let known = self.names.get(wish.name.as_str()).copied();
         let holder = known.and_then(|endpoint| self.endpoints[endpoint.0].holder());
         if let Some(holder) = holder
             && probed == Probed::No
@@ -58,19 +62,169 @@ impl Router {
             return Next::Probe(holder);
         }
         self.take_note_of_frame(key);
-        let endpoint = known.unwrap_or_else(|| self.new_endpoint(&name, key));
+        let wish = match (wish.options.conflict, holder) {
+            (Conflict::Refuse, Some(_)) => return self.name_is_taken(key, &wish, envelope),
+            (Conflict::Suffix, Some(_)) => match self.free_name(key, &wish, envelope) {
+                Some(name) => Wish { name, ..wish },
+                None => return self.name_is_taken(key, &wish, envelope),
+            },
+            _ => wish,
+        };
+        self.give_name(key, wish, envelope);
+        Next::Taken
+    }
+
+    /// A session has a name already.
+    fn register_again(&mut self, key: SessionKey, envelope: &Envelope<'_>) -> Next {
+        self.take_note_of_frame(key);
+        self.counters.ignored_register += 1;
+        self.log_of(key, |peer| Event::Ignored { peer, what: "a second 'register'" });
+        if self.session(key).is_some_and(|session| session.level == Level::Two) {
+            let what = "the session has a name already";
+            return self.refuse_request(key, envelope, ErrorCode::Forbidden, what);
+        }
+        Next::Taken
+    }
+
+    fn read_wish(
+        &self,
+        key: SessionKey,
+        envelope: &Envelope<'_>,
+        level: Level,
+    ) -> Result<Wish, (ErrorCode, String)> {
+        let name = read_name(envelope, level)?;
+        if !self.may_register(key, &name, envelope) {
+            let what = format!("the name {:?} is protected", name.as_str());
+            return Err((ErrorCode::Unauthorized, what));
+        }
+        if !self.may_open(key, &name) {
+            let what = format!("messages wait for {:?} that are another user's", name.as_str());
+            return Err((ErrorCode::Unauthorized, what));
+        }
+        let options = match level {
+            Level::One => Options::default(),
+            Level::Two => {
+                Options::read(envelope).map_err(|what| (ErrorCode::InvalidField, what))?
+            }
+        };
+        Ok(Wish { name, level, options })
+    }
+
+    fn name_is_taken(&mut self, key: SessionKey, wish: &Wish, envelope: &Envelope<'_>) -> Next {
+        self.counters.refused_name_taken += 1;
+        let what = format!("the name {:?} is in use", wish.name.as_str());
+        self.refuse_request(key, envelope, ErrorCode::NameTaken, &what)
+    }
+
+    /// The first of `name-2`, `name-3`, … that nobody has, and for which nothing waits.
+    fn free_name(
+        &self,
+        key: SessionKey,
+        wish: &Wish,
+        envelope: &Envelope<'_>,
+    ) -> Option<EndpointName> {
+        let names = (2..=SUFFIX_MAX).map(|n| format!("{}-{n}", wish.name.as_str()));
+        names.filter_map(|name| EndpointName::level_2(&name).ok()).find(|name| {
+            let is_free = !self.names.contains_key(name.as_str());
+            is_free && self.may_register(key, name, envelope)
+        })
+    }
+
+    /// Gives a session the name that it wishes, whoever had it before.
+    fn give_name(&mut self, key: SessionKey, wish: Wish, envelope: &Envelope<'_>) {
+        let Some(uid) = self.session(key).map(|session| session.credentials.uid) else { return };
+        let known = self.names.get(wish.name.as_str()).copied();
+        let holder = known.and_then(|endpoint| self.endpoints[endpoint.0].holder());
+        let endpoint = known
+            .unwrap_or_else(|| self.insert_endpoint(&wish.name, uid, EndpointState::Held(key)));
+        let change = match (&self.endpoints[endpoint.0].state, holder) {
+            (_, Some(_)) => Change::TakenOver,
+            (EndpointState::Lingering(_), _) => Change::Returned,
+            _ => Change::Registered,
+        };
         let inherited = self.take_inheritance(endpoint, key);
         self.endpoints[endpoint.0].state = EndpointState::Held(key);
         let pause = holder.and_then(|old| self.replace(endpoint, old));
-        self.take_name(key, endpoint, name);
-        for message in inherited {
-            self.counters.held_delivered += 1;
-            self.redeliver(key, message);
-        }
+        self.prepare_endpoint(key, endpoint, &wish);
+        self.take_name(key, endpoint, wish, change, envelope.member("req"));
+        self.deliver_inherited(key, endpoint, inherited);
         if let Some(pause) = pause {
             self.cork(key, pause);
         }
-        Next::Taken
+        self.pump(endpoint);
+        self.remember_if_new(endpoint);
+    }
+
+    /// What the endpoint is from now on.
+    fn prepare_endpoint(&mut self, key: SessionKey, endpoint: EndpointKey, wish: &Wish) {
+        let is_configured = self.config.mailboxes.iter().any(|name| name == wish.name.as_str());
+        let Some(session) = self.session_mut(key) else { return };
+        session.level = wish.level;
+        session.meta = wish.options.meta.clone();
+        let (uid, in_flight) = (session.credentials.uid, wish.options.in_flight as usize);
+        session.acking = wish.options.ack.then(|| Box::new(Acking::new(in_flight)));
+        let record = &mut self.endpoints[endpoint.0];
+        record.uid = uid;
+        record.acks = wish.options.ack;
+        // A session of level 1 cannot say anything about it.
+        if wish.level == Level::Two {
+            record.mailbox = wish.options.mailbox;
+        }
+        record.mailbox |= is_configured;
+        let waiting_bytes = record.backlog.as_ref().map_or(0, |backlog| backlog.waiting_bytes);
+        if let Some(session) = self.session_mut(key) {
+            session.backlog_bytes = waiting_bytes;
+        }
+        for group in &wish.options.groups {
+            self.groups.join(group, endpoint);
+        }
+        for topic in &wish.options.topics {
+            self.topics.subscribe(endpoint, topic);
+        }
+    }
+
+    /// What waited for the name while nobody had it, and what its last session did not read.
+    fn deliver_inherited(
+        &mut self,
+        key: SessionKey,
+        endpoint: EndpointKey,
+        inherited: Vec<LooseMessage>,
+    ) {
+        self.counters.held_delivered += inherited.len() as u64;
+        let level = self.session(key).map_or(Level::One, |session| session.level);
+        let is_plain = self.endpoints[endpoint.0].is_plain() && level == Level::One;
+        for message in inherited {
+            if is_plain && message.level == Level::One {
+                self.redeliver(key, message);
+            } else {
+                let unix_us = self.bus_time(message.provenance.arrived);
+                let parcel = Parcel::from_loose(message, unix_us);
+                self.wait_in_memory(endpoint, parcel);
+            }
+        }
+    }
+
+    /// Whether what waits for a name is this session's user's. Root may open everything.
+    fn may_open(&self, key: SessionKey, name: &EndpointName) -> bool {
+        let Some(endpoint) = self.names.get(name.as_str()) else { return true };
+        let record = &self.endpoints[endpoint.0];
+        let waits = record.backlog.as_ref().is_some_and(|backlog| backlog.kept.messages > 0);
+        let uid = self.session(key).map(|session| session.credentials.uid);
+        !(waits || record.mailbox) || uid == Some(record.uid) || uid == Some(0)
+    }
+
+    /// Remembers a name over restarts, if that is not done already.
+    fn remember_if_new(&mut self, endpoint: EndpointKey) {
+        let unix_us = self.bus_time(self.now.moment);
+        let record = &self.endpoints[endpoint.0];
+        let known = self.known.of(record.name.as_str(), unix_us);
+        let is_known = known.is_some_and(|known| {
+            known.uid == record.uid && unix_us < known.seen_unix_us + REMEMBERED_ANEW_US
+        });
+        let holds = self.groups.count_of(endpoint) + self.topics.count_of(endpoint) > 0;
+        if !is_known || record.mailbox || holds {
+            self.remember(endpoint);
+        }
     }
 
     /// Whether the configuration lets this session have the name.
@@ -87,13 +241,14 @@ impl Router {
         })
     }
 
-    fn new_endpoint(&mut self, name: &EndpointName, holder: SessionKey) -> EndpointKey {
-        let endpoint = EndpointKey(self.endpoints.insert(Endpoint {
-            name: name.clone(),
-            state: EndpointState::Held(holder),
-            draining: None,
-            fight: Fight::default(),
-        }));
+    pub(crate) fn insert_endpoint(
+        &mut self,
+        name: &EndpointName,
+        uid: u32,
+        state: EndpointState,
+    ) -> EndpointKey {
+        let endpoint = Endpoint::new(name.clone(), uid, state);
+        let endpoint = EndpointKey(self.endpoints.insert(endpoint));
         self.names.insert(name.clone(), endpoint);
         endpoint
     }
@@ -142,11 +297,19 @@ impl Router {
             let serial = registration.serial;
             self.registered.remove(&serial);
         }
-        self.end_session(old, CloseReason::Replaced);
+        self.end_with_a_word(old, CloseReason::Replaced);
         fight.map(|fight| fight.pause)
     }
 
-    fn take_name(&mut self, key: SessionKey, endpoint: EndpointKey, name: EndpointName) {
+    fn take_name(
+        &mut self,
+        key: SessionKey,
+        endpoint: EndpointKey,
+        wish: Wish,
+        change: Change,
+        req: Option<Raw<'_>>,
+    ) {
+        let Wish { name, level, .. } = wish;
         self.counters.registrations += 1;
         self.registrations += 1;
         let (now, serial) = (self.now, self.registrations);
@@ -154,12 +317,16 @@ impl Router {
         let is_impatient = self.impatience.session_began(&name, now.moment);
         let impatient = is_impatient && self.config.impatient_pongs;
         self.registered.insert(serial, key);
-        self.tell(key, |out| control::registered(out, &name, &session_id));
+        match level {
+            Level::One => self.tell(key, |out| control::registered(out, &name, &session_id)),
+            Level::Two => self.welcome(key, endpoint, &name, &session_id, req),
+        }
         self.log(Event::Registered { name: name.clone(), session_id: session_id.clone() });
         self.timers.set(now.moment.after(self.config.heartbeat), Timer::Heartbeat(key));
         if impatient {
             self.timers.set(now.moment, Timer::Pong(key));
         }
+        self.has_come(endpoint, &session_id, change);
         if let Some(session) = self.session_mut(key) {
             session.undecided = 0;
             session.courtesy = Courtesy::Over;
@@ -173,6 +340,24 @@ impl Router {
                 impatient,
             });
         }
+    }
+
+    fn welcome(
+        &mut self,
+        key: SessionKey,
+        endpoint: EndpointKey,
+        name: &EndpointName,
+        session_id: &str,
+        req: Option<Raw<'_>>,
+    ) {
+        let backlog = self.endpoints[endpoint.0].backlog.as_ref();
+        let mailbox_depth = backlog.map_or(0, |backlog| backlog.kept.messages);
+        let server = core::mem::take(&mut self.config.server);
+        let heartbeat_s = self.config.heartbeat.as_secs_f64();
+        let welcome =
+            Welcome { name, session_id, server: &server, heartbeat_s, mailbox_depth, req };
+        self.tell(key, |out| control::welcome(out, &welcome));
+        self.config.server = server;
     }
 
     /// Nothing leaves for this session during the pause.
@@ -212,13 +397,38 @@ impl Router {
         }
     }
 
+    /// Ends a session whose peer learns why, if it speaks level 2.
+    pub(crate) fn end_with_a_word(&mut self, key: SessionKey, reason: CloseReason) {
+        let Some(session) = self.session(key) else { return };
+        if session.level == Level::One || session.is_deaf || !session.is_open() {
+            return self.end_session(key, reason);
+        }
+        self.release_name(key);
+        let left = self.take_unbegun(key);
+        self.fail_left(key, left);
+        self.tell(key, |out| control::bye(out, reason.as_str()));
+        self.finish(key, reason);
+    }
+
+    /// What a session did not read, and nobody else will get.
+    fn fail_left(&mut self, key: SessionKey, left: Vec<LooseMessage>) -> u64 {
+        let lost = left.len() as u64;
+        self.counters.dropped_receiver_gone += lost;
+        if let Some(endpoint) = self.endpoint_of(key) {
+            for message in left.iter().filter(|message| message.tracking.is_some()) {
+                self.tell_lost(endpoint, message);
+            }
+        }
+        lost
+    }
+
     /// Ends a session for good: its name, its queue, its budgets, and those who wait for it.
     pub(crate) fn end_session(&mut self, key: SessionKey, reason: CloseReason) {
         self.release_name(key);
         self.settle(key);
         // Without an heir nobody will come for the rest.
-        let lost = self.take_unbegun(key).len() as u64;
-        self.counters.dropped_receiver_gone += lost;
+        let left = self.take_unbegun(key);
+        let lost = self.fail_left(key, left);
         self.release_waiting_senders(key);
         self.forget_intake(key);
         let Some(session) = self.session(key) else { return };
@@ -245,6 +455,7 @@ impl Router {
             self.log(Event::Ended { name, reason });
         }
         self.timers.forget_session(key);
+        self.watchers.remove(key);
         self.effects.push(Effect::Close(key, reason));
     }
 
@@ -270,9 +481,15 @@ impl Router {
         record.draining = Some(key);
         self.impatience.session_ended(&record.name, silence, now);
         self.timers.set(until, Timer::LingerEnd(endpoint));
-        if let Some(session) = self.session_mut(key) {
-            session.heir = Some(endpoint);
+        let Some(session) = self.session_mut(key) else { return };
+        session.heir = Some(endpoint);
+        session.backlog_bytes = 0;
+        if session.acks() {
+            // It can acknowledge nothing any more: what it holds, and what is still queued for it, is
+            // for the next session.
+            self.settle(key);
         }
+        self.endpoints[endpoint.0].acks = false;
         self.release_waiting_senders(key);
     }
 
@@ -286,30 +503,95 @@ impl Router {
         self.hold_left(endpoint, left);
     }
 
-    /// What a session has not begun to read. A sender that waits for this turn's end still waits;
-    /// everybody else has been answered.
+    /// What a session has not begun to read, but for what it would have to acknowledge, or what is kept
+    /// on disk. A sender that waits for this turn's end still waits; everybody else has been answered.
     fn take_unbegun(&mut self, key: SessionKey) -> Vec<LooseMessage> {
         let now = self.now.moment;
+        self.take_back(key);
+        let endpoint = self.endpoint_of(key);
         let Some(session) = self.session_mut(key) else { return Vec::new() };
-        let (user, mut outbox) = (session.user, core::mem::take(&mut session.outbox));
+        let (user, level) = (session.user, session.level);
+        let mut outbox = core::mem::take(&mut session.outbox);
+        let mut watched = core::mem::take(&mut session.handing);
         let mut left = outbox.take_unbegun(self.account(user));
         if let Some(session) = self.session_mut(key) {
             session.outbox = outbox;
         }
+        let mut watch = |message: &mut LooseMessage| {
+            message.level = level;
+            if let Some(place) = watched.iter().position(|handing| handing.seq == message.seq) {
+                message.tracking = watched.remove(place).map(|found| Box::new(found.tracking));
+            }
+            // Those that are tracked and not watched have been taken back.
+            message.tracking.is_some() || !core::mem::take(&mut message.is_tracked)
+        };
+        left.retain_mut(&mut watch);
         for message in &mut left {
-            let Provenance { waiter, arrived } = message.provenance;
+            let Provenance { waiter, arrived, .. } = message.provenance;
             let waits = |sender: &SessionKey| {
                 arrived == now
                     || self.session(*sender).is_some_and(|sender| sender.courtesy.is_due_for(key))
             };
             message.provenance.waiter = waiter.filter(waits);
         }
+        if let Some(endpoint) = endpoint {
+            self.leave_kept_on_disk(endpoint, &mut left, watched);
+        }
         left
+    }
+
+    /// What is kept on disk stays there for the next session, also a message that has begun to be
+    /// written: its receiver never got all of it.
+    fn leave_kept_on_disk(
+        &mut self,
+        endpoint: EndpointKey,
+        left: &mut Vec<LooseMessage>,
+        begun: VecDeque<Handing>,
+    ) {
+        let mut kept = Vec::new();
+        left.retain_mut(|message| {
+            let is_kept = |tracking: &mut Box<Tracking>| tracking.kept.is_some();
+            let tracking = message.tracking.take_if(is_kept);
+            kept.extend(tracking.map(|tracking| (message.seq, *tracking)));
+            !kept.last().is_some_and(|(seq, _)| *seq == message.seq)
+        });
+        for Handing { seq, tracking, .. } in begun {
+            if tracking.kept.is_some() {
+                kept.push((seq, tracking));
+            } else {
+                let what = "the endpoint's connection ended while the message was handed over";
+                let failure = Failure::new(ErrorCode::ReceiverGone, what);
+                self.failed(&tracking.fate, &failure, Some(endpoint));
+            }
+        }
+        for (seq, Tracking { fate, deadline, .. }) in kept {
+            if let Some(deadline) = deadline {
+                self.sweep_at(deadline);
+            }
+            let is_watched = fate.is_awaited() || fate.repetition.is_some();
+            let backlog = self.backlog_or_new(endpoint);
+            backlog.leave_on_disk(seq);
+            if is_watched {
+                backlog.promised.insert(seq, fate);
+            }
+        }
     }
 }
 
+/// What a session asks for when it registers.
+struct Wish {
+    name: EndpointName,
+    level: Level,
+    options: Options,
+}
+
+/// Names that are tried when one is taken: `name-2` up to this.
+const SUFFIX_MAX: u32 = 10_000;
+/// A name that is there all the time is remembered anew after so long, in microseconds: an hour.
+const REMEMBERED_ANEW_US: u64 = 3_600_000_000;
+
 /// The `endpoint` of a `register`.
-fn read_name(envelope: &Envelope<'_>) -> Result<EndpointName, (ErrorCode, String)> {
+fn read_name(envelope: &Envelope<'_>, level: Level) -> Result<EndpointName, (ErrorCode, String)> {
     let text = match envelope.endpoint.map(|endpoint| endpoint.text()) {
         Some(Ok(text)) => text,
         Some(Err(NotText::LoneSurrogate)) => {
@@ -321,7 +603,11 @@ fn read_name(envelope: &Envelope<'_>) -> Result<EndpointName, (ErrorCode, String
             return Err((ErrorCode::InvalidField, what.to_owned()));
         }
     };
-    EndpointName::level_1(&text).map_err(|error| {
+    let name = match level {
+        Level::One => EndpointName::level_1(&text),
+        Level::Two => EndpointName::level_2(&text),
+    };
+    name.map_err(|error| {
         let code = match error {
             NameError::TooLong(_) | NameError::Length2(_) | NameError::Character => {
                 ErrorCode::NameInvalid

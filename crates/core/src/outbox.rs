@@ -5,15 +5,21 @@
 //! they tell what a write has handed over, what had not begun when a connection ended, and where a
 //! write may stop.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
+use hermes_bus_proto::listing::Level;
 
+use crate::fate::Fate;
 use crate::ledger::{Budget, UserKey};
+use crate::parcel::Kept;
 use crate::session::SessionKey;
+use crate::storage::Sender;
 use crate::time::Moment;
+use crate::trace::TraceRef;
 
 /// Chunks are filled up to this size.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -73,8 +79,16 @@ impl Chunk {
 pub(crate) enum FrameKind {
     /// An answer or notice of the bus itself.
     Control,
+    /// The place of a message that was withdrawn.
+    Hole,
     /// A message for the endpoint.
-    Message(Provenance),
+    Message {
+        provenance: Provenance,
+        /// Its place in the order of all messages.
+        seq: u64,
+        /// Whether the session's books know more of it.
+        is_tracked: bool,
+    },
 }
 
 /// Where a message came from.
@@ -84,6 +98,19 @@ pub(crate) struct Provenance {
     pub(crate) waiter: Option<SessionKey>,
     /// When its frame arrived.
     pub(crate) arrived: Moment,
+    pub(crate) trace: TraceRef,
+}
+
+/// What is known of a message in a queue besides its bytes.
+pub(crate) struct Tracking {
+    pub(crate) fate: Fate,
+    /// When it is not wanted any more.
+    pub(crate) deadline: Option<Moment>,
+    /// Its row on disk.
+    pub(crate) kept: Option<Kept>,
+    pub(crate) payload_bytes: usize,
+    /// How often it was handed over, this time included.
+    pub(crate) deliveries: u32,
 }
 
 struct QueuedFrame {
@@ -96,11 +123,33 @@ struct QueuedFrame {
 
 /// A message that was taken out of a queue again, header included.
 pub(crate) struct LooseMessage {
+    pub(crate) seq: u64,
     pub(crate) frame: Bytes,
     pub(crate) provenance: Provenance,
+    /// Who sent it, where that is known; not if it stands in the frame, which is one for level 2.
+    pub(crate) sender: Option<Box<Sender>>,
+    pub(crate) tracking: Option<Box<Tracking>>,
+    /// The level that the frame is written for.
+    pub(crate) level: Level,
+    /// Whether the books of the session that it was queued for know of it.
+    pub(crate) is_tracked: bool,
 }
 
 impl LooseMessage {
+    /// Of an unknown sender, for level 1.
+    pub(crate) fn new(seq: u64, frame: Bytes, provenance: Provenance) -> Self {
+        let (sender, tracking) = (None, None);
+        LooseMessage {
+            seq,
+            frame,
+            provenance,
+            sender,
+            tracking,
+            level: Level::One,
+            is_tracked: false,
+        }
+    }
+
     /// Its bytes with their bookkeeping: what limits compare.
     pub(crate) fn load_bytes(&self) -> usize {
         self.frame.len() + HELD_OVERHEAD_BYTES
@@ -149,6 +198,9 @@ pub(crate) struct Outbox {
     frames: VecDeque<QueuedFrame>,
     /// Bytes of the first frame that are written already.
     frame_written: usize,
+    /// Frames ever queued, and those that are in the socket.
+    frames_queued: u64,
+    frames_done: u64,
     /// Bytes ever queued.
     queued_until: u64,
     /// Bytes ever written.
@@ -192,12 +244,12 @@ impl Outbox {
 
     /// A mark behind everything that is queued now; see [`Outbox::is_written_to`].
     pub(crate) fn mark(&self) -> u64 {
-        self.queued_until
+        self.frames_queued
     }
 
     /// Whether everything before the mark is in the socket.
     pub(crate) fn is_written_to(&self, mark: u64) -> bool {
-        self.written_until >= mark
+        self.frames_done >= mark
     }
 
     /// Queues a frame by copying its parts.
@@ -240,15 +292,17 @@ impl Outbox {
     #[inline]
     fn end_frame(&mut self, bytes: usize, copied: usize, kind: FrameKind, account: Account<'_>) {
         let charged = match kind {
-            FrameKind::Control => 0,
-            FrameKind::Message(_) => copied + FRAME_OVERHEAD_BYTES,
+            FrameKind::Control | FrameKind::Hole => 0,
+            FrameKind::Message { .. } => copied + FRAME_OVERHEAD_BYTES,
         };
         account.budget.charge(account.user, charged);
+        self.frames_queued += 1;
         self.queued_until += bytes as u64;
         self.peak_bytes = self.peak_bytes.max(self.bytes());
         match kind {
             FrameKind::Control => self.control_bytes += bytes + FRAME_OVERHEAD_BYTES,
-            FrameKind::Message(_) => self.messages += 1,
+            FrameKind::Message { .. } => self.messages += 1,
+            FrameKind::Hole => {}
         }
         let frame = QueuedFrame { bytes: bytes as u32, charged: charged as u32, kind };
         self.frames.push_back(frame);
@@ -300,13 +354,13 @@ impl Outbox {
         bytes
     }
 
-    /// Takes note that the socket took `bytes` of [`Outbox::next_write`]. `on_message` hears when each
-    /// message that was handed over had arrived.
+    /// Takes note that the socket took `bytes` of [`Outbox::next_write`]. `on_message` hears of each
+    /// message that was handed over.
     pub(crate) fn written(
         &mut self,
         bytes: usize,
         account: Account<'_>,
-        mut on_message: impl FnMut(Moment),
+        mut on_message: impl FnMut(Provenance, bool),
     ) -> HandedOver {
         self.written_until += bytes as u64;
         self.chunk_written += bytes;
@@ -328,12 +382,14 @@ impl Outbox {
         {
             self.frame_written -= first.bytes as usize;
             refund += first.charged as usize;
+            self.frames_done += 1;
             match first.kind {
+                FrameKind::Hole => {}
                 FrameKind::Control => {
                     self.control_bytes -= first.bytes as usize + FRAME_OVERHEAD_BYTES;
                 }
-                FrameKind::Message(provenance) => {
-                    on_message(provenance.arrived);
+                FrameKind::Message { provenance, is_tracked, .. } => {
+                    on_message(provenance, is_tracked);
                     self.messages -= 1;
                     handed_over.messages += 1;
                     handed_over.bytes += u64::from(first.bytes);
@@ -374,8 +430,12 @@ impl Outbox {
             let written = if index == 0 { old.frame_written } else { 0 };
             let bytes = reader.read(frame.bytes as usize - written);
             match frame.kind {
-                FrameKind::Message(provenance) if written == 0 => {
-                    loose.push(LooseMessage { frame: Bytes::from(bytes), provenance });
+                FrameKind::Message { provenance, seq, is_tracked } if written == 0 => {
+                    let frame = Bytes::from(bytes);
+                    loose.push(LooseMessage {
+                        is_tracked,
+                        ..LooseMessage::new(seq, frame, provenance)
+                    });
                 }
                 kind => {
                     let account = Account { pool: &mut *pool, budget: &mut *budget, user };
@@ -384,10 +444,8 @@ impl Outbox {
                 }
             }
         }
-        self.peak_bytes = old.peak_bytes;
-        // Marks given before stay behind the bytes that they stood behind, or cannot be reached.
-        self.written_until = old.written_until;
-        self.queued_until += old.written_until;
+        // Marks given before cannot be reached any more: what they stood behind is somewhere else.
+        self.take_counts_of(&old);
         old.discard(Account { pool, budget, user });
         loose
     }
@@ -403,6 +461,51 @@ impl Outbox {
             if begun.kind == FrameKind::Control {
                 self.control_bytes += written;
             }
+        }
+    }
+
+    /// Takes out one message, unless it has begun to be written. Its place stays, without bytes: no
+    /// mark behind it moves.
+    pub(crate) fn withdraw(&mut self, wanted: u64, account: Account<'_>) -> bool {
+        let Account { pool, budget, user } = account;
+        let is_it = |frame: &QueuedFrame| matches!(frame.kind, FrameKind::Message { seq, .. } if seq == wanted);
+        let Some(place) = self.frames.iter().position(is_it) else { return false };
+        if place == 0 && self.frame_written > 0 {
+            return false;
+        }
+        let old = core::mem::take(self);
+        let mut reader = ChunkReader { chunks: &old.chunks, chunk: 0, at: old.chunk_written };
+        for (index, frame) in old.frames.iter().enumerate() {
+            let written = if index == 0 { old.frame_written } else { 0 };
+            let bytes = reader.read(frame.bytes as usize - written);
+            if index == place {
+                self.frames.push_back(QueuedFrame { bytes: 0, charged: 0, kind: FrameKind::Hole });
+                continue;
+            }
+            let account = Account { pool: &mut *pool, budget: &mut *budget, user };
+            self.push_copy(&[&bytes], frame.kind, account);
+            self.restore_written(written);
+        }
+        self.take_counts_of(&old);
+        self.drop_holes();
+        old.discard(Account { pool, budget, user });
+        true
+    }
+
+    /// Goes on counting where another queue was.
+    fn take_counts_of(&mut self, old: &Outbox) {
+        self.peak_bytes = old.peak_bytes;
+        self.frames_done = old.frames_done;
+        self.written_until = old.written_until;
+        self.queued_until += old.written_until;
+        self.frames_queued = old.frames_done + self.frames.len() as u64;
+    }
+
+    /// Places without bytes at the front are passed.
+    fn drop_holes(&mut self) {
+        while self.frames.front().is_some_and(|first| first.kind == FrameKind::Hole) {
+            self.frames.pop_front();
+            self.frames_done += 1;
         }
     }
 

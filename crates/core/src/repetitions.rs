@@ -335,7 +335,7 @@ mod tests {
     }
 
     /// Nothing is left but what is listed.
-    fn is_tidy(window: &Window) -> bool {
+    fn is_tidy<F>(window: &Repetitions<F>) -> bool {
         window.entries.len() == window.listed.len()
             && window.bytes
                 == window.entries.iter().map(|(_, entry)| entry.load_bytes()).sum::<usize>()
@@ -398,6 +398,7 @@ mod tests {
         entry.follow(Status::Acked, "wants acked");
         entry.follow(Status::Delivered, "wants delivered");
         assert_eq!(window.reached(key, Status::Delivered), ["wants stored", "wants delivered"]);
+        assert_eq!(status(&mut window, "a"), Some(Status::Delivered));
         assert_eq!(window.failed(key), ["wants acked"]);
         assert_eq!(status(&mut window, "a"), None, "a retry is new");
         assert!(window.failed(key).is_empty() && window.reached(key, Status::Acked).is_empty());
@@ -491,6 +492,90 @@ mod tests {
         assert!(status(&mut window, "a").is_none());
         window.expire(at(605));
         assert_eq!(window.len(), 0, "a clock that was set back makes nothing last longer");
+    }
+
+    /// A message that was sent, and who waits for what of it.
+    struct Sent {
+        id: String,
+        key: RepetitionKey,
+        status: Status,
+        waiting: Vec<(Status, u32)>,
+    }
+
+    #[test]
+    fn everybody_who_waits_is_told_once_whatever_happens_to_the_window() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut window: Repetitions<u32> = Repetitions::new(WINDOW, 20, random.u64(..));
+        let (mut sent, mut now, mut followers) = (Vec::<Sent>::new(), 0, 0);
+        let mut waited_outside = 0;
+        for _ in 0..50_000 {
+            match random.u8(..10) {
+                0..4 => {
+                    let id = random.u8(..40).to_string();
+                    match window.seen(&message(&id)) {
+                        Some(entry) => {
+                            let first = sent.iter_mut().rfind(|first| first.key == entry.key());
+                            let first = first.expect("what is in the window was sent");
+                            assert_eq!((&first.id, first.status), (&id, entry.status()));
+                            let wanted = Status::ALL[random.usize(..4)];
+                            if wanted > first.status {
+                                followers += 1;
+                                entry.follow(wanted, followers);
+                                first.waiting.push((wanted, followers));
+                            }
+                        }
+                        None => {
+                            let key = window.begin(&message(&id), at(now));
+                            sent.push(Sent { id, key, status: Status::Accepted, waiting: vec![] });
+                        }
+                    }
+                }
+                4..8 if !sent.is_empty() => {
+                    let first = random.usize(..sent.len());
+                    let status = Status::ALL[random.usize(..4)];
+                    let first = &mut sent[first];
+                    first.status = first.status.max(status);
+                    let is_due = |waiting: &mut (Status, u32)| waiting.0 <= first.status;
+                    let due: Vec<u32> = first
+                        .waiting
+                        .extract_if(.., is_due)
+                        .map(|(_, follower)| follower)
+                        .collect();
+                    assert_eq!(window.reached(first.key, status), due);
+                }
+                8 if !sent.is_empty() => {
+                    let Sent { id, key, waiting, .. } =
+                        sent.swap_remove(random.usize(..sent.len()));
+                    let is_listed =
+                        window.seen(&message(&id)).is_some_and(|entry| entry.key() == key);
+                    waited_outside += usize::from(!is_listed && !waiting.is_empty());
+                    let told = window.failed(key);
+                    assert_eq!(
+                        told,
+                        waiting.iter().map(|(_, follower)| *follower).collect::<Vec<_>>()
+                    );
+                    assert!(window.seen(&message(&id)).is_none_or(|entry| entry.key() != key));
+                }
+                _ => {
+                    now += random.u64(..30);
+                    window.expire(at(now));
+                    assert!(window.next_expiry().is_none_or(|next| next > at(now)));
+                }
+            }
+            assert!(window.len() <= 20);
+            let only_for_followers = window.entries.len() - window.len();
+            assert!(
+                only_for_followers <= sent.iter().filter(|first| !first.waiting.is_empty()).count()
+            );
+        }
+        assert!(
+            waited_outside > 50,
+            "hardly anybody waited longer than the window: {waited_outside}"
+        );
+        for Sent { key, waiting, .. } in sent {
+            assert_eq!(window.failed(key).len(), waiting.len());
+        }
+        assert!(is_tidy(&window) && window.len() == 0);
     }
 
     #[test]

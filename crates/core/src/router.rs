@@ -6,7 +6,8 @@
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
-use alloc::string::ToString;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -17,13 +18,20 @@ use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw}
 use slab::Slab;
 
 use crate::endpoint::{Endpoint, EndpointKey};
+use crate::fate::{Promise, Tallies};
+use crate::groups::Groups;
 use crate::impatience::{Impatience, PONG_INTERVAL};
+use crate::keeping::Keepings;
+use crate::known::KnownNames;
 use crate::ledger::{Budget, Ledger, UserKey};
-use crate::outbox::{Account, ChunkPool, FrameKind};
-use crate::session::{Credentials, Phase, Session, SessionKey, Waited};
-use crate::storage::{Answer, Recovered};
+use crate::outbox::{Account, ChunkPool, FrameKind, Provenance};
+use crate::repetitions::Repetitions;
+use crate::session::{Credentials, Phase, Role, Session, SessionKey, Waited};
 use crate::tap::Tap;
 use crate::timers::{Timer, Timers};
+use crate::topics::Topics;
+use crate::trace::{Trace, TraceState};
+use crate::watchers::Watchers;
 use crate::{CloseReason, Config, Counters, Effect, Event, Histogram, Moment, Now, Peer, TapBatch};
 
 /// A frame's payload, as the driver has it.
@@ -92,7 +100,7 @@ pub struct Usage {
 pub struct Router {
     pub(crate) config: Config,
     pub(crate) now: Now,
-    began: Option<Now>,
+    pub(crate) began: Option<Now>,
     pub(crate) turn: u64,
     random: fastrand::Rng,
     pub(crate) sessions: Slab<Session>,
@@ -129,6 +137,31 @@ pub struct Router {
     pub(crate) tap: Option<Tap>,
     /// From a message's arrival until its bytes are in the receiver's socket.
     delivery: Histogram,
+    /// The newest place in the order of all messages.
+    pub(crate) seq: u64,
+    /// Messages before this place were left by a process that did not end in good order.
+    pub(crate) seq_unclean: u64,
+    pub(crate) tickets: u64,
+    /// Messages on their way to the disk, and their bytes.
+    pub(crate) keeping: Keepings,
+    pub(crate) keeping_bytes: usize,
+    /// Bytes of all messages that are kept, those on their way included.
+    pub(crate) kept_bytes: u64,
+    /// Why nothing can be kept now.
+    pub(crate) trouble: Option<String>,
+    pub(crate) waiting_for_disk: Vec<SessionKey>,
+    pub(crate) tallies: Tallies,
+    /// When names and ids are next looked through for those that are over.
+    pub(crate) forget_at: Moment,
+    pub(crate) repetitions: Repetitions<Rc<Promise>>,
+    pub(crate) trace: Trace,
+    pub(crate) known: KnownNames,
+    pub(crate) topics: Topics,
+    pub(crate) groups: Groups,
+    pub(crate) watchers: Watchers,
+    /// For the subscribers of a topic, and where its copies are.
+    pub(crate) subscribers: Vec<EndpointKey>,
+    pub(crate) copies: Vec<(SessionKey, u64)>,
 }
 
 impl Router {
@@ -136,6 +169,8 @@ impl Router {
     /// and events make the same effects.
     pub fn new(config: Config, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
+        let Config { repetition_window, repetitions_max, known_for, known_max, .. } = config;
+        let trace_messages_max = config.trace_messages_max;
         let names = HashMap::with_hasher(foldhash::fast::FixedState::with_seed(random.u64(..)));
         Router {
             now: Now::default(),
@@ -166,6 +201,24 @@ impl Router {
             everyone: Vec::new(),
             tap: None,
             delivery: Histogram::default(),
+            seq: 0,
+            seq_unclean: 0,
+            tickets: 0,
+            keeping: Keepings::default(),
+            keeping_bytes: 0,
+            kept_bytes: 0,
+            trouble: None,
+            waiting_for_disk: Vec::new(),
+            tallies: Tallies::default(),
+            forget_at: Moment::default(),
+            repetitions: Repetitions::new(repetition_window, repetitions_max, random.u64(..)),
+            trace: Trace::new(trace_messages_max, random.u64(..)),
+            known: KnownNames::new(known_for, known_max, random.u64(..)),
+            topics: Topics::new(random.u64(..)),
+            groups: Groups::new(random.u64(..)),
+            watchers: Watchers::default(),
+            subscribers: Vec::new(),
+            copies: Vec::new(),
             random,
             config,
         }
@@ -188,6 +241,9 @@ impl Router {
         self.answers.set_max(config.answer_bytes_total_max);
         self.intake.set_max(config.intake_bytes_user_max, config.intake_bytes_total_max);
         self.held.set_max(config.held_bytes_total_max);
+        self.repetitions.set_limits(config.repetition_window, config.repetitions_max);
+        self.trace.set_max(config.trace_messages_max);
+        self.known.set_limits(config.known_for, config.known_max);
         self.intake_was_freed = !self.intake_held.is_empty();
         let keys: Vec<SessionKey> = self.registered.values().copied().collect();
         for key in keys {
@@ -262,6 +318,9 @@ impl Router {
         while let Some(timer) = self.timers.pop_due(now.moment) {
             self.fire(timer);
         }
+        if now.moment >= self.forget_at {
+            self.forget_what_is_over();
+        }
     }
 
     /// Anonymous connections that are about to get a courtesy receipt. The driver looks whether
@@ -308,6 +367,13 @@ impl Router {
             Timer::Pace(key) => self.check_pace(key),
             Timer::LingerAnswer(endpoint) => self.answer_lingering_senders(endpoint),
             Timer::LingerEnd(endpoint) => self.check_linger(endpoint),
+            Timer::Expiry(endpoint) => self.check_expiry(endpoint),
+            Timer::Paused(endpoint) => self.check_paused(endpoint),
+            Timer::LookWhetherRead(key) => self.look_whether_read(key),
+            Timer::ReceiptWait => self.check_receipt_wait(),
+            Timer::DiskStall => self.check_disk_stall(),
+            Timer::DiskRecovery => self.check_disk_recovery(),
+            Timer::Sweep => self.sweep(),
         }
     }
 
@@ -366,12 +432,7 @@ impl Router {
             Kind::Admin if listing::level_asked(envelope.protocol) == Level::Two => {
                 self.admin(key, payload)
             }
-            _ => {
-                self.take_note_of_frame(key);
-                self.counters.ignored_unknown_type += 1;
-                self.log_of(key, |peer| Event::Ignored { peer, what: "its type is unknown" });
-                Next::Taken
-            }
+            _ => self.request(key, &envelope, payload),
         }
     }
 
@@ -423,6 +484,9 @@ impl Router {
         let keys: Vec<SessionKey> = self.sessions.iter().filter_map(open).collect();
         for key in keys {
             self.uncork(key);
+            if self.session(key).is_some_and(|session| session.level == Level::Two) {
+                self.tell(key, |out| control::bye(out, CloseReason::ShuttingDown.as_str()));
+            }
             self.begin_drain(key, CloseReason::ShuttingDown);
         }
     }
@@ -476,8 +540,19 @@ impl Router {
             Account { pool: &mut self.pool, budget: &mut self.queues, user: session.user };
         let answers_before = session.outbox.control_bytes();
         let delivery = &mut self.delivery;
-        let on_message = |arrived: Moment| delivery.record(at.since(arrived));
+        let (trace, unix_us) = (&mut self.trace, self.now.unix_us);
+        let endpoint = match &session.role {
+            Role::Registered(registration) => Some(registration.endpoint),
+            Role::Anonymous => None,
+        };
+        let on_message = |provenance: Provenance, is_tracked: bool| {
+            delivery.record(at.since(provenance.arrived));
+            if !is_tracked {
+                trace.note(provenance.trace, TraceState::Delivered, endpoint, unix_us);
+            }
+        };
         let handed_over = session.outbox.written(bytes, account, on_message);
+        let (is_watched, has_gaps) = (session.is_watched(), session.gaps.is_some());
         let answers_read = answers_before - session.outbox.control_bytes();
         session.last_told = now;
         if handed_over.messages > 0 {
@@ -492,9 +567,15 @@ impl Router {
         if answers_are_read {
             self.resume(key);
         }
+        if has_gaps {
+            self.tell_gaps(key);
+        }
         if handed_over.messages > 0 {
             self.counters.handed_over += handed_over.messages;
             self.counters.handed_over_bytes += handed_over.bytes;
+        }
+        if is_watched {
+            self.watched_were_written(key);
         }
         self.queue_has_drained(key);
         self.end_if_drained(key);
@@ -506,18 +587,6 @@ impl Router {
             session.outbox.trim();
         }
     }
-
-    // ---- the disk -----------------------------------------------------------------------------------
-
-    /// What an earlier process of the bus has left on disk. To be said before anybody connects.
-    pub fn recover(&mut self, _recovered: Recovered) {}
-
-    /// Whoever keeps things on disk has something to say.
-    pub fn storage(&mut self, _answer: Answer) {}
-
-    /// The peer of this session has read everything that its socket was given: the answer to
-    /// [`Effect::LookWhetherRead`].
-    pub fn has_read_all(&mut self, _key: SessionKey) {}
 
     // ---- for people ---------------------------------------------------------------------------------
 
@@ -579,7 +648,7 @@ impl Router {
         self.take_note_of_frame(key);
         let Some(session) = self.session(key) else { return Next::Finished };
         let uid = session.credentials.uid;
-        if uid != 0 && uid != self.config.owner_uid {
+        if !self.owns_bus(key) {
             self.counters.refused_admin += 1;
             let what = format!("user {uid} does not own this bus");
             self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
@@ -646,6 +715,13 @@ impl Router {
 
     pub(crate) fn account(&mut self, user: UserKey) -> Account<'_> {
         Account { pool: &mut self.pool, budget: &mut self.queues, user }
+    }
+
+    /// The endpoint whose name a session has, or had, as long as it is the same.
+    pub(crate) fn endpoint_of(&self, key: SessionKey) -> Option<EndpointKey> {
+        let registration = self.session(key)?.registration()?;
+        let record = self.endpoints.get(registration.endpoint.0)?;
+        (record.name == registration.name).then_some(registration.endpoint)
     }
 
     pub(crate) fn name_of(&self, key: SessionKey) -> Option<EndpointName> {
@@ -741,7 +817,7 @@ impl Router {
 
     /// Whether a question is to wait until the peer has read the answers that it has: so it is when
     /// all peers together have left too many unread.
-    fn answers_wait_for_answers(&mut self, key: SessionKey) -> bool {
+    pub(crate) fn answers_wait_for_answers(&mut self, key: SessionKey) -> bool {
         let too_many = self.answers.is_full();
         let Some(session) = self.session_mut(key) else { return false };
         let waits = too_many && session.outbox.control_bytes() > 0 && !session.is_deaf;
@@ -803,7 +879,7 @@ impl Router {
         } else {
             self.counters.timeout_heartbeat += 1;
             self.log_of(key, |peer| Event::Silent { peer });
-            self.end_session(key, CloseReason::Heartbeat);
+            self.end_with_a_word(key, CloseReason::Heartbeat);
         }
     }
 

@@ -1,28 +1,39 @@
 //! Where a message goes, and what happens when it does not fit there.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use hermes_bus_proto::control::Detail;
+use hermes_bus_proto::control::{self, Detail, Further, Status};
 use hermes_bus_proto::envelope::Insertion;
 use hermes_bus_proto::frame;
 use hermes_bus_proto::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
-use hermes_bus_proto::{Destination, Envelope, ErrorCode, Raw};
+use hermes_bus_proto::listing::Level;
+use hermes_bus_proto::topic::Address;
+use hermes_bus_proto::{Ask, Destination, EndpointName, Envelope, ErrorCode, Raw};
 
 use crate::Event;
+use crate::acks::Handing;
 use crate::effects::beginning;
 use crate::endpoint::{EndpointKey, EndpointState};
+use crate::fate::Tally;
+use crate::gaps::GapSource;
 use crate::linger::{Holding, Place};
 use crate::outbox::{
-    Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN,
+    Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN, Tracking,
 };
+use crate::parcel::added_fields;
 use crate::router::{Next, Payload, Router};
-use crate::session::{Courtesy, Patience, Session, SessionKey, Stalled, Waited, WaitingSender};
+use crate::session::{
+    Courtesy, Credentials, Patience, Session, SessionKey, Stalled, Waited, WaitingSender,
+};
+use crate::storage::Sender;
 use crate::tap::Outcome;
 use crate::timers::Timer;
 
@@ -30,23 +41,31 @@ use crate::timers::Timer;
 type QuotedId = [u8; 38];
 
 /// A message on its way: what came, and what the bus adds to it.
+#[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) sender: SessionKey,
-    envelope: &'a Envelope<'a>,
+    pub(crate) envelope: &'a Envelope<'a>,
     payload: Payload<'a>,
     inserted: &'a [u8],
     /// Its `id` as JSON, whoever made it.
     pub(crate) id: Raw<'a>,
-    provenance: Provenance,
+    pub(crate) provenance: Provenance,
+    pub(crate) ask: Ask,
+    /// The level that its sender speaks.
+    pub(crate) level: Level,
+    /// The group or topic that it goes through.
+    pub(crate) via: Option<&'a str>,
+    /// Where it has several targets: their one receipt.
+    pub(crate) tally: Option<&'a Rc<Tally>>,
 }
 
 impl Outgoing<'_> {
-    fn payload_bytes(&self) -> usize {
+    pub(crate) fn payload_bytes(&self) -> usize {
         self.envelope.payload().len() + self.inserted.len()
     }
 
     /// What it takes in a receiver's queue.
-    fn needs_bytes(&self) -> usize {
+    pub(crate) fn needs_bytes(&self) -> usize {
         HEADER_BYTES + self.payload_bytes() + FRAME_OVERHEAD_BYTES
     }
 
@@ -55,13 +74,45 @@ impl Outgoing<'_> {
         self.envelope.payload().split_at(self.envelope.closing_brace_at())
     }
 
-    fn has_waiter(&self) -> bool {
+    /// Whether an anonymous sender may wait for an answer.
+    pub(crate) fn has_waiter(&self) -> bool {
         self.provenance.waiter.is_some()
+    }
+
+    /// Whether its sender hears of it if it is refused. A registered session of level 1 does not.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.has_waiter() || self.level == Level::Two || self.ask.receipt.is_some()
+    }
+
+    /// Whether it asks for nothing but to be routed.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.ask == Ask::default() && self.tally.is_none()
+    }
+
+    /// The JSON object as a level 1 receiver gets it.
+    pub(crate) fn payload(&self) -> Bytes {
+        match self.payload {
+            Payload::Shared(bytes) if self.inserted.is_empty() => bytes.clone(),
+            _ => {
+                let (before, after) = self.parts();
+                Bytes::from([before, self.inserted, after].concat())
+            }
+        }
+    }
+
+    /// The same message, through a group or topic.
+    pub(crate) fn through<'b>(
+        &'b self,
+        via: Option<&'b str>,
+        tally: Option<&'b Rc<Tally>>,
+    ) -> Outgoing<'b> {
+        Outgoing { via, tally, ..*self }
     }
 }
 
 /// Whether a receiver's queue can take a message.
-enum Admission {
+pub(crate) enum Admission {
     Yes,
     /// Not now: the sender is kept waiting.
     Wait,
@@ -78,23 +129,58 @@ impl Router {
         payload: Payload<'_>,
     ) -> Next {
         let destination = Destination::of(envelope.to);
-        let is_anonymous = self.session(key).is_some_and(Session::is_anonymous);
-        let waiter = is_anonymous.then_some(key);
-        let provenance = Provenance { waiter, arrived: self.now.moment };
+        let Some(session) = self.session(key) else { return Next::Finished };
+        let (is_anonymous, level) = (session.is_anonymous(), session.level);
+        let uid = session.credentials.uid;
+        let ask = match level {
+            _ if envelope.asking.is_empty() => Ask::default(),
+            Level::One => Ask::lenient(&envelope.asking),
+            Level::Two => match Ask::strict(&envelope.asking) {
+                Ok(ask) => ask,
+                Err(error) => return self.refuse_field(key, &error.to_string(), envelope.id),
+            },
+        };
         let mut inserted = core::mem::take(&mut self.inserted);
         let mut generated: QuotedId = [b'"'; 38];
         self.insert_fields(key, envelope, &mut inserted, &mut generated);
         let id = envelope.id.unwrap_or(Raw::new(&generated));
-        let inserted_bytes = inserted.as_slice();
-        let outgoing =
-            Outgoing { sender: key, envelope, payload, inserted: inserted_bytes, id, provenance };
+        let now = self.now.moment;
+        let trace = self.trace.begin(id.as_bytes(), key, uid);
+        let waiter = is_anonymous.then_some(key);
+        let provenance = Provenance { waiter, arrived: now, trace };
+        let (inserted_bytes, via, tally) = (inserted.as_slice(), None, None);
+        let outgoing = Outgoing {
+            sender: key,
+            envelope,
+            payload,
+            inserted: inserted_bytes,
+            id,
+            provenance,
+            ask,
+            level,
+            via,
+            tally,
+        };
         let next = if self.config.strict_from && self.pretends(&outgoing) {
             self.refuse_pretender(&outgoing)
+        } else if !outgoing.is_plain()
+            && let Some(next) = self.look_at_what_is_asked(&outgoing, &destination)
+        {
+            next
         } else {
             self.route(&outgoing, destination)
         };
         self.inserted = inserted;
         self.keep_pace(key, payload.bytes().len(), next)
+    }
+
+    /// A field of a level 2 session's message is wrong: the message is refused, the session goes on.
+    fn refuse_field(&mut self, key: SessionKey, what: &str, id: Option<Raw<'_>>) -> Next {
+        self.take_note_of_frame(key);
+        self.counters.refused_fields += 1;
+        self.end_courtesy(key);
+        self.tell_error(key, ErrorCode::InvalidField, Detail::Text(what), id);
+        self.hold_if_answers_pile_up(key)
     }
 
     /// Prepares what the bus adds: `id`, `ts` and `from`, where the keys are missing.
@@ -131,15 +217,14 @@ impl Router {
             return self.refuse_oversize(message);
         }
         match destination {
-            Destination::Endpoint(name) => {
-                let Some(endpoint) = self.names.get(&*name).copied() else {
-                    return self.not_found(message);
-                };
-                match &self.endpoints[endpoint.0].state {
-                    EndpointState::Held(receiver) => self.deliver(message, *receiver),
-                    EndpointState::Lingering(_) => self.deliver_later(message, endpoint),
-                }
-            }
+            Destination::Endpoint(name) => match self.names.get(&*name).copied() {
+                Some(endpoint) => self.to_endpoint(message, endpoint),
+                None => match Address::of(name) {
+                    Address::Group(group) => self.to_group(message, &group),
+                    Address::Topic(topic) => self.to_topic(message, &topic),
+                    Address::Endpoint(name) => self.to_absent(message, &name),
+                },
+            },
             Destination::Everyone => self.broadcast(message),
             Destination::Nobody => self.not_found(message),
             Destination::Invalid => {
@@ -155,23 +240,67 @@ impl Router {
     // ---- one receiver ---------------------------------------------------------------------------
 
     #[inline]
-    fn deliver(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
+    pub(crate) fn to_endpoint(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
+        let record = &self.endpoints[endpoint.0];
+        if !record.is_plain() || message.ask.queue {
+            return self.to_tracked(message, endpoint);
+        }
+        match &record.state {
+            EndpointState::Held(receiver) => self.deliver(message, endpoint, *receiver),
+            EndpointState::Lingering(_) => self.deliver_later(message, endpoint),
+            EndpointState::Away => self.not_found(message),
+        }
+    }
+
+    #[inline]
+    fn deliver(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+        receiver: SessionKey,
+    ) -> Next {
         match self.admission(message.sender, receiver, message.needs_bytes()) {
             Admission::Yes => {}
+            // What does not fit goes to the disk, if there is one, and nobody waits.
+            Admission::Wait | Admission::Drop if self.may_spill(endpoint, message) => {
+                return self.to_tracked(message, endpoint);
+            }
             Admission::Wait => return self.wait_for(message, receiver),
             Admission::Drop => return self.drop_for_stalled(message, receiver),
         }
         self.accept(message);
         self.tap(message, Outcome::Accepted);
         let mark = self.enqueue(message, receiver, None, message.provenance);
-        if message.has_waiter() {
+        if !message.is_plain() {
+            self.watch_in_queue(message, endpoint, receiver, mark);
+        } else if message.has_waiter() {
             self.first_message_is_due(message, vec![(receiver, mark)], None);
         }
         Next::Taken
     }
 
+    /// The session's books keep an eye on a message in its queue that asks for something.
+    fn watch_in_queue(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+        receiver: SessionKey,
+        mark: u64,
+    ) {
+        let tracking = self.tracking_of(message, endpoint);
+        let seq = self.seq;
+        if let Some(session) = self.session_mut(receiver) {
+            session.handing.push_back(Handing { mark, seq, tracking });
+        }
+    }
+
     #[inline]
-    fn admission(&self, sender: SessionKey, receiver: SessionKey, bytes: usize) -> Admission {
+    pub(crate) fn admission(
+        &self,
+        sender: SessionKey,
+        receiver: SessionKey,
+        bytes: usize,
+    ) -> Admission {
         let Some(session) = self.session(receiver) else { return Admission::Yes };
         if session.stalled.is_some() {
             return Admission::Drop;
@@ -188,21 +317,21 @@ impl Router {
     /// and a short one grows a little even when others have used up the budget: a receiver that
     /// reads is not slowed down by those that do not.
     #[inline]
-    fn has_room(&self, receiver: &Session, bytes: usize) -> bool {
+    pub(crate) fn has_room(&self, receiver: &Session, bytes: usize) -> bool {
         self.has_room_beside(receiver, bytes, 0)
     }
 
     /// The same where so much of it is charged already: the payload that all receivers of one user share.
     #[inline]
     fn has_room_beside(&self, receiver: &Session, bytes: usize, charged_bytes: usize) -> bool {
-        let load = receiver.outbox.load_bytes() + bytes;
-        receiver.outbox.is_empty()
+        let load = receiver.outbox.load_bytes() + receiver.backlog_bytes + bytes;
+        receiver.outbox.is_empty() && receiver.backlog_bytes == 0
             || load <= self.config.queue_bytes_max
                 && (load <= self.config.queue_bytes_reserved
                     || self.queues.has_room_for(receiver.user, bytes - charged_bytes))
     }
 
-    fn wait_for(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
+    pub(crate) fn wait_for(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
         let (key, needs_bytes, now) = (message.sender, message.needs_bytes(), self.now.moment);
         let (of_the_bus, of_the_sender) = (self.config.stall, self.config.answer);
         self.counters.sender_waits += 1;
@@ -322,7 +451,11 @@ impl Router {
         self.release_waiting_senders(key);
     }
 
-    fn drop_for_stalled(&mut self, message: &Outgoing<'_>, receiver: SessionKey) -> Next {
+    pub(crate) fn drop_for_stalled(
+        &mut self,
+        message: &Outgoing<'_>,
+        receiver: SessionKey,
+    ) -> Next {
         self.accept(message);
         self.tap(message, Outcome::Dropped);
         self.counters.dropped_receiver_stalled += 1;
@@ -331,7 +464,7 @@ impl Router {
             session.count_drop();
             queued_bytes = session.outbox.bytes();
         }
-        if !message.has_waiter() {
+        if !message.is_answered() {
             return Next::Taken;
         }
         let what = format!(
@@ -344,21 +477,49 @@ impl Router {
         self.hold_if_answers_pile_up(message.sender)
     }
 
+    pub(crate) fn tracking_of(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+    ) -> Tracking {
+        let fate = self.fate_of(message);
+        self.reached(&fate, Status::Accepted, endpoint);
+        let deadline = message.ask.ttl.map(|ttl| self.now.moment.after(ttl));
+        if let Some(deadline) = deadline {
+            self.timers.set(deadline, Timer::Expiry(endpoint));
+        }
+        let payload_bytes = message.payload_bytes();
+        Tracking { fate, deadline, kept: None, payload_bytes, deliveries: 1 }
+    }
+
     /// Holds a message for an endpoint whose session ended a moment ago.
-    fn deliver_later(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
+    pub(crate) fn deliver_later(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
         // The frame may have waited for the session that has ended.
         let sender = self.session(message.sender);
         let arrived = sender.and_then(|sender| sender.waiting_since);
         let arrived = arrived.unwrap_or(message.provenance.arrived);
         self.accept(message);
-        if message.has_waiter() {
-            self.first_message_is_due(message, Vec::new(), None);
-        }
+        let tracking = if message.is_plain() {
+            if message.has_waiter() {
+                self.first_message_is_due(message, Vec::new(), None);
+            }
+            None
+        } else {
+            Some(self.tracking_of(message, endpoint))
+        };
         let header = frame::header(message.payload_bytes());
         let (before, after) = message.parts();
         let frame = Bytes::from([&header, before, message.inserted, after].concat());
-        let provenance = Provenance { arrived, ..message.provenance };
-        let loose = LooseMessage { frame, provenance };
+        // Who has asked for a receipt waits for that.
+        let waiter = message.provenance.waiter.filter(|_| message.ask.receipt.is_none());
+        let provenance = Provenance { arrived, waiter, ..message.provenance };
+        let sender = self.sender_of(message.sender).map(Box::new);
+        let tracking = tracking.map(Box::new);
+        let loose = LooseMessage {
+            sender,
+            tracking,
+            ..LooseMessage::new(self.next_seq(), frame, provenance)
+        };
         let Holding { is_held, dropped } = self.hold(endpoint, loose, Place::Back);
         self.tap(message, if is_held { Outcome::Held } else { Outcome::NotFound });
         self.held_overflow(endpoint, dropped);
@@ -368,6 +529,14 @@ impl Router {
     // ---- everyone -----------------------------------------------------------------------------------
 
     fn broadcast(&mut self, message: &Outgoing<'_>) -> Next {
+        if message.ask.queue {
+            return self.refuse_queue_for_many(message);
+        }
+        let tally = message.ask.receipt.map(|wanted| {
+            let endpoints = self.registered.len();
+            self.tally(message.sender, message.id, wanted, endpoints)
+        });
+        let message = &message.through(None, tally.as_ref());
         self.accept(message);
         self.tap(message, Outcome::Accepted);
         self.counters.broadcasts += 1;
@@ -380,13 +549,20 @@ impl Router {
         let mut copies = Vec::new();
         for receiver in &receivers {
             let Some(session) = self.session(*receiver) else { continue };
+            let endpoint = session.registration().map(|registration| registration.endpoint);
+            if let Some(endpoint) = endpoint
+                && (message.tally.is_some() || !self.endpoints[endpoint.0].is_plain())
+            {
+                self.one_of_many(message, endpoint, GapSource::Broadcast);
+                continue;
+            }
             let user = session.user;
             let known = bodies.iter().position(|body| body.user == user);
             let charged_bytes = known.map_or(0, |known| bodies[known].bytes.len());
             let takes = session.stalled.is_none()
                 && self.has_room_beside(session, message.needs_bytes(), charged_bytes);
             if !takes {
-                self.drop_broadcast(*receiver);
+                self.drop_broadcast(*receiver, message.payload_bytes());
                 continue;
             }
             if let Some(payload) = payload.as_ref().filter(|_| known.is_none()) {
@@ -403,11 +579,11 @@ impl Router {
         for body in bodies {
             body.release(&mut self.queues);
         }
-        if message.has_waiter() {
+        if message.has_waiter() && message.ask.receipt.is_none() {
             self.first_message_is_due(message, copies, Some(receivers.len()));
         }
         self.everyone = receivers;
-        Next::Taken
+        self.hold_if_answers_pile_up(message.sender)
     }
 
     /// A large payload gets memory of its own, once for all receivers.
@@ -421,8 +597,9 @@ impl Router {
         })
     }
 
-    fn drop_broadcast(&mut self, receiver: SessionKey) {
+    pub(crate) fn drop_broadcast(&mut self, receiver: SessionKey, payload_bytes: usize) {
         self.counters.dropped_broadcast += 1;
+        self.note_gap(receiver, GapSource::Broadcast, payload_bytes);
         let Some(session) = self.session_mut(receiver) else { return };
         let is_known_to_stall = session.stalled.is_some();
         session.count_drop();
@@ -435,7 +612,7 @@ impl Router {
 
     /// Takes note that the router has the message.
     #[inline]
-    fn accept(&mut self, message: &Outgoing<'_>) {
+    pub(crate) fn accept(&mut self, message: &Outgoing<'_>) {
         self.take_note_of_frame(message.sender);
         let now = self.now.moment;
         let bytes = message.envelope.payload().len() as u64;
@@ -448,16 +625,22 @@ impl Router {
 
     /// Queues a message for one receiver; returns the mark behind it.
     #[inline]
-    fn enqueue(
+    pub(crate) fn enqueue(
         &mut self,
         message: &Outgoing<'_>,
         receiver: SessionKey,
         shared: Option<&Rc<Body>>,
         provenance: Provenance,
     ) -> u64 {
-        let Some(user) = self.session(receiver).map(|session| session.user) else { return 0 };
+        let seq = self.next_seq();
+        let Some((user, level)) = self.session(receiver).map(|s| (s.user, s.level)) else {
+            return 0;
+        };
+        if level == Level::Two {
+            return self.enqueue_level_2(message, receiver, provenance, seq);
+        }
         let header = frame::header(message.payload_bytes());
-        let kind = FrameKind::Message(provenance);
+        let kind = FrameKind::Message { provenance, seq, is_tracked: false };
         let own = match (shared, message.payload) {
             (None, Payload::Shared(bytes)) if bytes.len() >= SHARE_BYTES_MIN => {
                 Some(Body::new(bytes.clone(), user, &mut self.queues))
@@ -481,9 +664,69 @@ impl Router {
         mark
     }
 
+    /// The same for a level 2 session, which also learns who sent it, and through what.
+    fn enqueue_level_2(
+        &mut self,
+        message: &Outgoing<'_>,
+        receiver: SessionKey,
+        provenance: Provenance,
+        seq: u64,
+    ) -> u64 {
+        let sender = self.sender_of(message.sender);
+        let added = added_fields(sender.as_ref(), message.via, None, None);
+        let kind = FrameKind::Message { provenance, seq, is_tracked: false };
+        let Some(user) = self.session(receiver).map(|session| session.user) else { return 0 };
+        let envelope = message.envelope;
+        let (before, _) = message.parts();
+        let cut;
+        let before = if envelope.has_keys_of_the_bus {
+            cut = envelope.without_keys_of_the_bus();
+            &cut
+        } else {
+            before
+        };
+        let own = match message.payload {
+            Payload::Shared(bytes)
+                if bytes.len() >= SHARE_BYTES_MIN && !envelope.has_keys_of_the_bus =>
+            {
+                Some(Body::new(bytes.clone(), user, &mut self.queues))
+            }
+            _ => None,
+        };
+        let Some((session, account)) = self.session_and_account(receiver) else { return 0 };
+        if let Some(body) = &own {
+            let inserted = [message.inserted, added.as_bytes()].concat();
+            let header = frame::header(body.bytes.len() + inserted.len());
+            let split = envelope.closing_brace_at();
+            session.outbox.push_shared(header, body, split, &inserted, kind, account);
+        } else {
+            let bytes = before.len() + message.inserted.len() + added.len() + 1;
+            let header = frame::header(bytes);
+            let parts = [&header, before, message.inserted, added.as_bytes(), b"}"];
+            session.outbox.push_copy(&parts, kind, account);
+        }
+        let mark = session.outbox.mark();
+        if let Some(body) = own {
+            body.release(&mut self.queues);
+        }
+        self.mark_dirty(receiver);
+        mark
+    }
+
+    /// Who the sender of a message is, as the kernel and the router know it.
+    pub(crate) fn sender_of(&self, key: SessionKey) -> Option<Sender> {
+        let session = self.session(key)?;
+        let Credentials { uid, pid } = session.credentials;
+        let endpoint = session.registration().map(|registration| registration.name.clone());
+        Some(Sender { uid, pid, endpoint })
+    }
+
     /// Shows a message to those who look on.
     #[inline]
-    fn tap(&mut self, message: &Outgoing<'_>, outcome: Outcome) {
+    pub(crate) fn tap(&mut self, message: &Outgoing<'_>, outcome: Outcome) {
+        if self.watchers.has_taps() {
+            self.show_to_watchers(&message.payload(), outcome);
+        }
         let Some(tap) = &mut self.tap else { return };
         match message.payload {
             Payload::Shared(bytes) => {
@@ -533,25 +776,37 @@ impl Router {
         self.hold_if_answers_pile_up(key)
     }
 
-    fn not_found(&mut self, message: &Outgoing<'_>) -> Next {
+    pub(crate) fn not_found(&mut self, message: &Outgoing<'_>) -> Next {
         let key = message.sender;
         self.take_note_of_frame(key);
         self.tap(message, Outcome::NotFound);
         self.counters.refused_endpoint_not_found += 1;
         let wanted = beginning(message.envelope.to);
         self.log_of(key, |peer| Event::NotFound { peer, wanted });
-        let Some(to) = message.envelope.to.filter(|_| message.has_waiter()) else {
+        let Some(to) = message.envelope.to.filter(|_| message.is_answered()) else {
             return Next::Taken;
         };
         self.end_courtesy(key);
-        let detail = Detail::NotConnected(to);
-        self.tell_error(key, ErrorCode::EndpointNotFound, detail, Some(message.id));
+        let suggestions = self.suggestions(message, to);
+        let further = Further { suggestions: &suggestions, ..Further::default() };
+        let (code, detail) = (ErrorCode::EndpointNotFound, Detail::NotConnected(to));
+        self.tell(key, |out| control::error_2(out, code, detail, Some(message.id), &further));
         self.hold_if_answers_pile_up(key)
+    }
+
+    /// Names that a level 2 sender may have meant.
+    fn suggestions(&self, message: &Outgoing<'_>, to: Raw<'_>) -> Vec<EndpointName> {
+        match to.text() {
+            Ok(wanted) if message.level == Level::Two => {
+                self.known.suggestions(&wanted, self.bus_time(self.now.moment))
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
 impl Session {
-    fn count_drop(&mut self) {
+    pub(crate) fn count_drop(&mut self) {
         self.dropped += 1;
         if let Some(stalled) = &mut self.stalled {
             stalled.dropped += 1;

@@ -2,12 +2,16 @@
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use hermes_bus_proto::EndpointName;
-use hermes_bus_proto::listing::{Amount, EndpointDetails, EndpointState, Traffic};
+use hermes_bus_proto::listing::{Amount, EndpointDetails, EndpointState, Level, Traffic};
 
+use crate::acks::{Acking, Handing, Unread};
 use crate::endpoint::EndpointKey;
+use crate::gaps::Gaps;
 use crate::ledger::UserKey;
 use crate::outbox::Outbox;
 use crate::pace::Pace;
@@ -73,10 +77,27 @@ pub(crate) struct Session {
     pub(crate) intake: Intake,
     /// As a receiver: senders that are kept waiting, the longest first, with the bytes they need
     /// and since when they wait.
-    pub(crate) waiting_senders: alloc::collections::VecDeque<WaitingSender>,
+    pub(crate) waiting_senders: VecDeque<WaitingSender>,
     /// As a receiver: messages are dropped until half of the queue is read.
     pub(crate) stalled: Option<Stalled>,
     pub(crate) pace: Pace,
+    pub(crate) level: Level,
+    /// What the peer has said about itself.
+    pub(crate) meta: Option<Box<str>>,
+    /// As a receiver that acknowledges: what it holds.
+    pub(crate) acking: Option<Box<Acking>>,
+    /// As one that does not: watched messages in its queue, in order.
+    pub(crate) handing: VecDeque<Handing>,
+    /// Messages in its socket that stay on disk until they are read.
+    pub(crate) unread: VecDeque<Unread>,
+    /// How long the bus pauses between two looks whether they are.
+    pub(crate) look_pause: Duration,
+    /// Memory of what waits in its endpoint's backlog.
+    pub(crate) backlog_bytes: usize,
+    /// What it was to get besides its own messages, and could not take.
+    pub(crate) gaps: Option<Box<Gaps>>,
+    /// As a sender: receipts that it waits for.
+    pub(crate) receipts_waiting: usize,
     pub(crate) sent: Meter,
     pub(crate) received: Meter,
     pub(crate) dropped: u64,
@@ -124,11 +145,13 @@ pub(crate) struct Holds {
     pub(crate) intake: bool,
     /// It has sent more than it may in a second.
     pub(crate) pace: bool,
+    /// Too much is on its way to the disk.
+    pub(crate) disk: bool,
 }
 
 impl Holds {
     pub(crate) fn any(self) -> bool {
-        self.receiver.is_some() || self.unread_answers || self.intake || self.pace
+        self.receiver.is_some() || self.unread_answers || self.intake || self.pace || self.disk
     }
 }
 
@@ -217,7 +240,7 @@ pub(crate) struct Intake {
 #[derive(Clone, Copy)]
 pub(crate) enum Deadline {
     At(Moment),
-    StandsStill { left: core::time::Duration },
+    StandsStill { left: Duration },
 }
 
 /// Counts what goes through, and how fast, in windows of ten seconds.
@@ -292,6 +315,15 @@ impl Session {
             waiting_senders: Default::default(),
             stalled: None,
             pace: Pace::default(),
+            level: Level::One,
+            meta: None,
+            acking: None,
+            handing: VecDeque::new(),
+            unread: VecDeque::new(),
+            look_pause: Duration::ZERO,
+            backlog_bytes: 0,
+            gaps: None,
+            receipts_waiting: 0,
             sent: Meter::default(),
             received: Meter::default(),
             dropped: 0,
@@ -331,6 +363,12 @@ impl Session {
         self.is_open() && self.is_anonymous() && has_sent_no_more && waits
     }
 
+    /// Whether somebody keeps an eye on what is in its queue.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.handing.is_empty() || self.acking.is_some()
+    }
+
     /// Whether nothing is left that the peer is still to get.
     pub(crate) fn is_drained(&self) -> bool {
         self.outbox.is_empty() && self.undecided == 0 && !matches!(self.courtesy, Courtesy::Due(_))
@@ -350,7 +388,10 @@ impl Session {
             endpoint: text(registration.map(|registration| registration.name.as_str())),
             state: EndpointState::Online,
             session_id: text(registration.map(|registration| &*registration.session_id)),
-            protocol: 1,
+            protocol: match self.level {
+                Level::One => 1,
+                Level::Two => 2,
+            },
             connected_at: registration.map_or(0.0, |r| r.since_unix_us as f64 / 1e6),
             uid: self.credentials.uid,
             pid: self.credentials.pid,

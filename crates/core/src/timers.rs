@@ -23,6 +23,20 @@ pub(crate) enum Timer {
     Pace(SessionKey),
     LingerAnswer(EndpointKey),
     LingerEnd(EndpointKey),
+    /// A message in memory expires.
+    Expiry(EndpointKey),
+    /// A message that was given back comes again.
+    Paused(EndpointKey),
+    /// Whether a session has read what is kept until it has.
+    LookWhetherRead(SessionKey),
+    /// A broadcast's receipt does not wait any longer.
+    ReceiptWait,
+    /// Senders have waited long enough for the disk.
+    DiskStall,
+    /// Whether the disk has caught up.
+    DiskRecovery,
+    /// Messages on disk expire.
+    Sweep,
 }
 
 #[derive(Default)]
@@ -43,7 +57,7 @@ impl Timers {
         self.queue.insert((at, timer));
     }
 
-    fn forget(&mut self, timer: Timer) {
+    pub(crate) fn forget(&mut self, timer: Timer) {
         if let Some(at) = self.set.remove(&timer) {
             self.queue.remove(&(at, timer));
         }
@@ -59,6 +73,7 @@ impl Timers {
             Timer::Pong,
             Timer::WaitingSenders,
             Timer::Pace,
+            Timer::LookWhetherRead,
         ];
         for kind in kinds {
             self.forget(kind(key));
@@ -69,6 +84,8 @@ impl Timers {
     pub(crate) fn forget_endpoint(&mut self, key: EndpointKey) {
         self.forget(Timer::LingerAnswer(key));
         self.forget(Timer::LingerEnd(key));
+        self.forget(Timer::Expiry(key));
+        self.forget(Timer::Paused(key));
     }
 
     /// How many are set.

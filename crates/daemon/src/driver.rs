@@ -685,7 +685,7 @@ impl Driver {
                 Effect::Resume(key) => self.make_ready(key),
                 Effect::Close(key, _) => drop(self.close(key)),
                 Effect::Admin(key, payload) => self.on_admin(key, &payload),
-                Effect::Store(..) | Effect::LookWhetherRead(_) => {}
+                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => {}
                 Effect::Log(event) => self.event_log.log(event),
             }
         }

@@ -78,7 +78,7 @@ impl fmt::Display for EndpointName {
 }
 
 /// `text` as a JSON string: quotes, backslashes and control characters escaped, all else raw.
-pub(crate) fn json_string(text: &str) -> String {
+pub fn json_string(text: &str) -> String {
     serde_json::to_string(text).expect("text always has a JSON form")
 }
 

@@ -80,6 +80,7 @@ kinds!(EFFECTS, place_of_effect(effect: &Effect) {
     resume = Effect::Resume(_),
     admin = Effect::Admin(..),
     look_whether_read = Effect::LookWhetherRead(_),
+    trace = Effect::Trace(..),
     store = Effect::Store(..),
     log = Effect::Log(_),
 });
@@ -111,6 +112,11 @@ kinds!(LOG_EVENTS, place_of_log_event(event: &core::Event) {
     silent = core::Event::Silent { .. },
     left_unread = core::Event::LeftUnread { .. },
     cut_off = core::Event::CutOff { .. },
+    given_up = core::Event::GivenUp { .. },
+    not_kept = core::Event::NotKept { .. },
+    store_lost = core::Event::StoreLost { .. },
+    store_trouble = core::Event::StoreTrouble { .. },
+    store_works_again = core::Event::StoreWorksAgain,
     misbehaved = core::Event::Misbehaved { .. },
     intake_full = core::Event::IntakeFull { .. },
 });
@@ -295,7 +301,7 @@ impl Group {
         match self {
             Group::Errors => is_given(ErrorCode::ALL[place].0),
             // Without a store nothing is kept, and nobody acknowledges on level 1.
-            Group::Effects => !matches!(EFFECTS[place], "store" | "look_whether_read"),
+            Group::Effects => !matches!(EFFECTS[place], "store" | "look_whether_read" | "trace"),
             Group::Receipts => !matches!(RECEIPTS[place], "stored" | "acked"),
             _ => true,
         }
@@ -366,7 +372,7 @@ impl Coverage {
                 }
                 Effect::Log(event) => self.see(Group::LogEvents, place_of_log_event(event)),
                 Effect::Resume(_) | Effect::Admin(..) => {}
-                Effect::Store(..) | Effect::LookWhetherRead(_) => {}
+                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => {}
             }
         }
     }

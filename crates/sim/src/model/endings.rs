@@ -260,7 +260,7 @@ impl Model {
                     self.heartbeat_missed(key, expected)?;
                 }
                 Effect::Log(event) => self.logged(event, &mut told)?,
-                Effect::Store(..) | Effect::LookWhetherRead(_) => {
+                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => {
                     return Err(super::nothing_is_kept());
                 }
                 Effect::Admin(key, _) => {

@@ -348,7 +348,9 @@ impl Model {
                 Effect::Close(key, reason) => self.session_ended(*key, *reason, told, expected)?,
                 Effect::Resume(key) => self.resumed(*key)?,
                 Effect::Log(event) if !is_noted(event) => self.logged(event, told)?,
-                Effect::Store(..) | Effect::LookWhetherRead(_) => return Err(nothing_is_kept()),
+                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => {
+                    return Err(nothing_is_kept());
+                }
                 Effect::Log(_) | Effect::Admin(..) => {}
             }
         }

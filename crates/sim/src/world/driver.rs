@@ -429,7 +429,10 @@ impl World<'_> {
                     }
                 }
                 Effect::Admin(key, _) => self.requests.push(key),
-                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Log(_) => {}
+                Effect::Store(..)
+                | Effect::LookWhetherRead(_)
+                | Effect::Trace(..)
+                | Effect::Log(_) => {}
             }
         }
         Ok(())

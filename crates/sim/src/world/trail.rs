@@ -192,7 +192,7 @@ impl Trail {
                 Effect::Resume(key) => Line::EffectResume(*key),
                 Effect::Admin(key, _) => Line::EffectAdmin(*key),
                 // The model takes offence at it.
-                Effect::Store(..) | Effect::LookWhetherRead(_) => continue,
+                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => continue,
                 Effect::Log(event) => Line::EffectLog(event.fields().event),
             };
             self.push(at_us, line);

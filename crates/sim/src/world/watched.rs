@@ -106,7 +106,7 @@ impl Watched {
                 (3, *key)
             }
             // The model takes offence at it.
-            Effect::Store(..) | Effect::LookWhetherRead(_) => return Ok(()),
+            Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => return Ok(()),
             Effect::Log(event) => {
                 let fields = event.fields();
                 digest.write(fields.event.as_bytes());

@@ -1,0 +1,426 @@
+//! Messages in the hands of a session: handed over but not acknowledged, or not known to be read.
+//!
+//! An acknowledging session holds its messages (`in_flight`) until it acknowledges them or ends. A
+//! session that cannot acknowledge has read a message that is kept on disk when the kernel shows that
+//! its socket is empty (`unread`). What is only queued for it, and watched, stands in `handing`.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hermes_bus_proto::ErrorCode;
+use hermes_bus_proto::control::Status;
+
+use crate::endpoint::EndpointKey;
+use crate::fate::Failure;
+use crate::outbox::Tracking;
+use crate::parcel::{Kept, Parcel};
+use crate::router::Router;
+use crate::session::{Session, SessionKey};
+use crate::storage::{Ending, Keep, Order};
+use crate::time::Moment;
+use crate::timers::Timer;
+use crate::trace::TraceState;
+use crate::{Config, Effect};
+
+/// How soon after writing the bus looks whether the peer has read everything, and how long it may
+/// pause between two looks.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// What an acknowledging session holds.
+pub(crate) struct Acking {
+    /// Messages that it takes at a time.
+    pub(crate) in_flight_max: usize,
+    pub(crate) in_flight: BTreeMap<u64, InFlight>,
+    /// Those of them that are not in the session's socket yet: the marks behind them.
+    pub(crate) unwritten: VecDeque<(u64, u64)>,
+    /// Memory of them, charged to the session's user.
+    pub(crate) in_flight_bytes: usize,
+}
+
+impl Acking {
+    pub(crate) fn new(in_flight_max: usize) -> Self {
+        let (in_flight, unwritten) = (BTreeMap::new(), VecDeque::new());
+        Acking { in_flight_max, in_flight, unwritten, in_flight_bytes: 0 }
+    }
+}
+
+/// A message that an acknowledging session holds.
+pub(crate) struct InFlight {
+    pub(crate) parcel: Parcel,
+    /// Since when.
+    pub(crate) since: Moment,
+    /// Whether it is in the session's socket.
+    pub(crate) is_written: bool,
+}
+
+/// A watched message in the queue of a session that does not acknowledge.
+pub(crate) struct Handing {
+    /// The mark behind it.
+    pub(crate) mark: u64,
+    pub(crate) seq: u64,
+    pub(crate) tracking: Tracking,
+}
+
+/// A message that stays on disk until the session has read it.
+#[derive(Clone, Copy)]
+pub(crate) struct Unread {
+    pub(crate) seq: u64,
+    pub(crate) kept: Kept,
+    pub(crate) payload_bytes: usize,
+    pub(crate) deliveries: u32,
+}
+
+impl Session {
+    pub(crate) fn acks(&self) -> bool {
+        self.acking.is_some()
+    }
+
+    /// Whether an acknowledging session has a place for one more message; all others always have.
+    pub(crate) fn takes(&self, parcel: &Parcel, config: &Config) -> bool {
+        if !self.is_open() || self.is_deaf {
+            return false;
+        }
+        let Some(acking) = &self.acking else { return true };
+        acking.in_flight.is_empty()
+            || acking.in_flight.len() < acking.in_flight_max
+                && acking.in_flight_bytes + parcel.load_bytes() <= config.in_flight_bytes_max
+    }
+}
+
+impl Router {
+    // ---- written and read -------------------------------------------------------------------------
+
+    /// Some of what is watched has left for the socket.
+    pub(crate) fn watched_were_written(&mut self, key: SessionKey) {
+        let Some(endpoint) = self.endpoint_of(key) else { return };
+        let mut handed = Vec::new();
+        let Some(session) = self.session_mut(key) else { return };
+        while let Some(first) = session.handing.front()
+            && session.outbox.is_written_to(first.mark)
+        {
+            handed.extend(session.handing.pop_front());
+        }
+        let mut fates = Vec::new();
+        if let Some(acking) = &mut session.acking {
+            while let Some((mark, seq)) = acking.unwritten.front()
+                && session.outbox.is_written_to(*mark)
+            {
+                if let Some(held) = acking.in_flight.get_mut(seq) {
+                    held.is_written = true;
+                    fates.push(held.parcel.fate.clone());
+                }
+                acking.unwritten.pop_front();
+            }
+        }
+        for fate in fates {
+            self.reached(&fate, Status::Delivered, endpoint);
+        }
+        for Handing { seq, tracking, .. } in handed {
+            self.was_handed_over(key, endpoint, seq, tracking);
+        }
+    }
+
+    fn was_handed_over(
+        &mut self,
+        key: SessionKey,
+        endpoint: EndpointKey,
+        seq: u64,
+        tracking: Tracking,
+    ) {
+        let Tracking { fate, kept, payload_bytes, deliveries, .. } = tracking;
+        self.reached(&fate, Status::Delivered, endpoint);
+        self.cannot_be_acked(&fate, endpoint);
+        match kept {
+            None => {}
+            // It was never to survive: once is enough.
+            Some(kept) if kept.why == Keep::Spill => {
+                self.let_go(endpoint, seq, kept, payload_bytes, Ending::Dropped);
+            }
+            Some(kept) => {
+                let at = self.now.moment.after(LOOK_AFTER);
+                let Some(session) = self.session_mut(key) else { return };
+                session.unread.push_back(Unread { seq, kept, payload_bytes, deliveries });
+                session.look_pause = LOOK_AFTER;
+                self.timers.set(at, Timer::LookWhetherRead(key));
+            }
+        }
+    }
+
+    pub(crate) fn look_whether_read(&mut self, key: SessionKey) {
+        let now = self.now.moment;
+        let Some(session) = self.session_mut(key) else { return };
+        if session.unread.is_empty() {
+            return;
+        }
+        session.look_pause = (session.look_pause * 2).min(LOOK_PAUSE_MAX);
+        let at = now.after(session.look_pause);
+        self.effects.push(Effect::LookWhetherRead(key));
+        self.timers.set(at, Timer::LookWhetherRead(key));
+    }
+
+    /// The peer of this session has read everything that its socket was given: the answer to
+    /// [`Effect::LookWhetherRead`].
+    pub fn has_read_all(&mut self, key: SessionKey) {
+        let Some(endpoint) = self.endpoint_of(key) else { return };
+        let Some(session) = self.session_mut(key) else { return };
+        for unread in core::mem::take(&mut session.unread) {
+            let Unread { seq, kept, payload_bytes, .. } = unread;
+            self.let_go(endpoint, seq, kept, payload_bytes, Ending::Read);
+        }
+        self.forget_backlog_if_empty(endpoint);
+    }
+
+    // ---- acknowledgements -------------------------------------------------------------------------
+
+    /// Takes the messages that a session acknowledges. Those that it does not hold are passed over.
+    pub(crate) fn acked(&mut self, key: SessionKey, which: Which<'_>) {
+        let Some(endpoint) = self.endpoint_of(key) else { return };
+        let user = self.session(key).map(|session| session.user);
+        let Some(acking) = self.session_mut(key).and_then(|session| session.acking.as_mut()) else {
+            return;
+        };
+        // Nobody can confirm what has not been said yet.
+        let was_said = |seq: &u64, acking: &Acking| {
+            acking.in_flight.get(seq).is_some_and(|held| held.is_written)
+        };
+        let taken: Vec<InFlight> = match which {
+            Which::Seqs(seqs) => {
+                let mut take =
+                    |seq| was_said(seq, acking).then(|| acking.in_flight.remove(seq)).flatten();
+                seqs.iter().filter_map(&mut take).collect()
+            }
+            Which::UpTo(seq) => {
+                let later = acking.in_flight.split_off(&seq.saturating_add(1));
+                let earlier = core::mem::replace(&mut acking.in_flight, later);
+                let mut taken = Vec::with_capacity(earlier.len());
+                for (seq, held) in earlier {
+                    if held.is_written {
+                        taken.push(held);
+                    } else {
+                        acking.in_flight.insert(seq, held);
+                    }
+                }
+                taken
+            }
+            Which::Ids(ids) => {
+                let is_named = |parcel: &Parcel| {
+                    let id = parcel.id_json().map(hermes_bus_proto::Raw::new);
+                    let id = id.and_then(|id| id.text().ok());
+                    id.is_some_and(|id| ids.iter().any(|named| **named == *id))
+                };
+                let held = acking.in_flight.iter().filter(|(_, held)| held.is_written);
+                let named: Vec<u64> =
+                    held.filter(|(_, held)| is_named(&held.parcel)).map(|(seq, _)| *seq).collect();
+                named.iter().filter_map(|seq| acking.in_flight.remove(seq)).collect()
+            }
+        };
+        let bytes: usize = taken.iter().map(|held| held.parcel.load_bytes()).sum();
+        acking.in_flight_bytes -= bytes;
+        if let Some(user) = user {
+            self.queues.refund(user, bytes);
+        }
+        self.counters.acked += taken.len() as u64;
+        for InFlight { parcel, .. } in taken {
+            self.reached(&parcel.fate, Status::Acked, endpoint);
+            if let Some(kept) = parcel.kept {
+                self.let_go(endpoint, parcel.seq, kept, parcel.payload.len(), Ending::Acked);
+            }
+        }
+        self.pump(endpoint);
+    }
+
+    /// A session gives a message back. Says whether it held it.
+    pub(crate) fn nacked(
+        &mut self,
+        key: SessionKey,
+        seq: u64,
+        reason: Option<&str>,
+        requeue: bool,
+    ) -> bool {
+        let Some(endpoint) = self.endpoint_of(key) else { return false };
+        let Some(InFlight { parcel, .. }) = self.take_in_flight(key, seq) else { return false };
+        self.counters.nacked += 1;
+        if requeue {
+            self.try_again(endpoint, parcel, reason);
+        } else {
+            let detail = reason.map_or_else(|| "the receiver refused it".into(), String::from);
+            let failure = Failure::new(ErrorCode::Rejected, detail);
+            self.give_up(endpoint, parcel, &failure, Ending::Dead);
+        }
+        self.pump(endpoint);
+        true
+    }
+
+    fn take_in_flight(&mut self, key: SessionKey, seq: u64) -> Option<InFlight> {
+        let session = self.session_mut(key)?;
+        let user = session.user;
+        let acking = session.acking.as_mut()?;
+        let held = acking.in_flight.remove(&seq)?;
+        acking.in_flight_bytes -= held.parcel.load_bytes();
+        self.queues.refund(user, held.parcel.load_bytes());
+        Some(held)
+    }
+
+    /// A message that was given back comes again after a pause, to another member of its group at once,
+    /// or never, if it has come too often.
+    fn try_again(&mut self, endpoint: EndpointKey, parcel: Parcel, reason: Option<&str>) {
+        let now = self.now.moment;
+        if parcel.deliveries >= self.config.deliveries_max {
+            return self.came_too_often(endpoint, parcel, reason);
+        }
+        let unix_us = self.now.unix_us;
+        self.trace.note(parcel.fate.trace, TraceState::Requeued, Some(endpoint), unix_us);
+        let Some(parcel) = self.reroute(endpoint, parcel) else { return };
+        self.note_deliveries(endpoint, &parcel);
+        let doublings = parcel.deliveries.saturating_sub(1).min(16);
+        let pause = self.config.nack_pause * (1 << doublings);
+        let until = now.after(pause.min(self.config.nack_pause_max));
+        if let Some(deadline) = parcel.deadline {
+            self.timers.set(deadline, Timer::Expiry(endpoint));
+        }
+        self.charge_waiting(endpoint, parcel.load_bytes() as isize);
+        self.backlog_or_new(endpoint).paused.insert((until, parcel.seq), parcel);
+        self.timers.set(until, Timer::Paused(endpoint));
+    }
+
+    fn came_too_often(&mut self, endpoint: EndpointKey, parcel: Parcel, reason: Option<&str>) {
+        let times = parcel.deliveries;
+        let detail = match reason {
+            Some(reason) => alloc::format!("delivered {times} times, the last time: {reason}"),
+            None => alloc::format!("delivered {times} times and not acknowledged"),
+        };
+        let failure = Failure::new(ErrorCode::DeliveriesExceeded, detail);
+        self.give_up(endpoint, parcel, &failure, Ending::Dead);
+    }
+
+    /// The disk learns how often a kept message was handed over.
+    fn note_deliveries(&mut self, endpoint: EndpointKey, parcel: &Parcel) {
+        if parcel.kept.is_some_and(|kept| kept.why != Keep::Spill) {
+            let (seq, deliveries) = (parcel.seq, parcel.deliveries);
+            let name = self.endpoints[endpoint.0].name.clone();
+            self.order(Order::Delivered { endpoint: name, seq, deliveries });
+        }
+    }
+
+    // ---- the end of a session -----------------------------------------------------------------------
+
+    /// Takes from a session what it has not acknowledged, or is not known to have read: it waits for
+    /// the endpoint's next session, before everything newer.
+    pub(crate) fn take_back(&mut self, key: SessionKey) {
+        let Some(endpoint) = self.endpoint_of(key) else { return };
+        let Some(session) = self.session_mut(key) else { return };
+        let user = session.user;
+        let acking = session.acking.as_mut();
+        let held = acking.map(|acking| {
+            let bytes = core::mem::take(&mut acking.in_flight_bytes);
+            acking.unwritten.clear();
+            (core::mem::take(&mut acking.in_flight), bytes)
+        });
+        let unread: VecDeque<Unread> = core::mem::take(&mut session.unread);
+        self.read_again(endpoint, unread);
+        let Some((held, bytes)) = held else { return };
+        self.queues.refund(user, bytes);
+        for InFlight { mut parcel, is_written, .. } in held.into_values() {
+            if !is_written {
+                parcel.deliveries -= 1;
+            } else if parcel.deliveries >= self.config.deliveries_max {
+                self.came_too_often(endpoint, parcel, None);
+                continue;
+            }
+            let Some(parcel) = self.reroute(endpoint, parcel) else { continue };
+            if is_written {
+                self.note_deliveries(endpoint, &parcel);
+            }
+            if let Some(deadline) = parcel.deadline {
+                self.timers.set(deadline, Timer::Expiry(endpoint));
+            }
+            self.charge_waiting(endpoint, parcel.load_bytes() as isize);
+            self.backlog_or_new(endpoint).waiting.insert(parcel.seq, parcel);
+        }
+    }
+
+    /// What a session was not seen to read stays on disk for the next one.
+    fn read_again(&mut self, endpoint: EndpointKey, unread: VecDeque<Unread>) {
+        let name = self.endpoints[endpoint.0].name.clone();
+        for Unread { seq, deliveries, .. } in unread {
+            self.backlog_or_new(endpoint).leave_on_disk(seq);
+            self.order(Order::Delivered { endpoint: name.clone(), seq, deliveries });
+        }
+    }
+
+    // ---- time to live -------------------------------------------------------------------------------
+
+    /// Takes expired messages out of the queue of a session that does not acknowledge, as long as they
+    /// have not begun to be written.
+    pub(crate) fn withdraw_queued(&mut self, key: SessionKey, endpoint: EndpointKey, now: Moment) {
+        let Some(session) = self.session(key) else { return };
+        let is_due = |handing: &&Handing| handing.tracking.deadline.is_some_and(|at| at <= now);
+        let due: Vec<u64> = session.handing.iter().filter(is_due).map(|h| h.seq).collect();
+        for seq in due {
+            let Some((session, account)) = self.session_and_account(key) else { return };
+            if !session.outbox.withdraw(seq, account) {
+                continue;
+            }
+            let place = session.handing.iter().position(|handing| handing.seq == seq);
+            let handing = place.and_then(|place| session.handing.remove(place));
+            let Some(Handing { tracking, .. }) = handing else { continue };
+            self.counters.expired += 1;
+            self.counters.given_up += 1;
+            let failure = Failure::new(ErrorCode::Expired, "its time to live ran out");
+            if let Some(kept) = tracking.kept {
+                self.let_go(endpoint, seq, kept, tracking.payload_bytes, Ending::Expired);
+            }
+            self.failed(&tracking.fate, &failure, Some(endpoint));
+        }
+        let Some(session) = self.session(key) else { return };
+        let deadlines = session.handing.iter().filter_map(|handing| handing.tracking.deadline);
+        if let Some(next) = deadlines.filter(|at| *at > now).min() {
+            self.timers.set(next, Timer::Expiry(endpoint));
+        }
+    }
+
+    /// The same for one that acknowledges.
+    pub(crate) fn withdraw_unacknowledged(
+        &mut self,
+        key: SessionKey,
+        endpoint: EndpointKey,
+        now: Moment,
+    ) {
+        let Some(acking) = self.session(key).and_then(|session| session.acking.as_ref()) else {
+            return;
+        };
+        let unwritten: Vec<(u64, Moment)> = acking
+            .unwritten
+            .iter()
+            .filter_map(|(_, seq)| Some((*seq, acking.in_flight.get(seq)?.parcel.deadline?)))
+            .collect();
+        for (seq, deadline) in &unwritten {
+            if *deadline > now {
+                self.timers.set(*deadline, Timer::Expiry(endpoint));
+                continue;
+            }
+            let Some((session, account)) = self.session_and_account(key) else { return };
+            if !session.outbox.withdraw(*seq, account) {
+                continue;
+            }
+            if let Some(acking) = &mut session.acking {
+                acking.unwritten.retain(|(_, unwritten)| unwritten != seq);
+            }
+            if let Some(InFlight { mut parcel, .. }) = self.take_in_flight(key, *seq) {
+                parcel.deliveries -= 1;
+                self.expire(endpoint, parcel);
+            }
+        }
+    }
+}
+
+/// The messages that an `ack` names.
+pub(crate) enum Which<'a> {
+    Seqs(&'a [u64]),
+    UpTo(u64),
+    Ids(&'a [Box<str>]),
+}

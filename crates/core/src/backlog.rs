@@ -1,0 +1,677 @@
+//! What waits for an endpoint besides the queue of its session: messages for which its session has no
+//! place yet, messages that came back unacknowledged, and messages on disk.
+//!
+//! Everything for one endpoint has a `seq`, given in the order of arrival, and first deliveries follow
+//! it: what is in memory is handed over only if nothing older is left on disk. A message is in one
+//! place at a time: in `waiting` or `paused`, in the hands of a session, or on disk only (from
+//! `disk_from` on). Its row on disk, if it has one, stays until it is acknowledged, read or given up.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hermes_bus_proto::control::Status;
+use hermes_bus_proto::listing::{Amount, Level};
+use hermes_bus_proto::{ErrorCode, frame};
+
+use crate::Event;
+use crate::acks::{Handing, InFlight};
+use crate::endpoint::{EndpointKey, EndpointState};
+use crate::fate::{Failure, Fate};
+use crate::ledger::UserKey;
+use crate::outbox::{Body, FrameKind, Provenance, SHARE_BYTES_MIN, Tracking};
+use crate::parcel::{Kept, PARCEL_OVERHEAD_BYTES, Parcel, added_fields};
+use crate::router::Router;
+use crate::session::{Courtesy, SessionKey};
+use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
+use crate::time::Moment;
+use crate::timers::Timer;
+
+/// What a session's queue holds at most of tracked messages: the rest waits where it can expire.
+const AHEAD_BYTES: usize = 256 * 1024;
+/// The same while messages with a time to live wait: what is queued leaves with the next write.
+const AHEAD_BYTES_MORTAL: usize = 32 * 1024;
+/// What is read from disk at a time.
+const LOAD_MESSAGES: usize = 4_096;
+const LOAD_BYTES: usize = 2 * 1024 * 1024;
+/// Messages in memory below which more are read from disk.
+const LOAD_BELOW: usize = 2_048;
+const LOAD_BELOW_BYTES: usize = 1024 * 1024;
+
+/// See the module's description.
+pub(crate) struct Backlog {
+    pub(crate) waiting: BTreeMap<u64, Parcel>,
+    /// Memory of what waits or is paused, charged to `user`.
+    pub(crate) waiting_bytes: usize,
+    /// Given back by a receiver, until it is their time again.
+    pub(crate) paused: BTreeMap<(Moment, u64), Parcel>,
+    pub(crate) user: UserKey,
+    /// Messages from this `seq` on may be on disk only.
+    pub(crate) disk_from: Option<u64>,
+    /// The highest `seq` of a message that is on disk only.
+    pub(crate) disk_to: u64,
+    /// Messages are being read: `disk_from` and `disk_to` when that was ordered.
+    pub(crate) loading: Option<(u64, u64)>,
+    /// All rows on disk, those on their way included.
+    pub(crate) kept: Amount,
+    /// Those of them that are only spilled.
+    pub(crate) spilled: Amount,
+    /// What becomes of those that are on disk only, where somebody waits to hear of it.
+    pub(crate) promised: BTreeMap<u64, Fate>,
+    /// When the oldest row arrived, as far as known, in microseconds of Unix time.
+    pub(crate) oldest_unix_us: Option<u64>,
+}
+
+impl Backlog {
+    pub(crate) fn new(user: UserKey) -> Self {
+        Backlog {
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            paused: BTreeMap::new(),
+            user,
+            disk_from: None,
+            disk_to: 0,
+            loading: None,
+            kept: Amount::default(),
+            spilled: Amount::default(),
+            promised: BTreeMap::new(),
+            oldest_unix_us: None,
+        }
+    }
+
+    /// Whether nothing is in it that a newer message would have to stay behind.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.waiting.is_empty() && self.disk_from.is_none()
+    }
+
+    /// Whether there is nothing to remember.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_clear()
+            && self.paused.is_empty()
+            && self.loading.is_none()
+            && self.kept.messages == 0
+    }
+
+    /// A message of this `seq` is on disk only.
+    pub(crate) fn leave_on_disk(&mut self, seq: u64) {
+        self.disk_from = Some(self.disk_from.map_or(seq, |from| from.min(seq)));
+        self.disk_to = self.disk_to.max(seq);
+    }
+}
+
+/// Where a message for an endpoint may go.
+pub(crate) enum Place {
+    /// To the session that is there, or into memory for it; on disk, too, if `keep` says why.
+    Memory { keep: Option<Keep> },
+    /// On disk only.
+    Disk(Keep),
+}
+
+/// Why there is no place for a message.
+pub(crate) enum NoPlace {
+    /// Its receiver has no room, and nothing can be spilled.
+    NoRoom,
+    /// Too much is on its way to the disk.
+    DiskIsBehind,
+    Refused(Failure),
+}
+
+impl NoPlace {
+    /// The error code that says so, and words for people.
+    pub(crate) fn explain(self) -> (ErrorCode, String) {
+        match self {
+            NoPlace::NoRoom => (ErrorCode::OverLimit, "the endpoint has no room for it".into()),
+            NoPlace::DiskIsBehind => {
+                (ErrorCode::StoreUnavailable, "too much is on its way to the disk".into())
+            }
+            NoPlace::Refused(Failure { code, detail }) => (code, detail),
+        }
+    }
+}
+
+impl Router {
+    /// The next place in the order of all messages.
+    #[inline]
+    pub(crate) fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    pub(crate) fn backlog(&mut self, endpoint: EndpointKey) -> Option<&mut Backlog> {
+        self.endpoints.get_mut(endpoint.0)?.backlog.as_deref_mut()
+    }
+
+    /// The backlog of an endpoint, from now on tracked.
+    pub(crate) fn backlog_or_new(&mut self, endpoint: EndpointKey) -> &mut Backlog {
+        let uid = self.endpoints[endpoint.0].uid;
+        let user = self.queues.user(uid);
+        self.endpoints[endpoint.0].backlog.get_or_insert_with(|| Box::new(Backlog::new(user)))
+    }
+
+    /// Where a message of this size may go for an endpoint. `keep` is given for those that are to survive.
+    pub(crate) fn place_for(
+        &self,
+        endpoint: EndpointKey,
+        payload_bytes: usize,
+        keep: Option<Keep>,
+    ) -> Result<Place, NoPlace> {
+        let has_place = self.has_place_in_memory(endpoint, payload_bytes);
+        let Some(keep) = keep.or((!has_place).then_some(Keep::Spill)) else {
+            return Ok(Place::Memory { keep: None });
+        };
+        match self.may_keep(endpoint, payload_bytes) {
+            Ok(()) if has_place => Ok(Place::Memory { keep: Some(keep) }),
+            Ok(()) => Ok(Place::Disk(keep)),
+            // It can still be handed over, and may be acknowledged before it is missed.
+            Err(_) if has_place => Ok(Place::Memory { keep: None }),
+            Err(_) if keep == Keep::Spill => Err(NoPlace::NoRoom),
+            Err(no_place) => Err(no_place),
+        }
+    }
+
+    /// Takes a message in for an endpoint, where [`Router::place_for`] has found a place: it is handed
+    /// over if it can be, and waits else.
+    pub(crate) fn take_in(&mut self, endpoint: EndpointKey, mut parcel: Parcel, place: Place) {
+        match place {
+            Place::Memory { keep } => {
+                if let Some(keep) = keep {
+                    self.keep(endpoint, &mut parcel, keep);
+                }
+                self.wait_in_memory(endpoint, parcel);
+                self.pump(endpoint);
+            }
+            Place::Disk(keep) => {
+                self.keep(endpoint, &mut parcel, keep);
+                self.wait_on_disk(endpoint, parcel);
+                self.load_ahead(endpoint);
+            }
+        }
+    }
+
+    /// Whether a message may wait in memory for the session that is there.
+    fn has_place_in_memory(&self, endpoint: EndpointKey, payload_bytes: usize) -> bool {
+        let record = &self.endpoints[endpoint.0];
+        let Some(session) = record.holder().and_then(|holder| self.session(holder)) else {
+            return false;
+        };
+        let backlog = record.backlog.as_deref();
+        let has_nothing_on_disk = backlog.is_none_or(|backlog| backlog.disk_from.is_none());
+        let bytes = payload_bytes + PARCEL_OVERHEAD_BYTES;
+        has_nothing_on_disk && session.stalled.is_none() && self.has_room(session, bytes)
+    }
+
+    pub(crate) fn wait_in_memory(&mut self, endpoint: EndpointKey, parcel: Parcel) {
+        if let Some(deadline) = parcel.deadline {
+            self.timers.set(deadline, Timer::Expiry(endpoint));
+        }
+        self.charge_waiting(endpoint, parcel.load_bytes() as isize);
+        self.backlog_or_new(endpoint).waiting.insert(parcel.seq, parcel);
+    }
+
+    /// Forgets the message itself, which is on disk, but not who waits to hear of it.
+    pub(crate) fn wait_on_disk(&mut self, endpoint: EndpointKey, parcel: Parcel) {
+        debug_assert!(parcel.kept.is_some(), "only what is kept can wait on disk");
+        if let Some(deadline) = parcel.deadline {
+            self.sweep_at(deadline);
+        }
+        let is_watched = parcel.fate.is_awaited() || parcel.fate.repetition.is_some();
+        let backlog = self.backlog_or_new(endpoint);
+        backlog.leave_on_disk(parcel.seq);
+        if is_watched {
+            backlog.promised.insert(parcel.seq, parcel.fate);
+        }
+    }
+
+    /// Charges what waits in memory to the endpoint's user, or refunds it, and lets the receiver's room
+    /// be reckoned with it.
+    pub(crate) fn charge_waiting(&mut self, endpoint: EndpointKey, bytes: isize) {
+        let holder = self.endpoints[endpoint.0].holder();
+        let backlog = self.backlog_or_new(endpoint);
+        backlog.waiting_bytes = backlog.waiting_bytes.saturating_add_signed(bytes);
+        let (user, waiting_bytes) = (backlog.user, backlog.waiting_bytes);
+        if bytes >= 0 {
+            self.queues.charge(user, bytes.unsigned_abs());
+        } else {
+            self.queues.refund(user, bytes.unsigned_abs());
+        }
+        if let Some(session) = holder.and_then(|holder| self.session_mut(holder)) {
+            session.backlog_bytes = waiting_bytes;
+        }
+    }
+
+    // ---- the disk -----------------------------------------------------------------------------------
+
+    /// Whether a message may be kept.
+    fn may_keep(&self, endpoint: EndpointKey, payload_bytes: usize) -> Result<(), NoPlace> {
+        if let Some(why) = self.store_trouble() {
+            return Err(NoPlace::Refused(Failure::new(ErrorCode::StoreUnavailable, why)));
+        }
+        let backlog = self.endpoints[endpoint.0].backlog.as_deref();
+        let kept_bytes = backlog.map_or(0, |backlog| backlog.kept.bytes);
+        let bytes = payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
+        let (max, total_max) = (self.config.mailbox_bytes_max, self.config.mailbox_bytes_total_max);
+        let is_full =
+            |what: String| Err(NoPlace::Refused(Failure::new(ErrorCode::MailboxFull, what)));
+        if kept_bytes.saturating_add(bytes) > max {
+            return is_full(format!("{kept_bytes} bytes wait for it on disk, of at most {max}"));
+        }
+        let total = self.kept_bytes;
+        if total.saturating_add(bytes) > total_max {
+            return is_full(format!("{total} bytes wait on disk for all, of at most {total_max}"));
+        }
+        let on_its_way = self.keeping_bytes;
+        let is_behind =
+            on_its_way > 0 && on_its_way + payload_bytes > self.config.store_pending_bytes_max;
+        if is_behind { Err(NoPlace::DiskIsBehind) } else { Ok(()) }
+    }
+
+    /// Has a message kept on disk.
+    fn keep(&mut self, endpoint: EndpointKey, parcel: &mut Parcel, why: Keep) {
+        let name = self.endpoints[endpoint.0].name.clone();
+        let mut record = parcel.record(&name, why, |moment| self.bus_time(moment));
+        if why == Keep::Queued {
+            let until = record.arrived_unix_us + self.config.queued_for.as_micros() as u64;
+            record.expires_unix_us = Some(record.expires_unix_us.map_or(until, |at| at.min(until)));
+        }
+        if record.expires_unix_us.is_some() {
+            self.sweep_later();
+        }
+        let (load, arrived) = (record.load_bytes(), record.arrived_unix_us);
+        let ticket = self.order_kept(endpoint, record, parcel.fate.clone());
+        parcel.kept = Some(Kept { why, ticket });
+        let backlog = self.backlog_or_new(endpoint);
+        backlog.kept.messages += 1;
+        backlog.kept.bytes += load;
+        if why == Keep::Spill {
+            backlog.spilled.messages += 1;
+            backlog.spilled.bytes += load;
+        }
+        backlog.oldest_unix_us.get_or_insert(arrived);
+        self.kept_bytes += load;
+        match why {
+            Keep::Spill => self.counters.spilled += 1,
+            Keep::Mailbox | Keep::Queued => self.counters.kept += 1,
+        }
+    }
+
+    /// A message need not be kept any more.
+    pub(crate) fn let_go(
+        &mut self,
+        endpoint: EndpointKey,
+        seq: u64,
+        kept: Kept,
+        payload_bytes: usize,
+        ending: Ending,
+    ) {
+        let load = payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
+        self.forget_kept(endpoint, kept.why, load);
+        self.forget_keeping(kept.ticket);
+        let name = self.endpoints[endpoint.0].name.clone();
+        self.order_release(name, seq, ending);
+    }
+
+    /// One row less in the books.
+    pub(crate) fn forget_kept(&mut self, endpoint: EndpointKey, why: Keep, load: u64) {
+        self.kept_bytes = self.kept_bytes.saturating_sub(load);
+        let backlog = self.backlog_or_new(endpoint);
+        backlog.kept.messages = backlog.kept.messages.saturating_sub(1);
+        backlog.kept.bytes = backlog.kept.bytes.saturating_sub(load);
+        if why == Keep::Spill {
+            backlog.spilled.messages = backlog.spilled.messages.saturating_sub(1);
+            backlog.spilled.bytes = backlog.spilled.bytes.saturating_sub(load);
+        }
+        if backlog.kept.messages == 0 {
+            backlog.oldest_unix_us = None;
+        }
+    }
+
+    /// Reads on from disk, if the session that is there will soon need more.
+    pub(crate) fn load_ahead(&mut self, endpoint: EndpointKey) {
+        let Some(record) = self.endpoints.get_mut(endpoint.0) else { return };
+        let is_wanted = record.holder().is_some();
+        let name = record.name.clone();
+        let Some(backlog) = record.backlog.as_deref_mut() else { return };
+        let Some(from) = backlog.disk_from.filter(|_| is_wanted) else { return };
+        let is_short = backlog.waiting.len() < LOAD_BELOW
+            && backlog.waiting_bytes < LOAD_BELOW_BYTES
+            || backlog.waiting.first_key_value().is_some_and(|(seq, _)| *seq > from);
+        if backlog.loading.is_some() || !is_short {
+            return;
+        }
+        backlog.loading = Some((from, backlog.disk_to));
+        let (messages_max, bytes_max) = (LOAD_MESSAGES, LOAD_BYTES);
+        self.order(Order::Load { endpoint: name, from, messages_max, bytes_max });
+    }
+
+    /// Messages have been read from disk.
+    pub(crate) fn loaded(&mut self, endpoint: EndpointKey, records: Vec<Record>, is_all: bool) {
+        let is_wanted = self.endpoints[endpoint.0].holder().is_some();
+        let Some(backlog) = self.backlog(endpoint) else { return };
+        let Some((from, disk_to)) = backlog.loading.take() else { return };
+        if !is_wanted || backlog.disk_from != Some(from) {
+            // Older ones were left on disk meanwhile, or there is nobody to read for any more.
+            self.load_ahead(endpoint);
+            return self.forget_backlog_if_empty(endpoint);
+        }
+        let last = records.last().map(|record| record.seq);
+        let read_to = if is_all { last.unwrap_or(0).max(disk_to) } else { last.unwrap_or(0) };
+        backlog.disk_from = (backlog.disk_to > read_to).then_some(read_to + 1);
+        for record in records {
+            self.loaded_one(endpoint, record);
+        }
+        self.pump(endpoint);
+    }
+
+    fn loaded_one(&mut self, endpoint: EndpointKey, mut record: Record) {
+        if record.seq < self.seq_unclean {
+            // An earlier process may have handed it over and not lived to say so.
+            record.deliveries = record.deliveries.max(1);
+        }
+        let deadline = record.expires_unix_us.map(|unix_us| self.moment_of(unix_us));
+        let mut parcel = Parcel::from_record(record, deadline, self.now.moment);
+        let Some(backlog) = self.backlog(endpoint) else { return };
+        let is_here = backlog.waiting.contains_key(&parcel.seq)
+            || backlog.paused.values().any(|paused| paused.seq == parcel.seq);
+        if is_here {
+            return;
+        }
+        if let Some(fate) = backlog.promised.remove(&parcel.seq) {
+            parcel.fate = fate;
+        }
+        self.wait_in_memory(endpoint, parcel);
+    }
+
+    // ---- handing over -------------------------------------------------------------------------------
+
+    /// Hands over what waits, as much as the session that is there takes.
+    pub(crate) fn pump(&mut self, endpoint: EndpointKey) {
+        while let Some((holder, seq)) = self.next_to_hand_over(endpoint) {
+            let Some(backlog) = self.backlog(endpoint) else { return };
+            let Some(parcel) = backlog.waiting.remove(&seq) else { return };
+            self.charge_waiting(endpoint, -(parcel.load_bytes() as isize));
+            if parcel.deadline.is_some_and(|deadline| deadline <= self.now.moment) {
+                self.expire(endpoint, parcel);
+            } else {
+                self.hand_over(holder, parcel);
+            }
+        }
+        self.load_ahead(endpoint);
+        self.forget_backlog_if_empty(endpoint);
+    }
+
+    /// The oldest message, if it is its turn and the session takes it.
+    fn next_to_hand_over(&self, endpoint: EndpointKey) -> Option<(SessionKey, u64)> {
+        let record = self.endpoints.get(endpoint.0)?;
+        let (holder, backlog) = (record.holder()?, record.backlog.as_deref()?);
+        let (seq, parcel) = backlog.waiting.first_key_value()?;
+        if backlog.disk_from.is_some_and(|from| from < *seq) {
+            return None;
+        }
+        let session = self.session(holder).filter(|session| session.takes(parcel, &self.config))?;
+        let is_mortal = parcel.deadline.is_some();
+        let ahead = if is_mortal { AHEAD_BYTES_MORTAL } else { AHEAD_BYTES };
+        let is_short = session.outbox.is_empty() || session.outbox.load_bytes() < ahead;
+        is_short.then_some((holder, *seq))
+    }
+
+    fn hand_over(&mut self, holder: SessionKey, mut parcel: Parcel) {
+        let Some(session) = self.session(holder) else { return };
+        let (level, acks) = (session.level, session.acks());
+        parcel.deliveries += 1;
+        let provenance =
+            Provenance { waiter: parcel.waiter, arrived: parcel.arrived, trace: parcel.fate.trace };
+        let kind = FrameKind::Message { provenance, seq: parcel.seq, is_tracked: true };
+        self.push_parcel(holder, &parcel, level, acks.then_some(parcel.seq), kind);
+        self.mark_dirty(holder);
+        let (now, seq) = (self.now.moment, parcel.seq);
+        let load_bytes = parcel.load_bytes();
+        let Some((session, account)) = self.session_and_account(holder) else { return };
+        let mark = session.outbox.mark();
+        let waiter = parcel.waiter.take();
+        if let Some(acking) = &mut session.acking {
+            account.budget.charge(account.user, load_bytes);
+            acking.in_flight_bytes += load_bytes;
+            acking.in_flight.insert(seq, InFlight { parcel, since: now, is_written: false });
+            acking.unwritten.push_back((mark, seq));
+        } else {
+            let tracking = Tracking {
+                fate: parcel.fate,
+                deadline: parcel.deadline,
+                kept: parcel.kept,
+                payload_bytes: parcel.payload.len(),
+                deliveries: parcel.deliveries,
+            };
+            session.handing.push_back(Handing { mark, seq, tracking });
+        }
+        if let Some(waiter) = waiter.and_then(|waiter| self.session_mut(waiter))
+            && let Courtesy::Due(first) = &mut waiter.courtesy
+        {
+            first.copies = alloc::vec![(holder, mark)];
+        }
+    }
+
+    /// Queues a parcel's frame as the receiver's level wants it.
+    fn push_parcel(
+        &mut self,
+        holder: SessionKey,
+        parcel: &Parcel,
+        level: Level,
+        seq: Option<u64>,
+        kind: FrameKind,
+    ) {
+        let payload = &parcel.payload;
+        let delivery = (parcel.deliveries > 1).then_some(parcel.deliveries);
+        let mut scratch = core::mem::take(&mut self.inserted);
+        scratch.clear();
+        let is_shared = payload.len() >= SHARE_BYTES_MIN;
+        let place = match level {
+            Level::One => Some(payload.len()),
+            Level::Two if is_shared => closing_brace_of_honest(payload),
+            Level::Two => None,
+        };
+        let Some(user) = self.session(holder).map(|session| session.user) else { return };
+        match place {
+            Some(split) if is_shared => {
+                if level == Level::Two {
+                    let sender = parcel.sender.as_ref();
+                    let added = added_fields(sender, parcel.via.as_deref(), seq, delivery);
+                    scratch.extend_from_slice(added.as_bytes());
+                }
+                let body = Body::new(payload.clone(), user, &mut self.queues);
+                let header = frame::header(payload.len() + scratch.len());
+                if let Some((session, account)) = self.session_and_account(holder) {
+                    session.outbox.push_shared(header, &body, split, &scratch, kind, account);
+                }
+                body.release(&mut self.queues);
+            }
+            Some(_) => {
+                let header = frame::header(payload.len());
+                if let Some((session, account)) = self.session_and_account(holder) {
+                    session.outbox.push_copy(&[&header, payload], kind, account);
+                }
+            }
+            None => {
+                parcel.append_level_2(&mut scratch, seq);
+                if let Some((session, account)) = self.session_and_account(holder) {
+                    session.outbox.push_copy(&[&scratch], kind, account);
+                }
+            }
+        }
+        self.inserted = scratch;
+    }
+
+    // ---- endings --------------------------------------------------------------------------------------
+
+    /// A message's time to live has run out.
+    pub(crate) fn expire(&mut self, endpoint: EndpointKey, parcel: Parcel) {
+        self.counters.expired += 1;
+        let failure = Failure::new(ErrorCode::Expired, "its time to live ran out");
+        self.give_up(endpoint, parcel, &failure, Ending::Expired);
+    }
+
+    /// A message will not be delivered: it becomes a dead letter if it is missed, its row goes, and who
+    /// waits for it hears why.
+    pub(crate) fn give_up(
+        &mut self,
+        endpoint: EndpointKey,
+        parcel: Parcel,
+        failure: &Failure,
+        ending: Ending,
+    ) {
+        self.counters.given_up += 1;
+        if parcel.is_mourned {
+            self.bury(endpoint, &parcel, failure);
+        }
+        if let Some(kept) = parcel.kept {
+            self.let_go(endpoint, parcel.seq, kept, parcel.payload.len(), ending);
+        }
+        let is_told = self.failed(&parcel.fate, failure, Some(endpoint));
+        if !is_told {
+            let name = self.endpoints[endpoint.0].name.clone();
+            self.log(Event::GivenUp { name, code: failure.code });
+        }
+    }
+
+    /// Messages in memory whose time has come: those given back wait again, those that expired end.
+    pub(crate) fn check_expiry(&mut self, endpoint: EndpointKey) {
+        let now = self.now.moment;
+        let Some(backlog) = self.backlog(endpoint) else {
+            return self.withdraw_expired(endpoint);
+        };
+        let is_due = |parcel: &Parcel| parcel.deadline.is_some_and(|deadline| deadline <= now);
+        let due: Vec<u64> =
+            backlog.waiting.values().filter(|parcel| is_due(parcel)).map(|p| p.seq).collect();
+        let paused: Vec<(Moment, u64)> = backlog
+            .paused
+            .iter()
+            .filter(|(_, parcel)| is_due(parcel))
+            .map(|(place, _)| *place)
+            .collect();
+        for seq in due {
+            let parcel = self.backlog(endpoint).and_then(|backlog| backlog.waiting.remove(&seq));
+            let Some(parcel) = parcel else { continue };
+            self.charge_waiting(endpoint, -(parcel.load_bytes() as isize));
+            self.expire(endpoint, parcel);
+        }
+        for place in paused {
+            let parcel = self.backlog(endpoint).and_then(|backlog| backlog.paused.remove(&place));
+            let Some(parcel) = parcel else { continue };
+            self.charge_waiting(endpoint, -(parcel.load_bytes() as isize));
+            self.expire(endpoint, parcel);
+        }
+        self.withdraw_expired(endpoint);
+        let next = self.backlog(endpoint).and_then(|backlog| {
+            let parcels = backlog.waiting.values().chain(backlog.paused.values());
+            parcels.filter_map(|parcel| parcel.deadline).min()
+        });
+        if let Some(next) = next {
+            self.timers.set(next, Timer::Expiry(endpoint));
+        }
+        self.pump(endpoint);
+    }
+
+    /// Messages that were given back come again.
+    pub(crate) fn check_paused(&mut self, endpoint: EndpointKey) {
+        let now = self.now.moment;
+        let Some(backlog) = self.backlog(endpoint) else { return };
+        while let Some(entry) = backlog.paused.first_entry()
+            && entry.key().0 <= now
+        {
+            let parcel = entry.remove();
+            backlog.waiting.insert(parcel.seq, parcel);
+        }
+        if let Some(((next, _), _)) = backlog.paused.first_key_value() {
+            let next = *next;
+            self.timers.set(next, Timer::Paused(endpoint));
+        }
+        self.pump(endpoint);
+    }
+
+    /// A backlog that is not needed goes, so that messages take the short way again; an endpoint that was
+    /// only there for it is forgotten.
+    pub(crate) fn forget_backlog_if_empty(&mut self, endpoint: EndpointKey) {
+        let Some(record) = self.endpoints.get_mut(endpoint.0) else { return };
+        let Some(backlog) = &record.backlog else { return };
+        if !backlog.is_empty() {
+            return;
+        }
+        debug_assert_eq!(backlog.waiting_bytes, 0, "an empty backlog is charged");
+        record.backlog = None;
+        if matches!(record.state, EndpointState::Away) && !record.mailbox {
+            self.forget_endpoint(endpoint);
+        }
+    }
+
+    /// Leaves to the disk what an endpoint without a session has in memory. What is not kept is given
+    /// up.
+    pub(crate) fn unload(&mut self, endpoint: EndpointKey, failure: &Failure) {
+        let has_mailbox = self.endpoints[endpoint.0].mailbox;
+        let Some(backlog) = self.backlog(endpoint) else { return };
+        let paused = core::mem::take(&mut backlog.paused);
+        let mut parcels: Vec<Parcel> = core::mem::take(&mut backlog.waiting)
+            .into_values()
+            .chain(paused.into_values())
+            .collect();
+        parcels.sort_by_key(|parcel| parcel.seq);
+        for parcel in parcels {
+            self.charge_waiting(endpoint, -(parcel.load_bytes() as isize));
+            let survives = parcel.kept.is_some_and(|kept| kept.why != Keep::Spill || has_mailbox);
+            if survives {
+                self.wait_on_disk(endpoint, parcel);
+            } else {
+                self.give_up(endpoint, parcel, failure, Ending::Dropped);
+            }
+        }
+        if !has_mailbox {
+            self.drop_spilled(endpoint, failure);
+        }
+        self.forget_backlog_if_empty(endpoint);
+    }
+
+    /// The receiver of what was only spilled has gone.
+    fn drop_spilled(&mut self, endpoint: EndpointKey, failure: &Failure) {
+        let name = self.endpoints[endpoint.0].name.clone();
+        let Some(backlog) = self.backlog(endpoint).filter(|backlog| backlog.spilled.messages > 0)
+        else {
+            return;
+        };
+        let Amount { messages, bytes } = core::mem::take(&mut backlog.spilled);
+        backlog.kept.messages -= messages;
+        backlog.kept.bytes -= bytes;
+        let promised = if backlog.kept.messages == 0 {
+            backlog.disk_from = None;
+            backlog.oldest_unix_us = None;
+            core::mem::take(&mut backlog.promised)
+        } else {
+            BTreeMap::new()
+        };
+        self.kept_bytes -= bytes;
+        self.counters.dropped_receiver_gone += messages;
+        self.order(Order::ReleaseSpilled(name.clone()));
+        for fate in promised.into_values() {
+            self.failed(&fate, failure, Some(endpoint));
+        }
+        self.log(Event::HeldDropped { name, messages });
+    }
+
+    /// What a sender hears of a state that this receiver can never confirm.
+    pub(crate) fn cannot_be_acked(&mut self, fate: &Fate, to: EndpointKey) {
+        if let Some(promise) =
+            fate.promise.as_ref().filter(|_| fate.wanted() == Some(Status::Acked))
+        {
+            let promise = Rc::clone(promise);
+            let what = "the receiver does not acknowledge";
+            let failure = Failure::new(ErrorCode::ReceiptImpossible, what);
+            self.break_promise(&promise, &failure, Some(to), Some(Status::Delivered));
+        }
+    }
+}
+
+/// Where the closing brace of a payload stands, if it has none of the bus's own keys.
+fn closing_brace_of_honest(payload: &[u8]) -> Option<usize> {
+    let envelope = hermes_bus_proto::Envelope::scan(payload).ok()?;
+    (!envelope.has_keys_of_the_bus).then(|| envelope.closing_brace_at())
+}

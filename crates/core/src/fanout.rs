@@ -1,0 +1,235 @@
+//! Messages to groups and topics, and the tracked ones among the receivers of a broadcast.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{ErrorCode, topic};
+
+use crate::acks::Handing;
+use crate::backlog::Place;
+use crate::endpoint::{EndpointKey, EndpointState};
+use crate::fate::Failure;
+use crate::gaps::GapSource;
+use crate::parcel::Parcel;
+use crate::router::{Next, Router};
+use crate::routing::Outgoing;
+use crate::session::SessionKey;
+use crate::storage::{Ending, Keep};
+use crate::tap::Outcome;
+use crate::trace::TraceState;
+
+impl Router {
+    // ---- groups ---------------------------------------------------------------------------------
+
+    /// A message for one member of a group.
+    pub(crate) fn to_group(&mut self, message: &Outgoing<'_>, group: &str) -> Next {
+        let via = format!("@{group}");
+        let message = &message.through(Some(&via), None);
+        let member = self
+            .present_member(group, None)
+            .or_else(|| self.absent_member(group, message.ask.queue));
+        match member {
+            Some(member) => self.to_endpoint(message, member),
+            None => self.not_found(message),
+        }
+    }
+
+    /// The member that is there and has the least to do.
+    fn present_member(&mut self, group: &str, but: Option<EndpointKey>) -> Option<EndpointKey> {
+        let loads: Vec<(EndpointKey, Option<u64>)> = self
+            .groups
+            .members(group)
+            .iter()
+            .map(|member| (*member, self.load_of(*member).filter(|_| Some(*member) != but)))
+            .collect();
+        let load = |wanted| loads.iter().find(|(member, _)| *member == wanted)?.1;
+        self.groups.pick(group, load)
+    }
+
+    /// Messages that a present endpoint has not dealt with; none if it is away.
+    pub(crate) fn load_of(&self, endpoint: EndpointKey) -> Option<u64> {
+        let record = self.endpoints.get(endpoint.0)?;
+        let session = self.session(record.holder()?).filter(|session| session.is_open())?;
+        // What an acknowledging session holds, or has queued; or what is queued for any other one.
+        let held = match &session.acking {
+            Some(acking) => acking.in_flight.len(),
+            None => session.outbox.messages() + session.unread.len(),
+        };
+        let backlog = record.backlog.as_deref();
+        let waiting = backlog.map_or(0, |backlog| backlog.waiting.len() + backlog.paused.len());
+        let on_disk = backlog.filter(|backlog| backlog.disk_from.is_some());
+        Some((held + waiting) as u64 + on_disk.map_or(0, |backlog| backlog.kept.messages))
+    }
+
+    /// The member that is away and has the least waiting for it: one with a mailbox, or, if the message
+    /// is to be queued, any.
+    fn absent_member(&mut self, group: &str, is_queued: bool) -> Option<EndpointKey> {
+        let loads: Vec<(EndpointKey, Option<u64>)> = self
+            .groups
+            .members(group)
+            .iter()
+            .map(|member| {
+                let record = &self.endpoints[member.0];
+                let takes = record.mailbox || is_queued;
+                let kept = record.backlog.as_ref().map_or(0, |backlog| backlog.kept.messages);
+                (*member, takes.then_some(kept))
+            })
+            .collect();
+        let load = |wanted| loads.iter().find(|(member, _)| *member == wanted)?.1;
+        self.groups.pick(group, load)
+    }
+
+    /// A group's message that a member has not dealt with goes to another member that is there. Gives it
+    /// back if there is none, or it is no group's.
+    pub(crate) fn reroute(&mut self, endpoint: EndpointKey, mut parcel: Parcel) -> Option<Parcel> {
+        let group = parcel.via.as_deref().and_then(|via| via.strip_prefix('@'));
+        let Some(other) = group
+            .map(alloc::borrow::ToOwned::to_owned)
+            .and_then(|group| self.present_member(&group, Some(endpoint)))
+        else {
+            return Some(parcel);
+        };
+        let keep = if self.endpoints[other.0].mailbox {
+            Some(Keep::Mailbox)
+        } else {
+            parcel.kept.map(|kept| kept.why)
+        };
+        let Ok(place) = self.place_for(other, parcel.payload.len(), keep) else {
+            return Some(parcel);
+        };
+        let kept_here = parcel.kept.take().map(|kept| (parcel.seq, kept, parcel.payload.len()));
+        let unix_us = self.now.unix_us;
+        self.trace.note(parcel.fate.trace, TraceState::Rerouted, Some(other), unix_us);
+        self.counters.rerouted += 1;
+        parcel.seq = self.next_seq();
+        self.take_in(other, parcel, place);
+        // Only now: a crash in between may deliver it twice, but not lose it.
+        if let Some((seq, kept, payload_bytes)) = kept_here {
+            self.let_go(endpoint, seq, kept, payload_bytes, Ending::Rerouted);
+        }
+        None
+    }
+
+    // ---- topics ---------------------------------------------------------------------------------
+
+    /// A message for every subscriber of a topic.
+    pub(crate) fn to_topic(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
+        if let Err(error) = topic::topic(name) {
+            self.counters.refused_fields += 1;
+            let what = format!("field 'to': the topic {name:?} {error}");
+            return self.refuse_message(message, ErrorCode::InvalidField, &what);
+        }
+        if message.ask.queue {
+            return self.refuse_queue_for_many(message);
+        }
+        let mut subscribers = core::mem::take(&mut self.subscribers);
+        subscribers.clear();
+        self.topics.matching(name, &mut subscribers);
+        let tally = message
+            .ask
+            .receipt
+            .map(|wanted| self.tally(message.sender, message.id, wanted, subscribers.len()));
+        let via = format!("#{name}");
+        let message = &message.through(Some(&via), tally.as_ref());
+        self.accept(message);
+        self.tap(message, Outcome::Accepted);
+        self.counters.published += 1;
+        for subscriber in &subscribers {
+            self.one_of_many(message, *subscriber, GapSource::Topic);
+        }
+        if message.has_waiter() && message.ask.receipt.is_none() {
+            let copies = core::mem::take(&mut self.copies);
+            self.first_message_is_due(message, copies, Some(subscribers.len()));
+        }
+        self.copies.clear();
+        self.subscribers = subscribers;
+        self.hold_if_answers_pile_up(message.sender)
+    }
+
+    /// One of the targets of a broadcast or topic. Nobody waits for it: what it cannot take is a gap.
+    pub(crate) fn one_of_many(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+        source: GapSource,
+    ) {
+        let record = &self.endpoints[endpoint.0];
+        let keep = (record.mailbox && self.config.store).then_some(Keep::Mailbox);
+        let holder = record.holder();
+        let is_lingering = matches!(record.state, EndpointState::Lingering(_));
+        if keep.is_none() && (holder.is_none() || is_lingering) {
+            return self.not_taken(message, endpoint, ErrorCode::EndpointNotFound);
+        }
+        if record.is_plain()
+            && let Some(receiver) = holder
+        {
+            return self.one_plain(message, endpoint, receiver, source);
+        }
+        let place = match self.place_for(endpoint, message.payload_bytes(), keep) {
+            // What was only subscribed to is not spilled.
+            Ok(Place::Disk(Keep::Spill)) | Err(_) => {
+                self.missed(message, endpoint, source);
+                return;
+            }
+            Ok(place) => place,
+        };
+        let fate = self.fate_of(message);
+        self.reached(&fate, Status::Accepted, endpoint);
+        let mut parcel = self.parcel_of(message, endpoint, fate);
+        parcel.waiter = None;
+        self.take_in(endpoint, parcel, place);
+    }
+
+    fn one_plain(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+        receiver: SessionKey,
+        source: GapSource,
+    ) {
+        let takes = self.session(receiver).is_some_and(|session| {
+            session.stalled.is_none() && self.has_room(session, message.needs_bytes())
+        });
+        if !takes {
+            return self.missed(message, endpoint, source);
+        }
+        let provenance = crate::outbox::Provenance { waiter: None, ..message.provenance };
+        let mark = self.enqueue(message, receiver, None, provenance);
+        if message.tally.is_some() || message.ask.ttl.is_some() {
+            let tracking = self.tracking_of(message, endpoint);
+            let seq = self.seq;
+            if let Some(session) = self.session_mut(receiver) {
+                session.handing.push_back(Handing { mark, seq, tracking });
+            }
+        }
+        if message.has_waiter() {
+            self.copies.push((receiver, mark));
+        }
+    }
+
+    /// A subscriber has no room.
+    fn missed(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey, source: GapSource) {
+        if let Some(receiver) = self.endpoints[endpoint.0].holder() {
+            match source {
+                GapSource::Broadcast => self.drop_broadcast(receiver, message.payload_bytes()),
+                GapSource::Topic | GapSource::Tap => {
+                    self.counters.dropped_topic += 1;
+                    self.note_gap(receiver, source, message.payload_bytes());
+                    if let Some(session) = self.session_mut(receiver) {
+                        session.count_drop();
+                    }
+                }
+            }
+        }
+        self.not_taken(message, endpoint, ErrorCode::OverLimit);
+    }
+
+    fn not_taken(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey, code: ErrorCode) {
+        if message.tally.is_some() {
+            let fate = self.fate_of(message);
+            self.failed(&fate, &Failure::new(code, code.to_string()), Some(endpoint));
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The router's side of the disk: what was ordered, what has been answered, and what is in the way.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{EndpointName, ErrorCode};
+
+use crate::endpoint::{EndpointKey, EndpointState};
+use crate::fate::{Failure, Fate};
+use crate::parcel::Parcel;
+use crate::router::Router;
+use crate::session::SessionKey;
+use crate::storage::{
+    Answer, DeadLetter, Ending, Order, Record, Recovered, Remembered, Ticket, Waiting,
+};
+use crate::time::Moment;
+use crate::timers::Timer;
+use crate::{Effect, Event};
+
+/// Expired messages that are read from disk at a time.
+const OVERDUE_MESSAGES: usize = 1_024;
+/// How often messages on disk are looked through for expired ones, if nobody waits to hear of one.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Messages released with one order.
+const RELEASED_AT_A_TIME: usize = 4_096;
+
+/// A message on its way to the disk.
+pub(crate) struct Keeping {
+    ticket: Ticket,
+    endpoint: EndpointKey,
+    seq: u64,
+    load_bytes: u64,
+    fate: Fate,
+    /// It is not wanted any more.
+    is_released: bool,
+}
+
+/// What is on its way, oldest first.
+pub(crate) type Keepings = VecDeque<Keeping>;
+
+impl Router {
+    // ---- orders -------------------------------------------------------------------------------------
+
+    pub(crate) fn order(&mut self, order: Order) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.effects.push(Effect::Store(ticket, order));
+        ticket
+    }
+
+    /// Has a message kept; what becomes of it on the way is told to its fate.
+    pub(crate) fn order_kept(
+        &mut self,
+        endpoint: EndpointKey,
+        record: Record,
+        fate: Fate,
+    ) -> Ticket {
+        let (seq, load_bytes) = (record.seq, record.load_bytes());
+        let ticket = self.order(Order::Keep(Box::new(record)));
+        self.keeping_bytes += load_bytes as usize;
+        let is_released = false;
+        self.keeping.push_back(Keeping { ticket, endpoint, seq, load_bytes, fate, is_released });
+        ticket
+    }
+
+    /// Has a message released, together with those before it that end the same way in this turn.
+    pub(crate) fn order_release(&mut self, endpoint: EndpointName, seq: u64, ending: Ending) {
+        if let Some(Effect::Store(_, Order::Release { endpoint: last, seqs, ending: same })) =
+            self.effects.last_mut()
+            && (&*last, *same) == (&endpoint, ending)
+            && seqs.len() < RELEASED_AT_A_TIME
+            && seqs.last().is_some_and(|last| *last < seq)
+        {
+            return seqs.push(seq);
+        }
+        self.order(Order::Release { endpoint, seqs: alloc::vec![seq], ending });
+    }
+
+    /// Nobody waits any more for what was on its way with this ticket.
+    pub(crate) fn forget_keeping(&mut self, ticket: Ticket) {
+        if let Ok(place) = self.keeping.binary_search_by_key(&ticket, |keeping| keeping.ticket) {
+            let keeping = &mut self.keeping[place];
+            keeping.is_released = true;
+            keeping.fate = Fate::default();
+        }
+    }
+
+    pub(crate) fn bury(&mut self, endpoint: EndpointKey, parcel: &Parcel, failure: &Failure) {
+        if self.store_trouble().is_some() {
+            return;
+        }
+        self.counters.dead_letters += 1;
+        let name = self.endpoints[endpoint.0].name.clone();
+        let keep = parcel.kept.map_or(crate::storage::Keep::Queued, |kept| kept.why);
+        let record = parcel.record(&name, keep, |moment| self.bus_time(moment));
+        let letter = DeadLetter {
+            record,
+            reason: failure.code,
+            detail: failure.detail.clone(),
+            died_unix_us: self.bus_time(self.now.moment),
+        };
+        self.order(Order::Bury(Box::new(letter)));
+    }
+
+    /// Why nothing can be kept on disk now.
+    pub(crate) fn store_trouble(&self) -> Option<&str> {
+        if !self.config.store {
+            return Some("the bus keeps nothing on disk");
+        }
+        self.trouble.as_deref()
+    }
+
+    // ---- answers --------------------------------------------------------------------------------------
+
+    /// Whoever keeps things on disk has something to say.
+    pub fn storage(&mut self, answer: Answer) {
+        match answer {
+            Answer::Stored(ticket) => self.were_stored(ticket),
+            Answer::Refused { tickets, why } => self.were_refused(&tickets, &why),
+            Answer::Loaded { endpoint, records, is_all } => {
+                if let Some(endpoint) = self.names.get(endpoint.as_str()).copied() {
+                    self.loaded(endpoint, records, is_all);
+                }
+            }
+            Answer::Overdue(records) => self.overdue(records),
+            Answer::Trouble(why) => {
+                let event = match &why {
+                    Some(why) => Event::StoreTrouble { why: why.clone() },
+                    None => Event::StoreWorksAgain,
+                };
+                self.log(event);
+                self.trouble = why;
+                self.let_those_go_on_who_wait_for_disk();
+            }
+        }
+    }
+
+    fn were_stored(&mut self, ticket: Ticket) {
+        while let Some(first) = self.keeping.front()
+            && first.ticket <= ticket
+            && let Some(keeping) = self.keeping.pop_front()
+        {
+            self.keeping_bytes -= keeping.load_bytes as usize;
+            if !keeping.is_released {
+                self.counters.stored += 1;
+                self.reached(&keeping.fate, Status::Stored, keeping.endpoint);
+            }
+        }
+        if self.keeping_bytes <= self.config.store_pending_bytes_max / 2 {
+            self.let_those_go_on_who_wait_for_disk();
+        }
+    }
+
+    fn were_refused(&mut self, tickets: &[Ticket], why: &str) {
+        let mut lost = 0;
+        for ticket in tickets {
+            let Ok(place) = self.keeping.binary_search_by_key(ticket, |keeping| keeping.ticket)
+            else {
+                continue;
+            };
+            let Some(keeping) = self.keeping.remove(place) else { continue };
+            self.keeping_bytes -= keeping.load_bytes as usize;
+            if !keeping.is_released {
+                lost += u64::from(self.was_refused(keeping, why));
+            }
+        }
+        self.counters.dropped_store_failed += lost;
+        if lost > 0 {
+            self.log(Event::StoreLost { messages: lost });
+        }
+    }
+
+    /// A message could not be written. As long as it is in memory it can still be delivered; else it is
+    /// lost. Says whether that is so and nobody was told.
+    fn was_refused(&mut self, keeping: Keeping, why: &str) -> bool {
+        let Keeping { endpoint, seq, load_bytes, fate, .. } = keeping;
+        let Some(record) = self.endpoints.get(endpoint.0) else { return false };
+        let holder = record.holder();
+        let was_in_memory = self.is_not_kept_any_more(endpoint, holder, seq);
+        let keep = was_in_memory.unwrap_or(crate::storage::Keep::Mailbox);
+        self.forget_kept(endpoint, keep, load_bytes);
+        if was_in_memory.is_some() {
+            return false;
+        }
+        if let Some(backlog) = self.backlog(endpoint) {
+            backlog.promised.remove(&seq);
+        }
+        let failure = Failure::new(ErrorCode::StoreUnavailable, why);
+        let is_told = self.failed(&fate, &failure, Some(endpoint));
+        self.forget_backlog_if_empty(endpoint);
+        !is_told
+    }
+
+    /// Finds a message in memory and takes note that it is not on disk. Says why it was to be.
+    fn is_not_kept_any_more(
+        &mut self,
+        endpoint: EndpointKey,
+        holder: Option<SessionKey>,
+        seq: u64,
+    ) -> Option<crate::storage::Keep> {
+        if let Some(backlog) = self.backlog(endpoint) {
+            let paused = backlog.paused.values_mut().find(|parcel| parcel.seq == seq);
+            if let Some(parcel) = backlog.waiting.get_mut(&seq).or(paused) {
+                return parcel.kept.take().map(|kept| kept.why);
+            }
+        }
+        let session = self.session_mut(holder?)?;
+        if let Some(held) = session.acking.as_mut().and_then(|a| a.in_flight.get_mut(&seq)) {
+            return held.parcel.kept.take().map(|kept| kept.why);
+        }
+        if let Some(handing) = session.handing.iter_mut().find(|handing| handing.seq == seq) {
+            return handing.tracking.kept.take().map(|kept| kept.why);
+        }
+        let place = session.unread.iter().position(|unread| unread.seq == seq)?;
+        session.unread.remove(place).map(|unread| unread.kept.why)
+    }
+
+    // ---- those who wait for the disk ------------------------------------------------------------------
+
+    /// A sender's message waits until less is on its way to the disk.
+    pub(crate) fn wait_for_disk(&mut self, key: SessionKey) {
+        let until = self.now.moment.after(self.config.stall);
+        self.counters.sender_waits += 1;
+        self.stop_frame_clock(key);
+        let Some(session) = self.session_mut(key) else { return };
+        session.holds.disk = true;
+        self.waiting_for_disk.push(key);
+        self.timers.set(until, Timer::DiskStall);
+    }
+
+    pub(crate) fn let_those_go_on_who_wait_for_disk(&mut self) {
+        self.timers.forget(Timer::DiskStall);
+        for key in core::mem::take(&mut self.waiting_for_disk) {
+            if let Some(session) = self.session_mut(key) {
+                session.holds.disk = false;
+                self.resume(key);
+            }
+        }
+    }
+
+    /// The disk has done nothing for too long: senders hear so instead of waiting on.
+    pub(crate) fn check_disk_stall(&mut self) {
+        if self.waiting_for_disk.is_empty() {
+            return;
+        }
+        let why: String = "the disk takes nothing more for now".into();
+        self.log(Event::StoreTrouble { why: why.clone() });
+        self.trouble = Some(why);
+        self.let_those_go_on_who_wait_for_disk();
+        self.timers.set(self.now.moment.after(self.config.stall), Timer::DiskRecovery);
+    }
+
+    /// Whether the disk has caught up after it was too slow.
+    pub(crate) fn check_disk_recovery(&mut self) {
+        if self.keeping_bytes <= self.config.store_pending_bytes_max / 2 {
+            self.trouble = None;
+            self.log(Event::StoreWorksAgain);
+        } else {
+            self.timers.set(self.now.moment.after(self.config.stall), Timer::DiskRecovery);
+        }
+    }
+
+    // ---- time to live on disk -------------------------------------------------------------------------
+
+    /// The wall clock as it runs on from the router's beginning, whatever is done to it meanwhile.
+    pub(crate) fn bus_time(&self, moment: Moment) -> u64 {
+        let began = self.began.unwrap_or(self.now);
+        began.unix_us + (moment.as_micros().saturating_sub(began.moment.as_micros()))
+    }
+
+    /// The moment of a time on the wall clock.
+    pub(crate) fn moment_of(&self, unix_us: u64) -> Moment {
+        let began = self.began.unwrap_or(self.now);
+        let after_began = unix_us.saturating_sub(began.unix_us);
+        Moment::from_micros(began.moment.as_micros().saturating_add(after_began))
+    }
+
+    /// Looks through the disk for expired messages at this moment.
+    pub(crate) fn sweep_at(&mut self, moment: Moment) {
+        self.timers.set(moment, Timer::Sweep);
+    }
+
+    pub(crate) fn sweep_later(&mut self) {
+        self.timers.set(self.now.moment.after(SWEEP_EVERY), Timer::Sweep);
+    }
+
+    pub(crate) fn sweep(&mut self) {
+        if self.config.store && self.kept_bytes > 0 {
+            let unix_us = self.bus_time(self.now.moment);
+            self.order(Order::LoadOverdue { unix_us, messages_max: OVERDUE_MESSAGES });
+            self.sweep_later();
+        }
+    }
+
+    fn overdue(&mut self, records: Vec<Record>) {
+        let is_more = records.len() >= OVERDUE_MESSAGES;
+        let now = self.now.moment;
+        for record in records {
+            let Some(endpoint) = self.names.get(record.endpoint.as_str()).copied() else {
+                continue;
+            };
+            // What is in memory, or in somebody's hands, has its own clock.
+            let Some(backlog) = self.backlog(endpoint) else { continue };
+            let is_on_disk_only = backlog.disk_from.is_some_and(|from| from <= record.seq)
+                && !backlog.waiting.contains_key(&record.seq)
+                && !backlog.paused.values().any(|parcel| parcel.seq == record.seq);
+            if !is_on_disk_only {
+                continue;
+            }
+            let fate = backlog.promised.remove(&record.seq);
+            let mut parcel = Parcel::from_record(record, Some(now), now);
+            parcel.fate = fate.unwrap_or_default();
+            self.expire(endpoint, parcel);
+            self.forget_backlog_if_empty(endpoint);
+        }
+        if is_more {
+            self.sweep();
+        }
+    }
+
+    // ---- over restarts --------------------------------------------------------------------------------
+
+    /// What an earlier process of the bus has left on disk. To be said before anybody connects, after
+    /// the first [`Router::begin_turn`].
+    pub fn recover(&mut self, recovered: Recovered) {
+        let Recovered { seq_from, unclean, remembered, waiting, recent } = recovered;
+        self.seq = self.seq.max(seq_from.saturating_sub(1));
+        if unclean {
+            self.seq_unclean = seq_from;
+        }
+        for facts in remembered {
+            self.note_known(&facts.endpoint, facts.uid, facts.seen_unix_us);
+            if facts.mailbox {
+                let endpoint = self.away_endpoint(&facts.endpoint, facts.uid);
+                self.endpoints[endpoint.0].mailbox = true;
+                for group in &facts.groups {
+                    self.groups.join(group, endpoint);
+                }
+                for topic in &facts.topics {
+                    self.topics.subscribe(endpoint, topic);
+                }
+            }
+        }
+        for Waiting { endpoint: name, messages, load_bytes, first_seq, oldest_unix_us } in waiting {
+            let known = self.known.of(name.as_str(), self.now.unix_us);
+            let uid = known.map_or(self.config.owner_uid, |known| known.uid);
+            let endpoint = self.away_endpoint(&name, uid);
+            self.kept_bytes += load_bytes;
+            let newest = self.seq;
+            let backlog = self.backlog_or_new(endpoint);
+            backlog.kept.messages = messages;
+            backlog.kept.bytes = load_bytes;
+            backlog.oldest_unix_us = Some(oldest_unix_us);
+            backlog.leave_on_disk(first_seq);
+            backlog.leave_on_disk(newest);
+            self.load_ahead(endpoint);
+        }
+        self.repetitions.recover(recent, self.began.unwrap_or(self.now));
+        self.sweep_later();
+    }
+
+    /// An endpoint without a session, which is there for what waits for it.
+    pub(crate) fn away_endpoint(&mut self, name: &EndpointName, uid: u32) -> EndpointKey {
+        if let Some(known) = self.names.get(name.as_str()) {
+            return *known;
+        }
+        self.insert_endpoint(name, uid, EndpointState::Away)
+    }
+
+    fn note_known(&mut self, name: &EndpointName, uid: u32, unix_us: u64) {
+        if let Some(forgotten) = self.known.note(name, uid, unix_us) {
+            self.forget_known(forgotten);
+        }
+    }
+
+    /// Has an endpoint's name, and what it holds, remembered over restarts.
+    pub(crate) fn remember(&mut self, endpoint: EndpointKey) {
+        let seen_unix_us = self.bus_time(self.now.moment);
+        let Some(record) = self.endpoints.get(endpoint.0) else { return };
+        let (name, uid, mailbox) = (record.name.clone(), record.uid, record.mailbox);
+        self.note_known(&name, uid, seen_unix_us);
+        if !self.config.store {
+            return;
+        }
+        let list = |names: Vec<Box<str>>| if mailbox { names } else { Vec::new() };
+        let groups = list(self.groups.of(endpoint).map(Box::from).collect());
+        let topics = list(self.topics.of(endpoint).map(Box::from).collect());
+        let facts = Remembered { endpoint: name, uid, seen_unix_us, mailbox, groups, topics };
+        self.order(Order::Remember(Box::new(facts)));
+    }
+}

@@ -1,0 +1,204 @@
+//! A message that is tracked: for an endpoint that acknowledges or has a mailbox, or from disk.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use bytes::Bytes;
+use hermes_bus_proto::limits::HEADER_BYTES;
+use hermes_bus_proto::listing::Level;
+use hermes_bus_proto::name::json_string;
+use hermes_bus_proto::{EndpointName, Envelope, frame};
+
+use crate::fate::Fate;
+use crate::outbox::LooseMessage;
+use crate::session::SessionKey;
+use crate::storage::{Keep, Record, Sender, Ticket};
+use crate::time::Moment;
+
+/// A tracked message for one endpoint.
+pub(crate) struct Parcel {
+    /// Names it among all of its endpoint; the order of first deliveries.
+    pub(crate) seq: u64,
+    /// The JSON object as a level 1 receiver gets it.
+    pub(crate) payload: Bytes,
+    /// Who sent it, where that is known.
+    pub(crate) sender: Option<Sender>,
+    /// The `@group` or `#topic` that it came through.
+    pub(crate) via: Option<Box<str>>,
+    pub(crate) arrived: Moment,
+    pub(crate) arrived_unix_us: u64,
+    /// When it is not wanted any more.
+    pub(crate) deadline: Option<Moment>,
+    /// How often it was handed over.
+    pub(crate) deliveries: u32,
+    /// Whether it is on disk or on its way there, and why.
+    pub(crate) kept: Option<Kept>,
+    pub(crate) fate: Fate,
+    /// The anonymous connection that waits for a courtesy receipt.
+    pub(crate) waiter: Option<SessionKey>,
+    /// Whether it becomes a dead letter if it fails: asked for a receipt or `queue`, or was for a
+    /// mailbox.
+    pub(crate) is_mourned: bool,
+}
+
+/// A message's row on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) why: Keep,
+    /// The order that wrote it; zero if an earlier process did, or it came from there.
+    pub(crate) ticket: Ticket,
+}
+
+/// Bookkeeping of one parcel in memory.
+pub(crate) const PARCEL_OVERHEAD_BYTES: usize = size_of::<Parcel>() + 64;
+
+impl Parcel {
+    /// What it takes in memory.
+    pub(crate) fn load_bytes(&self) -> usize {
+        self.payload.len() + PARCEL_OVERHEAD_BYTES
+    }
+
+    /// As it is kept.
+    pub(crate) fn record(
+        &self,
+        endpoint: &EndpointName,
+        keep: Keep,
+        bus_time: impl Fn(Moment) -> u64,
+    ) -> Record {
+        let unknown = Sender { uid: 0, pid: 0, endpoint: None };
+        Record {
+            seq: self.seq,
+            endpoint: endpoint.clone(),
+            keep,
+            payload: self.payload.clone(),
+            sender: self.sender.clone().unwrap_or(unknown),
+            via: self.via.clone(),
+            wanted: self.fate.wanted(),
+            arrived_unix_us: self.arrived_unix_us,
+            expires_unix_us: self.deadline.map(bus_time),
+            deliveries: self.deliveries,
+        }
+    }
+
+    /// One that was read from disk.
+    pub(crate) fn from_record(record: Record, deadline: Option<Moment>, now: Moment) -> Self {
+        Parcel {
+            seq: record.seq,
+            payload: record.payload,
+            sender: Some(record.sender),
+            via: record.via,
+            arrived: now,
+            arrived_unix_us: record.arrived_unix_us,
+            deadline,
+            deliveries: record.deliveries,
+            kept: Some(Kept { why: record.keep, ticket: Ticket(0) }),
+            fate: Fate::default(),
+            waiter: None,
+            is_mourned: record.keep != Keep::Spill || record.wanted.is_some(),
+        }
+    }
+
+    /// One that was held for a name whose session ended.
+    pub(crate) fn from_loose(message: LooseMessage, unix_us: u64) -> Self {
+        let LooseMessage { seq, frame, provenance, sender, tracking, level, .. } = message;
+        let (fate, deadline) =
+            tracking.map_or_else(Default::default, |tracking| (tracking.fate, tracking.deadline));
+        let payload = frame.slice(HEADER_BYTES..);
+        let (payload, sender) = match level {
+            Level::One => (payload, sender.map(|sender| *sender)),
+            Level::Two => as_it_came(payload),
+        };
+        Parcel {
+            seq,
+            payload,
+            sender,
+            via: None,
+            arrived: provenance.arrived,
+            arrived_unix_us: unix_us,
+            deadline,
+            deliveries: 0,
+            kept: None,
+            is_mourned: fate.promise.is_some(),
+            fate,
+            waiter: provenance.waiter,
+        }
+    }
+
+    /// Its id as JSON.
+    pub(crate) fn id_json(&self) -> Option<&[u8]> {
+        Some(Envelope::scan(&self.payload).ok()?.id?.as_bytes())
+    }
+
+    /// What is told to the `delivery`-th receiver on level 2 besides what the sender wrote.
+    fn added(&self, seq: Option<u64>) -> String {
+        let delivery = (self.deliveries > 1).then_some(self.deliveries);
+        added_fields(self.sender.as_ref(), self.via.as_deref(), seq, delivery)
+    }
+
+    /// The frame for a level 2 session. `seq` is told to those who acknowledge.
+    pub(crate) fn append_level_2(&self, out: &mut Vec<u8>, seq: Option<u64>) {
+        let added = self.added(seq);
+        let cut;
+        let kept: &[u8] = match Envelope::scan(&self.payload) {
+            Ok(envelope) if envelope.has_keys_of_the_bus => {
+                cut = envelope.without_keys_of_the_bus();
+                &cut
+            }
+            Ok(envelope) => &self.payload[..envelope.closing_brace_at()],
+            Err(_) => return,
+        };
+        out.extend_from_slice(&frame::header(kept.len() + added.len() + 1));
+        out.extend_from_slice(kept);
+        out.extend_from_slice(added.as_bytes());
+        out.push(b'}');
+    }
+}
+
+/// A message from its level 2 form: without what the bus has added, and who sent it.
+fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>) {
+    let Ok(envelope) = Envelope::scan(&payload) else { return (payload, None) };
+    let sender = envelope.member("sender").and_then(|sender| read_sender(sender.as_bytes()));
+    let mut without = envelope.without_keys_of_the_bus();
+    without.push(b'}');
+    (Bytes::from(without), sender)
+}
+
+fn read_sender(json: &[u8]) -> Option<Sender> {
+    let envelope = Envelope::scan(json).ok()?;
+    let number = |key| u32::try_from(envelope.member(key)?.integer()?).ok();
+    let endpoint =
+        envelope.endpoint.and_then(|name| EndpointName::level_1(&name.text().ok()?).ok());
+    Some(Sender { uid: number("uid")?, pid: number("pid")?, endpoint })
+}
+
+/// The members that the bus adds to a message for a level 2 session, to stand before its closing
+/// brace.
+pub(crate) fn added_fields(
+    sender: Option<&Sender>,
+    via: Option<&str>,
+    seq: Option<u64>,
+    delivery: Option<u32>,
+) -> String {
+    let mut text = String::with_capacity(96);
+    // A `String` takes every write.
+    if let Some(Sender { uid, pid, endpoint }) = sender {
+        let endpoint = endpoint.as_ref().map(EndpointName::to_json);
+        let endpoint = endpoint.as_deref().unwrap_or("null");
+        let _ = write!(
+            text,
+            ", \"sender\": {{\"uid\": {uid}, \"pid\": {pid}, \"endpoint\": {endpoint}}}"
+        );
+    }
+    if let Some(via) = via {
+        let _ = write!(text, ", \"via\": {}", json_string(via));
+    }
+    if let Some(seq) = seq {
+        let _ = write!(text, ", \"seq\": {seq}");
+    }
+    if let Some(delivery) = delivery {
+        let _ = write!(text, ", \"delivery\": {delivery}");
+    }
+    text
+}
