@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use hermes_bus_proto::listing::Amount;
+use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
 use crate::endpoint::{Endpoint, EndpointKey};
@@ -17,7 +17,7 @@ use crate::router::Router;
 use crate::session::{Session, SessionKey};
 use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
 use crate::time::Moment;
-use crate::trace::TraceState;
+use crate::trace::{self, TraceState};
 
 /// What waits for one endpoint on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,6 +273,54 @@ impl Router {
         self.session(self.endpoints.get(endpoint.0)?.holder()?)
     }
 
+    // ---- listings -------------------------------------------------------------------------------------
+
+    /// An endpoint with its session, as a listing shows it.
+    pub(crate) fn details_of(
+        &mut self,
+        holder: SessionKey,
+        endpoint: EndpointKey,
+    ) -> EndpointDetails {
+        let now = self.now.moment;
+        let session = &mut self.sessions[holder.index()];
+        let meta = session.meta.as_deref().and_then(listing::meta);
+        let mut details = session.details(now);
+        details.meta = meta;
+        self.add_details(endpoint, &mut details);
+        details
+    }
+
+    /// An endpoint that is away.
+    pub(crate) fn offline_details(&self, endpoint: EndpointKey) -> EndpointDetails {
+        let record = &self.endpoints[endpoint.0];
+        let mut details = EndpointDetails {
+            endpoint: record.name.as_str().to_owned(),
+            state: listing::EndpointState::Offline,
+            uid: record.uid,
+            ..EndpointDetails::default()
+        };
+        self.add_details(endpoint, &mut details);
+        details
+    }
+
+    fn add_details(&self, endpoint: EndpointKey, details: &mut EndpointDetails) {
+        let record = &self.endpoints[endpoint.0];
+        let backlog = record.backlog.as_deref();
+        details.groups = self.groups.of(endpoint).map(ToOwned::to_owned).collect();
+        details.topics = self.topics.of(endpoint).map(ToOwned::to_owned).collect();
+        if let Some(backlog) = backlog {
+            details.pending.messages += (backlog.waiting.len() + backlog.paused.len()) as u64;
+            details.pending.bytes += backlog.waiting_bytes as u64;
+        }
+        let kept = backlog.map_or_else(Amount::default, |backlog| backlog.kept);
+        let oldest = backlog.and_then(|backlog| backlog.oldest_unix_us);
+        details.mailbox = (record.mailbox || kept.messages > 0).then_some(MailboxDetails {
+            messages: kept.messages,
+            bytes: kept.bytes,
+            oldest_ts: oldest.map(|unix_us| unix_us as f64 / 1e6),
+        });
+    }
+
     // ---- trace ----------------------------------------------------------------------------------------
 
     /// Where the messages are that have this id (as JSON), as far as the router knows, and this session
@@ -286,6 +334,7 @@ impl Router {
             if !sees_all && found.uid != uid {
                 continue;
             }
+            traced.standings.extend(self.queued_standing(&found.states));
             traced.states.extend(found.states.into_iter().map(|state| TracedState {
                 state: state.state.as_str(),
                 unix_us: state.unix_us,
@@ -293,8 +342,27 @@ impl Router {
                 reason: state.state.reason(),
             }));
         }
-        traced.standings = self.standings(id, |sender| sees_all || sender == Some(uid));
+        traced.standings.extend(self.standings(id, |sender| sees_all || sender == Some(uid)));
         traced
+    }
+
+    /// Where a message is that is not tracked: in the queue of the session that it went to.
+    fn queued_standing(&self, states: &[trace::TracedState]) -> Option<Standing> {
+        let last = states.last().filter(|last| last.state == TraceState::Accepted)?;
+        let name = last.endpoint.as_ref()?;
+        let endpoint = *self.names.get(name.as_str())?;
+        let session = self.holder_of(endpoint).filter(|_| self.endpoints[endpoint.0].is_plain())?;
+        let silent = shown(self.now.moment.since(session.last_told));
+        let (bytes, pid) = (session.outbox.bytes(), session.credentials.pid);
+        Some(Standing {
+            endpoint: name.clone(),
+            place: "queued",
+            since_unix_us: Some(last.unix_us),
+            blocked_by: format!(
+                "{name} (pid={pid}) has read nothing for {silent}; {bytes} bytes are queued for it"
+            ),
+            next: format!("it is handed over as soon as {name} reads on"),
+        })
     }
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {

@@ -63,7 +63,7 @@ pub fn welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
 }
 
 /// Appends a frame: an object without its closing brace, and `req` if the request had one.
-fn answer(out: &mut Vec<u8>, members: &[u8], req: Option<Raw<'_>>) {
+pub(crate) fn answer(out: &mut Vec<u8>, members: &[u8], req: Option<Raw<'_>>) {
     frame::append(out, |out| {
         out.extend_from_slice(members);
         append_req(out, req);
@@ -227,6 +227,11 @@ impl TracedState<'_> {
 /// Unix time in seconds, as the bus writes it.
 pub fn unix_seconds(unix_us: u64) -> String {
     format!("{}.{:06}", unix_us / 1_000_000, unix_us % 1_000_000)
+}
+
+/// bus → client: the answer to a `ping` that has a `req`.
+pub fn pong_to(out: &mut Vec<u8>, req: Raw<'_>) {
+    answer(out, br#"{"type": "pong""#, Some(req));
 }
 
 /// Both ways: the answer to `ping`.

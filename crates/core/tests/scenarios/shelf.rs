@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Record, Recovered, Remembered, Ticket, Waiting,
+    Answer, DeadLetter, Ending, Keep, Order, Record, Recovered, Remembered, Waiting,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +17,6 @@ pub(crate) struct Shelf {
     pub(crate) dead: Vec<DeadLetter>,
     pub(crate) remembered: BTreeMap<String, Remembered>,
     pub(crate) endings: Vec<(u64, Ending)>,
-    unsynced: Vec<(Ticket, Order)>,
     seq_from: u64,
 }
 
