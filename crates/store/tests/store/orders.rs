@@ -154,7 +154,11 @@ fn spilled_messages_go_alone_and_do_not_outlive_the_process() {
 fn a_purge_leaves_other_endpoints_alone() {
     let mut world = Place::new().open();
     world.carry_out([keep(1, "a"), keep(2, "b")]);
-    world.carry_out([keep(3, "a"), Order::Purge(name("a")), keep(4, "a")]);
+    world.carry_out([
+        keep(3, "a"),
+        Order::Purge { endpoint: name("a"), from: 0, to: 3 },
+        keep(4, "a"),
+    ]);
     assert_eq!(world.loaded_seqs("a"), [4]);
     assert_eq!(world.loaded_seqs("b"), [2]);
 }
@@ -274,7 +278,7 @@ fn the_states_of_a_stored_message_are_known_to_the_end_and_after() {
     assert_eq!(steps("id-5"), [(Accepted, none()), (Ended, died)]);
     let dead = Order::Release { endpoint: name("a"), seqs: vec![3], ending: Ending::Dead };
     world.carry_out([release("a", [1]), release("b", [2]), bury(&letter(3, "a", "bad")), dead]);
-    world.carry_out([Order::Purge(name("a"))]);
+    world.carry_out([Order::Purge { endpoint: name("a"), from: 0, to: u64::MAX }]);
     assert_eq!(
         steps("id-1"),
         [(Accepted, none()), (Stored, none()), (Delivered, twice()), (Ended, "acked".to_owned())]

@@ -83,7 +83,7 @@ fn a_purge_in_a_full_store_makes_room() {
         World::open(Options { database_bytes_max: Some(2 * 1024 * 1024), ..place.options() });
     world.submit((1..=30).map(large));
     world.wait_for(|answer| matches!(answer, Answer::Refused { .. }));
-    world.submit([Order::Purge(name("a"))]);
+    world.submit([Order::Purge { endpoint: name("a"), from: 0, to: u64::MAX }]);
     world.wait_for(|answer| *answer == Answer::Trouble(None));
     world.carry_out([large(31)]);
     assert_eq!(world.loaded_seqs("a"), [31]);
