@@ -216,7 +216,7 @@ fn orders_of_any_kind_come_to_the_same_whether_in_one_commit_or_in_many() {
                     seq: draw(seq + 1),
                     deliveries: draw(5) as u32,
                 },
-                _ if draw(4) == 0 => Order::Purge(name()),
+                _ if draw(4) == 0 => Order::Purge { endpoint: name(), from: 0, to: u64::MAX },
                 _ => Order::ReleaseSpilled(name()),
             })
             .collect();
