@@ -1,11 +1,14 @@
 //! One load generator for several message brokers, so that each does the same work.
 //!
 //! busbench WORKLOAD PROTO ADDR [key=value ...]
-//!   WORKLOAD: tput | rtt | fanin | fanout | pairs | oneshot | idle | stall | relay
+//!   WORKLOAD: tput | rtt | fanin | fanout | pairs | oneshot | idle | stall | durable | drain | relay
 //!   PROTO:    hermes | nats | redis
 //!   ADDR:     unix:/path or tcp:host:port
-//! keys: n (messages), size (bytes of text), c (connections), window (bytes in flight), wait (oneshot: 1 = wait for a receipt)
+//! keys: n (messages), size (bytes of text), c (connections), window (bytes in flight), wait (oneshot: 1 = wait for a receipt),
+//!   out (durable: unanswered messages of a sender), to (durable, drain: mailbox, stream), in_flight (drain)
 //! `relay` serves the floor itself: a two-hop copy with no parsing (unix:/path to listen on).
+mod durable;
+
 use hdrhistogram::Histogram;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -267,6 +270,11 @@ fn arg(k: &str, d: u64) -> u64 {
         .find_map(|a| a.strip_prefix(&format!("{k}=")).map(|v| v.parse().unwrap()))
         .unwrap_or(d)
 }
+fn word(k: &str, d: &str) -> String {
+    std::env::args()
+        .find_map(|a| a.strip_prefix(&format!("{k}=")).map(str::to_string))
+        .unwrap_or(d.to_string())
+}
 fn rep(name: &str, n: u64, bytes: u64, t: Duration) {
     let s = t.as_secs_f64();
     println!(
@@ -362,6 +370,10 @@ fn main() {
     let tag = std::process::id();
     match work {
         "relay" => relay(&addr),
+        "durable" => {
+            durable::send(proto, &addr, &word("to", "box"), n, &text, c, arg("out", 256) as usize)
+        }
+        "drain" => durable::drain(&addr, &word("to", "box"), n, arg("in_flight", 4096)),
         "tput" | "fanin" | "pairs" | "fanout" => {
             let (ns, nr) = match work {
                 "tput" => (1, 1),

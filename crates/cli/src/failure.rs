@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use hermes_bus_client::{
-    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, bus_directory,
-    nearest, quoted_list, socket_in,
+    BodyError, Bus, CallError, ConnectError, Listing, Receipt, RequestError, Start, Status,
+    bus_directory, nearest, quoted_list, socket_in,
 };
 use serde_json::{Value, json};
 
@@ -31,10 +31,53 @@ pub mod exit {
 pub fn receipt_json(to: &str, receipt: &Receipt) -> Value {
     let status = receipt.status.as_str();
     let mut object = json!({"ok": true, "to": to, "id": receipt.id, "status": status});
-    if let Some(endpoints) = receipt.endpoints {
-        object["endpoints"] = json!(endpoints);
+    if let Some(taken_by) = receipt.to.as_ref().filter(|taken_by| *taken_by != to) {
+        object["taken_by"] = json!(taken_by);
+    }
+    for (key, count) in [("endpoints", receipt.endpoints), ("failed", receipt.failed)] {
+        if let Some(count) = count {
+            object[key] = json!(count);
+        }
     }
     object
+}
+
+/// A message that was taken, in words: how far it came, with whom.
+pub fn receipt_words(to: &str, receipt: &Receipt) -> String {
+    let taken_by = receipt.to.as_deref().filter(|taken_by| *taken_by != to);
+    let whom = match (receipt.endpoints, taken_by) {
+        (Some(1), _) => "1 endpoint".to_owned(),
+        (Some(endpoints), _) => format!("{endpoints} endpoints"),
+        (None, Some(taken_by)) => {
+            format!("{} (of {})", harmless_line(taken_by), harmless_line(to))
+        }
+        (None, None) if to.is_empty() => "all endpoints".to_owned(),
+        (None, None) => harmless_line(to),
+    };
+    let how_far = match receipt.status {
+        Status::Accepted => "accepted for",
+        Status::Stored => "stored for",
+        Status::Delivered => "handed over to",
+        Status::Acked => "acknowledged by",
+    };
+    let failed = receipt.failed.filter(|failed| *failed > 0);
+    let failed = failed.map(|failed| format!(", but not with {failed} of them"));
+    format!("{how_far} {whom}{}", failed.unwrap_or_default())
+}
+
+/// Whether a message came as far as it was to: with everybody.
+pub fn is_success(receipt: &Receipt) -> bool {
+    receipt.failed.unwrap_or(0) == 0
+}
+
+/// The state that was waited for, in words.
+fn state_words(status: Status) -> &'static str {
+    match status {
+        Status::Accepted => "accepted",
+        Status::Stored => "stored",
+        Status::Delivered => "handed over",
+        Status::Acked => "acknowledged",
+    }
 }
 
 /// What went wrong.
@@ -113,8 +156,15 @@ impl Failure {
             ConnectError::NameTaken { .. } => ("name_taken", String::new()),
             ConnectError::Closed { .. } => ("closed", String::new()),
             ConnectError::NotABus { .. } => ("not_a_bus", String::new()),
+            ConnectError::NeedsLevel2 { .. } => ("needs_level_2", TOO_OLD.to_owned()),
         };
         Failure::new(code, format!("{}{advice}", harmless_line(&error.to_string())))
+    }
+
+    /// A bus that does not know an operation.
+    pub fn too_old(bus: &Bus, op: &str) -> Self {
+        let text = format!("the bus on {} does not know '{op}'{TOO_OLD}", bus.address());
+        Failure::new("needs_level_2", text)
     }
 
     /// A question that has no answer.
@@ -123,11 +173,15 @@ impl Failure {
             CallError::Connect(error) => return Failure::connecting(error, bus.start_policy()),
             CallError::Refused { code, .. } => code,
             CallError::Message(refused) => refused.code().as_str(),
+            CallError::NeedsLevel2 { .. } => {
+                let what = format!("{error} (on {}){TOO_OLD}", bus.address());
+                return Failure::new("needs_level_2", what);
+            }
             CallError::NoAnswer(_) => {
                 let what = format!("{error} (on {}){HUNG}", bus.address());
                 return Failure::new("no_answer", what);
             }
-            CallError::Closed => "closed",
+            CallError::Closed | CallError::ClientClosed => "closed",
             CallError::Unexpected(_) => "unexpected",
             CallError::Io(_) => "io",
         };
@@ -139,16 +193,14 @@ impl Failure {
     /// not.
     pub async fn sending(error: &CallError, bus: &Bus, to: &str) -> Self {
         match error {
-            CallError::Refused { code, detail } if code == "endpoint_not_found" => {
-                let listing = bus.clone().start(Start::Never).list().await.ok();
-                Failure::unknown_endpoint(detail, to, listing.as_ref())
+            CallError::Refused { code, detail, suggestions } => {
+                Failure::refused(code, detail, suggestions, bus, to).await
             }
-            CallError::Refused { code, detail } => Failure::new(
-                code,
-                format!("the bus refused the message: {}", harmless_line(detail)),
-            ),
             CallError::Message(refused) => Failure::new(refused.code().as_str(), error.to_string()),
-            CallError::Connect(_) => Failure::asking(error, bus),
+            CallError::Connect(_) | CallError::ClientClosed => Failure::asking(error, bus),
+            CallError::NeedsLevel2 { .. } => {
+                Failure::asking(error, bus).adding(". It has taken the message")
+            }
             CallError::NoAnswer(_)
             | CallError::Closed
             | CallError::Unexpected(_)
@@ -156,6 +208,27 @@ impl Failure {
                 Failure::asking(error, bus).adding("; the message may have arrived or not")
             }
         }
+    }
+
+    /// The same for a message with a receipt: the bus has it, perhaps, but did not say in time that
+    /// it has come as far as it was to.
+    pub async fn receipting(
+        error: &CallError,
+        bus: &Bus,
+        to: &str,
+        wanted: Status,
+        id: &str,
+    ) -> Self {
+        let CallError::NoAnswer(patience) = error else {
+            return Failure::sending(error, bus, to).await;
+        };
+        let (whom, id) = (harmless_line(to), harmless_line(id));
+        let text = format!(
+            "the message for '{whom}' was not {} within {patience:?}; it may still be. \
+             'hermes-bus trace {id}' says where it is",
+            state_words(wanted)
+        );
+        Failure::new("no_receipt", text).exits_with(exit::TIMED_OUT)
     }
 
     /// A request without a reply.
@@ -172,6 +245,37 @@ impl Failure {
         }
     }
 
+    /// A message that the bus refused. Looks who is there where the endpoint is not, unless the bus
+    /// says whom it knows.
+    async fn refused(
+        code: &str,
+        detail: &str,
+        suggestions: &[String],
+        bus: &Bus,
+        to: &str,
+    ) -> Self {
+        if code != "endpoint_not_found" {
+            // These say what became of it; the others that it was not taken.
+            let has_come_to_an_end = matches!(
+                code,
+                "expired"
+                    | "rejected"
+                    | "deliveries_exceeded"
+                    | "receiver_gone"
+                    | "receipt_impossible"
+            );
+            let what = if has_come_to_an_end { "" } else { "the bus refused the message: " };
+            return Failure::new(code, format!("{what}{}", harmless_line(detail)));
+        }
+        if suggestions.is_empty() {
+            let listing = bus.clone().start(Start::Never).list().await.ok();
+            return Failure::unknown_endpoint(detail, to, listing.as_ref());
+        }
+        let names = quoted_list(suggestions.iter().map(|name| harmless_line(name)));
+        let text = format!("{}{}", harmless_line(detail), did_you_mean(&names));
+        Failure { suggestions: suggestions.to_vec(), ..Failure::new(code, text) }
+    }
+
     fn unknown_endpoint(detail: &str, to: &str, listing: Option<&Listing>) -> Self {
         let names: Vec<&str> = listing
             .iter()
@@ -184,7 +288,7 @@ impl Failure {
         let advice = if listing.is_none() {
             String::new()
         } else if !near.is_empty() {
-            format!(". Did you mean {}?", listed(&near).replace(", ", " or "))
+            did_you_mean(&listed(&near))
         } else if names.is_empty() {
             ". No endpoint is connected".to_owned()
         } else {
@@ -195,6 +299,13 @@ impl Failure {
         Failure { suggestions, ..Failure::new("endpoint_not_found", text) }
     }
 }
+
+fn did_you_mean(names: &str) -> String {
+    format!(". Did you mean {}?", names.replace(", ", " or "))
+}
+
+/// What to do about a bus that is too old.
+const TOO_OLD: &str = ". 'hermes-busd restart' starts the installed one";
 
 /// What to do about a bus that does not answer.
 pub const HUNG: &str = ". 'hermes-busd status' says more; 'hermes-busd restart' ends a hung bus";

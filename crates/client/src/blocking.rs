@@ -21,10 +21,12 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::client::ClientBuilder;
-use crate::error::{CallError, ConnectError, RequestError, SendError};
+use crate::error::{CallError, ConnectError, ReceiptError, RequestError, SendError};
 use crate::event::Event;
 use crate::message::{Message, Outgoing};
-use crate::{Events, Inbox, Listing, Receipt};
+use crate::{
+    Events, Inbox, Listing, Outstanding, Receipt, Sighting, Sightings, Subscriptions, Trace, Watch,
+};
 
 /// A bus, for calls that block. Not to be used within an async runtime.
 #[derive(Debug)]
@@ -127,6 +129,77 @@ impl Client {
     /// See [`crate::Client::send`].
     pub fn send(&self, message: &Outgoing) -> Result<(), SendError> {
         self.runtime.block_on(self.client.send(message))
+    }
+
+    /// See [`crate::Client::submit`]; [`Client::wait`] waits for the receipt.
+    pub fn submit(&self, message: &Outgoing) -> Result<Outstanding, ReceiptError> {
+        self.runtime.block_on(self.client.submit(message))
+    }
+
+    /// Waits for a receipt. `None`: it did not come in time, and nobody waits for it any more.
+    pub fn wait(
+        &self,
+        outstanding: Outstanding,
+        patience: Duration,
+    ) -> Option<Result<Receipt, ReceiptError>> {
+        self.runtime.block_on(async { tokio::time::timeout(patience, outstanding).await.ok() })
+    }
+
+    /// See [`crate::Client::subscribe`].
+    pub fn subscribe(
+        &self,
+        topics: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.runtime.block_on(self.client.subscribe(topics))
+    }
+
+    /// See [`crate::Client::unsubscribe`].
+    pub fn unsubscribe(
+        &self,
+        topics: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.runtime.block_on(self.client.unsubscribe(topics))
+    }
+
+    /// See [`crate::Client::join`].
+    pub fn join(
+        &self,
+        groups: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.runtime.block_on(self.client.join(groups))
+    }
+
+    /// See [`crate::Client::leave`].
+    pub fn leave(
+        &self,
+        groups: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.runtime.block_on(self.client.leave(groups))
+    }
+
+    /// See [`crate::Client::watch`]; [`Client::next_sighting`] gives what is seen.
+    pub fn watch(&self, watch: Watch) -> Result<Sightings, CallError> {
+        self.runtime.block_on(self.client.watch(watch))
+    }
+
+    /// The next thing that is seen, if it comes in time.
+    pub fn next_sighting(&self, sightings: &mut Sightings, patience: Duration) -> Option<Sighting> {
+        let next = async { tokio::time::timeout(patience, sightings.next()).await.ok()? };
+        self.runtime.block_on(next)
+    }
+
+    /// See [`crate::Client::trace`].
+    pub fn trace(&self, id: impl Into<serde_json::Value>) -> Result<Trace, CallError> {
+        self.runtime.block_on(self.client.trace(id))
+    }
+
+    /// See [`crate::Client::admin`].
+    pub fn admin(
+        &self,
+        op: &str,
+        arguments: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, CallError> {
+        self.runtime.block_on(self.client.admin(op, arguments))
     }
 
     /// See [`crate::Client::request`].

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hermes_bus_proto::control::Status;
+use hermes_bus_proto::control::{self, Status};
 use hermes_bus_proto::listing::Listing;
-use hermes_bus_proto::{Object, control};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::address::{bus_directory, socket_in};
@@ -18,6 +17,7 @@ use crate::deadline;
 use crate::error::{CallError, ConnectError};
 use crate::inbox::Inbox;
 use crate::message::{Outgoing, new_id};
+use crate::receipts::Receipt;
 use crate::start::{self, Start};
 use crate::transport::{Transport, UnixSocket};
 
@@ -35,17 +35,6 @@ pub struct Bus {
     transport: Arc<dyn Transport>,
     start: Start,
     patience: Duration,
-}
-
-/// The bus's answer to a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// The message's id.
-    pub id: String,
-    /// How far it had come.
-    pub status: Status,
-    /// For a message to all: how many endpoints that were.
-    pub endpoints: Option<u64>,
 }
 
 /// When a daemon may be started.
@@ -137,8 +126,12 @@ impl Bus {
     /// Sends one message on a connection of its own, and returns the bus's answer to it. Nothing is
     /// registered; without [`Outgoing::from`] the message has no sender.
     ///
+    /// With [`Outgoing::receipt`] the answer is waited for until the message has come that far, for as
+    /// long as the bus's patience: a [`CallError::NoAnswer`] says only that it has not yet.
+    ///
     /// A released Python bus gives no receipts. There the answer to a `ping` that follows the
-    /// message proves that it was routed, and the status is [`Status::Accepted`].
+    /// message proves that it was routed, and the status is [`Status::Accepted`]; where more was asked
+    /// for, the message is sent and the error is [`CallError::NeedsLevel2`].
     ///
     /// ```
     /// # use hermes_bus_client::{memory, Bus, CallError, Outgoing, Status};
@@ -155,7 +148,7 @@ impl Bus {
     /// match bus.send(&done.from("worker-alpha")).await {
     ///     Ok(receipt) if receipt.status == Status::Delivered => println!("handed over"),
     ///     Ok(_) => println!("the bus has it"),
-    ///     Err(CallError::Refused { code, detail }) => println!("{code}: {detail}"),
+    ///     Err(CallError::Refused { code, detail, .. }) => println!("{code}: {detail}"),
     ///     Err(error) => return Err(error.into()),
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -167,29 +160,35 @@ impl Bus {
         let frame = message.encode(Some(&id))?;
         let mut connection = self.open().await?;
         let deadline = deadline(self.patience);
-        let answer = timeout_at(deadline, self.send_on(&mut connection, &frame)).await;
-        let answer = answer.unwrap_or(Err(CallError::NoAnswer(self.patience)))?;
-        Ok(Receipt { id, status: answer.status, endpoints: answer.endpoints })
+        let wanted = message.receipt.unwrap_or(Status::Accepted);
+        let sending = self.send_on(&mut connection, &frame, &id, wanted);
+        timeout_at(deadline, sending).await.unwrap_or(Err(CallError::NoAnswer(self.patience)))
     }
 
     async fn send_on(
         &self,
         connection: &mut Connection,
         frame: &[u8],
-    ) -> Result<Answer, CallError> {
+        id: &str,
+        wanted: Status,
+    ) -> Result<Receipt, CallError> {
         match connection.write(frame).await {
             // It may have said why before it closed.
             Ok(()) | Err(CallError::Closed) => {}
             Err(error) => return Err(error),
         }
-        match timeout(PROMPT, answer(connection)).await {
+        match timeout(PROMPT, answer(connection, id, wanted)).await {
             Ok(answer) => answer,
-            Err(_) if self.gives_receipts().await => answer(connection).await,
+            Err(_) if self.gives_receipts().await => answer(connection, id, wanted).await,
             Err(_) => {
                 let mut ping = Vec::new();
                 control::ping(&mut ping);
                 connection.ask(&ping, &["pong"], self.patience).await?;
-                Ok(Answer { status: Status::Accepted, endpoints: None })
+                if wanted > Status::Accepted {
+                    return Err(CallError::NeedsLevel2 { what: "receipts" });
+                }
+                let (id, status) = (id.to_owned(), Status::Accepted);
+                Ok(Receipt { id, status, to: None, endpoints: None, failed: None })
             }
         }
     }
@@ -256,27 +255,26 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-struct Answer {
-    status: Status,
-    endpoints: Option<u64>,
-}
-
-/// The bus's answer to the one message of a connection.
-async fn answer(connection: &mut Connection) -> Result<Answer, CallError> {
+/// The bus's answer to the one message of a connection: that it has come as far as was wanted, or why
+/// not.
+async fn answer(
+    connection: &mut Connection,
+    id: &str,
+    wanted: Status,
+) -> Result<Receipt, CallError> {
     loop {
         let frame = connection.receive().await?;
         match frame.text("type").as_deref() {
-            Some("receipt") => return read_receipt(&frame),
+            Some("receipt") => {
+                let receipt = Receipt::read(&frame, id.to_owned()).map_err(|status| {
+                    CallError::Unexpected(format!("a receipt with the status '{status}'"))
+                })?;
+                if receipt.status >= wanted {
+                    return Ok(receipt);
+                }
+            }
             Some("error") => return Err(refusal(&frame)),
             _ => {}
         }
     }
-}
-
-fn read_receipt(frame: &Object) -> Result<Answer, CallError> {
-    let word = frame.text("status").unwrap_or_default();
-    let status = Status::of(&word)
-        .ok_or_else(|| CallError::Unexpected(format!("a receipt with the status '{word}'")))?;
-    let endpoints = frame.get("endpoints").and_then(|count| count.integer());
-    Ok(Answer { status, endpoints: endpoints.and_then(|count| u64::try_from(count).ok()) })
 }

@@ -1,31 +1,33 @@
 //! A client with a name: the handle that sends and asks.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use hermes_bus_proto::Object;
+use hermes_bus_proto::control::{self, Status};
+use hermes_bus_proto::requests::Watch;
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
+use crate::acks::Acks;
 use crate::bus::{Bus, Need};
 use crate::deadline;
-use crate::error::{CallError, ConnectError, RequestError, SendError};
+use crate::error::{CallError, ConnectError, ReceiptError, RequestError, SendError};
 use crate::event::{EVENTS_HELD, Event, Events, WhyLost};
-use crate::inbox::{Inbox, Queue, QueueLimits};
+use crate::inbox::{Inbox, Queue, QueueLimits, WhenFull};
 use crate::message::{Message, Outgoing, new_id};
-use crate::outbox::{self, Outbox};
+use crate::options::{
+    Acknowledge, Conflict, Options, REPEATS_WINDOW, Repeats, Subscriptions, Welcome,
+};
+use crate::outbox::{self, Outbox, Progress};
+use crate::receipts::{Outstanding, Receipts};
+use crate::requests::Requests;
 use crate::session::{self, Driver};
-
-/// What happens if another session has the name when a client first connects.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Conflict {
-    /// It loses the name, and its connection.
-    #[default]
-    Replace,
-    /// Connecting fails with [`ConnectError::NameTaken`]. The client looks before it registers: of two
-    /// that look at the same moment, the later one wins.
-    Refuse,
-}
+use crate::sighting::{Seen, Sightings};
+use crate::trace::Trace;
 
 /// How often a session gives a sign of life. The bus closes sessions after 90 s of silence.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -37,7 +39,9 @@ const PING_EVERY_MAX: Duration = Duration::from_secs(80);
 pub struct ClientBuilder {
     bus: Bus,
     name: String,
-    conflict: Conflict,
+    options: Options,
+    subscriptions: Subscriptions,
+    repeats: Option<(Repeats, usize)>,
     queue: QueueLimits,
     ping_every: Duration,
 }
@@ -47,7 +51,9 @@ impl ClientBuilder {
         ClientBuilder {
             bus,
             name,
-            conflict: Conflict::default(),
+            options: Options::default(),
+            subscriptions: Subscriptions::default(),
+            repeats: None,
             queue: QueueLimits::default(),
             ping_every: PING_EVERY,
         }
@@ -55,7 +61,65 @@ impl ClientBuilder {
 
     /// What happens if the name is taken. [`Conflict::Replace`] if not set.
     pub fn conflict(mut self, conflict: Conflict) -> Self {
-        self.conflict = conflict;
+        self.options.conflict = conflict;
+        self
+    }
+
+    /// Whether what is sent to the name waits on disk while the client is away. The bus remembers the
+    /// last word of a name; left out, nothing is said, which is a no. Level 2.
+    pub fn mailbox(mut self, wanted: bool) -> Self {
+        self.options.mailbox = Some(wanted);
+        self
+    }
+
+    /// Who confirms messages, and when. [`Acknowledge::Never`] if not set; the others need level 2.
+    pub fn acknowledge(mut self, acknowledge: Acknowledge) -> Self {
+        self.options.acknowledge = acknowledge;
+        self
+    }
+
+    /// How many messages the bus hands over before one is acknowledged: 64 if not set, 1 to 65,536.
+    pub fn in_flight(mut self, messages: u32) -> Self {
+        self.options.in_flight = Options::limit_in_flight(messages);
+        self
+    }
+
+    /// Groups to be a member of from the beginning, with or without their `@`. Level 2.
+    pub fn groups(mut self, groups: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.subscriptions.groups = names(groups, '@');
+        self
+    }
+
+    /// Patterns of topics to be subscribed to from the beginning, with or without their `#`. Level 2.
+    pub fn topics(mut self, topics: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.subscriptions.topics = names(topics, '#');
+        self
+    }
+
+    /// The secret of a protected name.
+    pub fn token(mut self, secret: impl Into<String>) -> Self {
+        self.options.token = Some(secret.into());
+        self
+    }
+
+    /// What listings are to say about the session: its program, its directory. At most 4 KiB as JSON.
+    pub fn meta(mut self, meta: Map<String, Value>) -> Self {
+        self.options.meta = Some(meta);
+        self
+    }
+
+    /// What is done about messages that come more than once. A client that acknowledges marks them if
+    /// nothing is set, others do not look.
+    pub fn repeats(mut self, repeats: Repeats) -> Self {
+        let window = self.repeats.map_or(REPEATS_WINDOW, |(_, window)| window);
+        self.repeats = Some((repeats, window));
+        self
+    }
+
+    /// How many messages are remembered to recognise those that come again: 4,096 if not set.
+    pub fn repeats_window(mut self, messages: usize) -> Self {
+        let repeats = self.repeats.map_or_else(Repeats::default, |(repeats, _)| repeats);
+        self.repeats = Some((repeats, messages));
         self
     }
 
@@ -76,22 +140,37 @@ impl ClientBuilder {
     /// Connects and registers. Later the client reconnects by itself; it never gives up, except after
     /// another session has taken its name, or the bus has refused it.
     pub async fn connect(self) -> Result<(Client, Inbox), ConnectError> {
-        let queue = Arc::new(Queue::new(self.queue));
+        let acknowledge = self.options.acknowledge;
+        let mut limits = self.queue;
+        let mut repeats = self.repeats;
+        if self.options.acknowledges() {
+            limits.when_full = WhenFull::Wait;
+            repeats = repeats.or(Some((Repeats::default(), REPEATS_WINDOW)));
+        }
+        let queue = Arc::new(Queue::new(limits));
+        let acks = Arc::new(Acks::new(repeats));
         let shared = Arc::new(Shared {
             bus: self.bus,
-            name: self.name,
-            conflict: self.conflict,
+            wanted_name: self.name,
+            name: OnceLock::new(),
+            options: self.options,
+            subscriptions: Mutex::new(self.subscriptions),
             ping_every: self.ping_every,
             inbox: Arc::clone(&queue),
+            acks: Arc::clone(&acks),
+            receipts: Arc::default(),
+            asked: Requests::default(),
+            watching: Mutex::default(),
             requests: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_HELD),
             phase: watch::Sender::new(Phase::Away),
             close: Notify::new(),
         });
-        let inbox = Inbox::new(queue);
+        let inbox = Inbox::new(queue, acks, acknowledge);
         let registered = session::register(&shared, None, Need::Now).await;
         let registered = registered.map_err(session::RegisterError::into_connect_error)?;
-        shared.phase.send_replace(Phase::Connected(registered.session_id.clone()));
+        let _ = shared.name.set(registered.welcome.name.clone());
+        shared.phase.send_replace(Phase::Connected(Arc::clone(&registered.welcome)));
         let (outbox, arrivals) = outbox::outbox();
         tokio::spawn(Driver::new(Arc::clone(&shared), arrivals).run(registered));
         Ok((Client { shared, outbox }, inbox))
@@ -102,10 +181,17 @@ impl ClientBuilder {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
-    pub(crate) name: String,
-    pub(crate) conflict: Conflict,
+    wanted_name: String,
+    /// The name that the client got.
+    name: OnceLock<String>,
+    pub(crate) options: Options,
+    subscriptions: Mutex<Subscriptions>,
     pub(crate) ping_every: Duration,
-    pub(crate) inbox: Arc<Queue>,
+    pub(crate) inbox: Arc<Queue<Message>>,
+    pub(crate) acks: Arc<Acks>,
+    pub(crate) receipts: Arc<Receipts>,
+    pub(crate) asked: Requests,
+    watching: Mutex<Option<(Watch, Arc<Seen>)>>,
     /// Requests that wait for a reply, by their message's id.
     requests: Mutex<HashMap<String, oneshot::Sender<Message>>>,
     pub(crate) events: broadcast::Sender<Event>,
@@ -117,8 +203,8 @@ pub(crate) struct Shared {
 /// Where a client is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Registered, with this session id.
-    Connected(String),
+    /// Registered.
+    Connected(Arc<Welcome>),
     /// Without a session, trying to come back.
     Away,
     /// For good.
@@ -136,15 +222,40 @@ impl Shared {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn has_requests(&self) -> bool {
-        !self.requests().is_empty()
+    /// Whether something is waited for that may stand behind messages for which the inbox has no
+    /// room.
+    pub(crate) fn waits_for_answers(&self) -> bool {
+        !self.requests().is_empty() || self.receipts.are_waited_for() || self.asked.are_waited_for()
     }
 
-    /// Hands a reply to the request that waits for it, or the message back.
+    /// The name that the client has, or wants as long as it has none.
+    pub(crate) fn name(&self) -> &str {
+        self.name.get().unwrap_or(&self.wanted_name)
+    }
+
+    /// What the client is subscribed to, as far as the bus has said so.
+    pub(crate) fn subscriptions(&self) -> Subscriptions {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is watched, and where the sightings go.
+    pub(crate) fn watching(&self) -> MutexGuard<'_, Option<(Watch, Arc<Seen>)>> {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a reply to the request that waits for it, or the message back. Who gets it need not
+    /// acknowledge it.
     pub(crate) fn answer_request(&self, message: Message) -> Option<Message> {
         let Some(id) = message.reply_to() else { return Some(message) };
         let Some(waiting) = self.requests().remove(id.as_ref()) else { return Some(message) };
-        waiting.send(message).err()
+        let reply = message.clone();
+        match waiting.send(message) {
+            Ok(()) => {
+                reply.ack();
+                None
+            }
+            Err(message) => Some(message),
+        }
     }
 
     /// Nothing will be answered any more.
@@ -163,9 +274,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// The client's name.
+    /// The client's name. With [`Conflict::Suffix`] the one that the bus has chosen.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        self.shared.name()
+    }
+
+    /// What the bus said when the session began; `None` while there is none.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        match &*self.shared.phase.borrow() {
+            Phase::Connected(welcome) => Some(Arc::clone(welcome)),
+            Phase::Away | Phase::Closed(_) => None,
+        }
     }
 
     /// The bus it is a client of.
@@ -175,10 +294,7 @@ impl Client {
 
     /// UUID of the session; `None` while there is none.
     pub fn session_id(&self) -> Option<String> {
-        match &*self.shared.phase.borrow() {
-            Phase::Connected(session_id) => Some(session_id.clone()),
-            Phase::Away | Phase::Closed(_) => None,
-        }
+        self.welcome().map(|welcome| welcome.session_id.clone())
     }
 
     /// Why the client is closed; `None` while it is not.
@@ -201,12 +317,216 @@ impl Client {
     /// where there is none, for as long as the bus's patience. An error means that the message was
     /// not sent and will not be.
     ///
-    /// A registered sender is not told what became of a message (of an unknown endpoint, for
-    /// example), and loses what the bus had not read when it crashed; [`Bus::send`] waits for the
-    /// bus's answer. What the bus does refuse is told by [`Event::Refused`], with the message's id,
-    /// if it was given one.
+    /// What became of a message (of an unknown endpoint, for example) is not waited for, and what
+    /// the bus had not read when it crashed is lost; [`Client::submit`] gives a receipt, and
+    /// [`Bus::send`] waits for the bus's answer. What the bus does refuse is told by
+    /// [`Event::Refused`], with the message's id, if it was given one. (On level 1 a registered
+    /// sender does not hear of unknown endpoints.)
     pub async fn send(&self, message: &Outgoing) -> Result<(), SendError> {
         self.outbox.send(message.encode(None)?, self.shared.bus.patience_limit()).await
+    }
+
+    /// Sends a message, and gives what its receipt can be awaited on: that it has come as far as
+    /// [`Outgoing::receipt`] says ([`Status::Accepted`] if it says nothing), or why it cannot. Returns
+    /// when all of it is in the socket, in the order of the calls, as [`Client::send`] does, so that
+    /// many receipts can be outstanding at once. There is no limit to how long one may take: to be
+    /// acknowledged, a message may have to wait in a mailbox.
+    ///
+    /// If the session ends before the bus has answered, nobody knows what became of the message
+    /// ([`ReceiptError::Unknown`]), unless [`Outgoing::retry_until`] has it sent again. Level 2.
+    ///
+    /// ```
+    /// # use hermes_bus_client::{memory, Bus, Outgoing, ReceiptError, Status};
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # runtime.block_on(async {
+    /// # let (transport, mut bus_side) = memory::bus();
+    /// # tokio::spawn(async move {
+    /// #     let mut session = bus_side.accept().await;
+    /// #     session.welcome_2("session-1").await;
+    /// #     for id in ["a", "b"] {
+    /// #         session.receive().await;
+    /// #         session.send(&format!(r#"{{"type": "receipt", "id": "{id}", "status": "stored"}}"#)).await;
+    /// #     }
+    /// #     session.receive().await;
+    /// # });
+    /// # let bus = Bus::on(transport);
+    /// let (client, _inbox) = bus.connect("worker").await?;
+    /// let mut outstanding = Vec::new();
+    /// for id in ["a", "b"] {
+    ///     let message = Outgoing::text("lead", "done").id(id).receipt(Status::Stored);
+    ///     outstanding.push(client.submit(&message).await?);
+    /// }
+    /// for receipt in outstanding {
+    ///     match receipt.await {
+    ///         Ok(receipt) => println!("{} is {}", receipt.id, receipt.status.as_str()),
+    ///         Err(ReceiptError::Refused { code, detail, .. }) => println!("{code}: {detail}"),
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn submit(&self, message: &Outgoing) -> Result<Outstanding, ReceiptError> {
+        if self.is_level_1() {
+            return Err(ReceiptError::NeedsLevel2);
+        }
+        let id = message.id.clone().unwrap_or_else(new_id);
+        let wanted = message.receipt.unwrap_or(Status::Accepted);
+        let frame = message.encode_for(Some(&id), Some(wanted)).map_err(SendError::from)?;
+        let frame = Bytes::from(frame);
+        let until = message.retry_until.map(Instant::from_std);
+        let limit = self.shared.bus.patience_limit();
+        let patience = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));
+        let deadline = deadline(patience);
+        let permit = self.outbox.admit(frame.len(), patience).await?;
+        let progress = Progress::default();
+        let again = until.map(|_| (frame.clone(), Arc::clone(&permit)));
+        let outstanding = self.shared.receipts.begin(id, progress.clone(), again, until);
+        let outstanding = outstanding.ok_or(ReceiptError::Duplicate)?;
+        self.shared.inbox.look_again();
+        self.outbox.queue(frame, permit, progress, deadline, patience).await?;
+        Ok(outstanding)
+    }
+
+    /// Subscribes to patterns of topics, with or without their `#`: `*` stands for one part between
+    /// dots, `>` at the end for one or more. Returns all that the client holds now; it holds them in
+    /// later sessions too. Level 2.
+    pub async fn subscribe(
+        &self,
+        topics: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.change("subscribe", "topics", names(topics, '#')).await
+    }
+
+    /// Ends subscriptions.
+    pub async fn unsubscribe(
+        &self,
+        topics: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.change("unsubscribe", "topics", names(topics, '#')).await
+    }
+
+    /// Becomes a member of groups, with or without their `@`. Returns all that the client holds now.
+    /// Level 2.
+    pub async fn join(
+        &self,
+        groups: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.change("subscribe", "groups", names(groups, '@')).await
+    }
+
+    /// Leaves groups.
+    pub async fn leave(
+        &self,
+        groups: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Subscriptions, CallError> {
+        self.change("unsubscribe", "groups", names(groups, '@')).await
+    }
+
+    async fn change(
+        &self,
+        kind: &str,
+        key: &str,
+        names: BTreeSet<String>,
+    ) -> Result<Subscriptions, CallError> {
+        let mut request = Map::new();
+        request.insert(key.to_owned(), names.into_iter().collect());
+        let answer = self.ask(kind, request, "topics and groups").await?;
+        let Some(held) = Subscriptions::read(&answer) else {
+            return Err(CallError::Unexpected("an answer without topics and groups".to_owned()));
+        };
+        let mut subscriptions =
+            self.shared.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        *subscriptions = held.clone();
+        Ok(held)
+    }
+
+    /// Watches who comes and goes, or what is routed, in this session and later ones. A client
+    /// watches one thing at a time: what was watched before ends. Level 2.
+    pub async fn watch(&self, watch: Watch) -> Result<Sightings, CallError> {
+        let seen = Seen::new();
+        let sightings = Sightings::new(Arc::clone(&seen));
+        let before = self.shared.watching().replace((watch, Arc::clone(&seen)));
+        if let Some((_, before)) = before {
+            before.end();
+        }
+        let mut request = Map::new();
+        request.insert("presence".to_owned(), watch.presence.into());
+        request.insert("tap".to_owned(), watch.tap.as_str().into());
+        match self.ask("watch", request, "watching").await {
+            Ok(_) => Ok(sightings),
+            Err(error) => {
+                let mut watching = self.shared.watching();
+                if watching.as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, &seen)) {
+                    *watching = None;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Where a message is, by its id, a string or a number: what happened to it, oldest first. Of
+    /// messages of others only the bus's own user and root hear. Level 2.
+    pub async fn trace(&self, id: impl Into<Value>) -> Result<Trace, CallError> {
+        let mut request = Map::new();
+        request.insert("id".to_owned(), id.into());
+        let answer = self.ask("trace", request, "traces").await?;
+        serde_json::from_slice(answer.as_bytes())
+            .map_err(|error| CallError::Unexpected(error.to_string()))
+    }
+
+    /// Has the daemon do something. See [`crate::Connection::admin`].
+    pub async fn admin(
+        &self,
+        op: &str,
+        arguments: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, CallError> {
+        let mut request = arguments.clone();
+        request.insert("op".to_owned(), op.into());
+        request.insert("protocol".to_owned(), 2.into());
+        let answer = self.ask("admin", request, "administration").await?;
+        serde_json::from_slice(answer.as_bytes())
+            .map_err(|error| CallError::Unexpected(error.to_string()))
+    }
+
+    /// Asks the bus something, and waits for its answer for as long as the bus's patience.
+    async fn ask(
+        &self,
+        kind: &str,
+        mut request: Map<String, Value>,
+        what: &'static str,
+    ) -> Result<Object, CallError> {
+        if self.is_level_1() {
+            return Err(CallError::NeedsLevel2 { what });
+        }
+        let patience = self.shared.bus.patience_limit();
+        let deadline = deadline(patience);
+        let mut asked = self.shared.asked.begin();
+        request.insert("type".to_owned(), kind.into());
+        request.insert("req".to_owned(), asked.number.into());
+        let mut frame = Vec::new();
+        control::append_text(&mut frame, &Value::Object(request).to_string());
+        self.shared.inbox.look_again();
+        let progress = asked.progress.clone();
+        let sending = async {
+            let permit = self.outbox.admit(frame.len(), patience).await?;
+            self.outbox.queue(frame.into(), permit, progress, deadline, patience).await
+        };
+        sending.await.map_err(|error| match error {
+            SendError::Message(error) => CallError::Message(error),
+            SendError::NotTaken(patience) => CallError::NoAnswer(patience),
+            SendError::Closed => CallError::ClientClosed,
+        })?;
+        match timeout_at(deadline, &mut asked.answer).await {
+            Ok(answer) => answer.unwrap_or(Err(CallError::ClientClosed)),
+            Err(_) => Err(CallError::NoAnswer(patience)),
+        }
+    }
+
+    /// Whether there is a session, and with a bus that does not speak level 2.
+    fn is_level_1(&self) -> bool {
+        self.welcome().is_some_and(|welcome| welcome.protocol < 2)
     }
 
     /// Sends a message and waits for its reply: a message whose `reply_to` is the id of this one.
@@ -248,8 +568,8 @@ impl Client {
         patience: Duration,
     ) -> Result<Message, RequestError> {
         let mut message = message.clone();
-        message.from.get_or_insert_with(|| self.shared.name.clone());
-        let id = message.id.get_or_insert_with(new_id).clone();
+        message.from.get_or_insert_with(|| self.shared.name().to_owned());
+        let id = message.ensure_id().to_owned();
         let (reply, waiting) = oneshot::channel();
         {
             let mut requests = self.shared.requests();
@@ -300,4 +620,10 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.shared.requests().remove(&self.id);
     }
+}
+
+/// Names of groups or topics, without the letter that such addresses begin with.
+fn names(names: impl IntoIterator<Item = impl AsRef<str>>, prefix: char) -> BTreeSet<String> {
+    let bare = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
+    names.into_iter().map(|name| bare(name.as_ref())).collect()
 }

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hermes_bus_proto::frame::{self, Decoded};
+use hermes_bus_proto::limits::{ADDED_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use hermes_bus_proto::listing::{self, Level, Listing};
 use hermes_bus_proto::{FrameError, Object, control};
+use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::error::CallError;
+use crate::receipts::suggestions;
 use crate::transport::Stream;
 
 /// Room that is made for what is read at a time.
@@ -61,9 +64,9 @@ impl Connection {
     pub async fn admin(
         &mut self,
         op: &str,
-        arguments: &serde_json::Map<String, serde_json::Value>,
+        arguments: &Map<String, Value>,
         patience: Duration,
-    ) -> Result<serde_json::Map<String, serde_json::Value>, CallError> {
+    ) -> Result<Map<String, Value>, CallError> {
         let mut request = Vec::new();
         control::admin(&mut request, op, arguments);
         let answer = self.ask(&request, &[control::ADMIN_RESULT_TYPE], patience).await?;
@@ -132,7 +135,8 @@ impl Connection {
 
 /// Takes a whole frame from the beginning of what has arrived, if there is one.
 pub(crate) fn take_frame(input: &mut BytesMut) -> Result<Option<Object>, FrameError> {
-    let (payload_bytes, frame_bytes) = match frame::decode(input) {
+    let limit = PAYLOAD_BYTES_MAX + ADDED_BYTES_MAX;
+    let (payload_bytes, frame_bytes) = match frame::decode_within(input, limit) {
         Decoded::Frame { payload, frame_bytes } => (payload.len(), frame_bytes),
         Decoded::Refused(error) => return Err(error),
         Decoded::Incomplete { .. } => return Ok(None),
@@ -154,7 +158,7 @@ pub(crate) fn take_frame(input: &mut BytesMut) -> Result<Option<Object>, FrameEr
 /// What an `error` frame says.
 pub(crate) fn refusal(frame: &Object) -> CallError {
     let (code, detail) = code_and_detail(frame);
-    CallError::Refused { code, detail }
+    CallError::Refused { code, detail, suggestions: suggestions(frame) }
 }
 
 /// `code` and `detail` of an `error` frame.

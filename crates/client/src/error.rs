@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use hermes_bus_proto::FrameError;
+use hermes_bus_proto::control::Status;
 
+use crate::event::WhyLost;
 use crate::start::StartError;
 
 /// Why there is no connection to the bus, or no session on it.
@@ -62,6 +64,14 @@ pub enum ConnectError {
         /// Where it is.
         address: String,
     },
+    /// The bus speaks level 1 of the protocol only, which cannot do what was asked for.
+    #[error("the bus on {address} is too old for {what}: it speaks level 1 of the protocol only")]
+    NeedsLevel2 {
+        /// Where it is.
+        address: String,
+        /// What it cannot do.
+        what: &'static str,
+    },
     /// What answers there does not speak this protocol.
     #[error("what listens on {address} is no hermes bus: {reason}")]
     NotABus {
@@ -85,7 +95,19 @@ pub enum CallError {
         code: String,
         /// What the bus said about it.
         detail: String,
+        /// Names that may have been meant, where the bus knows some.
+        suggestions: Vec<String>,
     },
+    /// The bus speaks level 1 of the protocol only. A message that was sent all the same has been
+    /// taken.
+    #[error("the bus is too old for {what}: it speaks level 1 of the protocol only")]
+    NeedsLevel2 {
+        /// What it cannot do.
+        what: &'static str,
+    },
+    /// The client is closed.
+    #[error("the client is closed")]
+    ClientClosed,
     /// The message is no frame that the bus would take: it is over the limit, or nested too deep.
     #[error(transparent)]
     Message(#[from] FrameError),
@@ -116,6 +138,42 @@ pub enum SendError {
     /// refused it.
     #[error("the client is closed")]
     Closed,
+}
+
+/// Why there is no receipt for a message of [`crate::Client::submit`].
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiptError {
+    /// It was not sent, and will not be.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// It cannot come as far as was asked for.
+    #[error("{detail} ({code})")]
+    Refused {
+        /// The error code, as it came.
+        code: String,
+        /// What the bus said about it.
+        detail: String,
+        /// How far it has come all the same, where the bus says so.
+        reached: Option<Status>,
+        /// Names that may have been meant, where the bus knows some.
+        suggestions: Vec<String>,
+    },
+    /// The session ended before the bus had answered. The message may have arrived or not.
+    #[error("{0} before the bus had answered; the message may have arrived or not")]
+    Unknown(WhyLost),
+    /// The bus had not answered by the time up to which the message was to be sent again. It may have
+    /// arrived or not.
+    #[error("the bus did not answer in time; the message may have arrived or not")]
+    OutOfTime,
+    /// Another message of this client with the same id still waits for its receipt.
+    #[error("a message with this id is already waiting for its receipt")]
+    Duplicate,
+    /// The bus speaks level 1 of the protocol only, and gives no receipts to clients with a name.
+    #[error("the bus is too old for receipts: it speaks level 1 of the protocol only")]
+    NeedsLevel2,
+    /// The bus gave a receipt with a status that is not in the protocol.
+    #[error("the bus gave a receipt with the status '{0}'")]
+    Unexpected(String),
 }
 
 /// Why a request has no reply.

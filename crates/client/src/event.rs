@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
+use crate::sighting::Gap;
+
 /// Something that happened to a client's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -32,6 +34,8 @@ pub enum Event {
         /// How many, since the last such event.
         messages: u64,
     },
+    /// What this client was subscribed to and could not take.
+    Gap(Gap),
     /// The bus refused something that this client sent.
     Refused {
         /// The error code, as it came.
@@ -71,6 +75,8 @@ pub enum WhyLost {
         /// What the bus said about it.
         detail: String,
     },
+    /// The bus that came back speaks level 1 of the protocol only, which cannot do this.
+    NeedsLevel2(&'static str),
     /// Its owner closed the client.
     ByOwner,
     /// The runtime that the client lived on was shut down.
@@ -87,6 +93,9 @@ impl std::fmt::Display for WhyLost {
             WhyLost::Replaced => write!(f, "another session has taken the name"),
             WhyLost::Refused { code, detail } => {
                 write!(f, "the bus refused the name: {detail} ({code})")
+            }
+            WhyLost::NeedsLevel2(what) => {
+                write!(f, "the bus that came back is too old for {what}")
             }
             WhyLost::ByOwner => write!(f, "closed"),
             WhyLost::RuntimeEnded => write!(f, "the runtime was shut down"),

@@ -1,14 +1,17 @@
 //! The bounded queue of what has arrived, between the session and whoever reads it.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::sync::Notify;
 
+use crate::acks::{Acks, Repeat};
 use crate::message::Message;
+use crate::options::Acknowledge;
 
 /// What happens when the queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,11 +27,12 @@ pub enum WhenFull {
     DropNewest,
 }
 
-/// How much the queue holds. It is full when it reaches either limit.
+/// How much the queue holds. It is full when it reaches either limit. A client that acknowledges
+/// always waits when it is full: what it dropped, the bus would deliver again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Messages, at least 1. Does not count while a request waits for its reply, which may stand
-    /// behind them: then only the bytes do.
+    /// Messages, at least 1. Does not count while a reply, a receipt or another answer of the
+    /// bus is waited for, which may stand behind them: then only the bytes do.
     pub messages: usize,
     /// Bytes of their frames, at least 1. The message that reaches it still goes in.
     pub bytes: usize,
@@ -46,69 +50,171 @@ impl Default for QueueLimits {
 /// everything has been read.
 #[derive(Debug)]
 pub struct Inbox {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Message>>,
+    acks: Arc<Acks>,
+    acknowledge: Acknowledge,
+    /// The message that was handed out last, where the next one confirms it.
+    current: Option<Message>,
 }
 
 impl Inbox {
-    pub(crate) fn new(queue: Arc<Queue>) -> Self {
-        Inbox { queue }
+    pub(crate) fn new(
+        queue: Arc<Queue<Message>>,
+        acks: Arc<Acks>,
+        acknowledge: Acknowledge,
+    ) -> Self {
+        Inbox { queue, acks, acknowledge, current: None }
     }
 
     /// The next message. `None` when the client is closed and everything has been read. May be
     /// dropped and called again; nothing gets lost.
+    ///
+    /// With [`Acknowledge::Automatic`] this acknowledges the message before.
     pub async fn next(&mut self) -> Option<Message> {
-        poll_fn(|cx| self.queue.poll_next(cx)).await
+        poll_fn(|cx| self.poll(cx)).await
     }
 
     /// A message that is there already.
     pub fn try_next(&mut self) -> Option<Message> {
-        self.queue.pop()
+        self.finish();
+        while let Some(message) = self.queue.pop() {
+            if let Some(message) = self.hand_out(message) {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    /// Calls `handler` for each message until the client is closed, one after the other. Where
+    /// messages are acknowledged, one is when its handler returns `Ok`; with an `Err` it is given
+    /// back, and the bus delivers it again later.
+    ///
+    /// ```
+    /// # use hermes_bus_client::{memory, Acknowledge, Bus};
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # runtime.block_on(async {
+    /// # let (transport, mut bus_side) = memory::bus();
+    /// # tokio::spawn(async move {
+    /// #     let mut session = bus_side.accept().await;
+    /// #     session.welcome_2("session-1").await;
+    /// #     session.send(r#"{"type": "message", "seq": 1, "body": {"text": "hi"}}"#).await;
+    /// #     assert!(session.receive().await.unwrap().contains(r#""seqs":[1]"#));
+    /// #     session.send(r#"{"type": "bye", "reason": "replaced"}"#).await;
+    /// # });
+    /// # let bus = Bus::on(transport);
+    /// let builder = bus.client("worker").mailbox(true).acknowledge(Acknowledge::Automatic);
+    /// let (client, mut inbox) = builder.connect().await?;
+    /// inbox
+    ///     .serve(async |message| {
+    ///         println!("{}", message.body_json());
+    ///         Ok::<(), std::io::Error>(())
+    ///     })
+    ///     .await;
+    /// println!("{:?}", client.closed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn serve<E: Display>(
+        &mut self,
+        mut handler: impl AsyncFnMut(Message) -> Result<(), E>,
+    ) {
+        while let Some(message) = self.next().await {
+            match handler(message.clone()).await {
+                Ok(()) => _ = message.ack(),
+                Err(error) => _ = message.nack(&error.to_string()),
+            }
+        }
     }
 
     /// Messages that are there already.
     pub fn len(&self) -> usize {
-        self.queue.state().messages.len()
+        self.queue.state().held.len()
     }
 
     /// Whether no message is there.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.finish();
+        loop {
+            match ready!(self.queue.poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(message) => {
+                    if let Some(message) = self.hand_out(message) {
+                        return Poll::Ready(Some(message));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whoever asks for the next message is done with the one before.
+    fn finish(&mut self) {
+        if let Some(message) = self.current.take() {
+            message.ack();
+        }
+    }
+
+    /// `None`: it was acknowledged once, and is not wanted again.
+    fn hand_out(&mut self, mut message: Message) -> Option<Message> {
+        match self.acks.hand_out(&message, message.is_to_be_acknowledged()) {
+            Repeat::New => {}
+            Repeat::Seen => message.mark_as_repeated(),
+            Repeat::Hidden => {
+                message.ack();
+                return None;
+            }
+        }
+        if self.acknowledge == Acknowledge::Automatic && message.is_to_be_acknowledged() {
+            self.current = Some(message.clone());
+        }
+        Some(message)
+    }
 }
 
 impl futures_core::Stream for Inbox {
     type Item = Message;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        self.queue.poll_next(cx)
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.poll(cx)
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        let mut state = self.queue.state();
-        state.has_reader = false;
-        state.messages.clear();
-        state.bytes = 0;
-        drop(state);
-        self.queue.changed.notify_one();
+        self.queue.abandon();
     }
 }
 
-/// The queue, as the session and the [`Inbox`] share it.
+/// What a queue holds.
+pub(crate) trait Weigh {
+    /// What counts against the queue's limit, in bytes.
+    fn bytes(&self) -> usize;
+}
+
+impl Weigh for Message {
+    fn bytes(&self) -> usize {
+        self.frame().as_bytes().len()
+    }
+}
+
+/// The queue, as the session and its reader share it.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct Queue<T> {
     limits: QueueLimits,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// Told to the session when there is more room, or no reader any more.
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct State {
-    messages: VecDeque<Message>,
+struct State<T> {
+    held: VecDeque<T>,
     bytes: usize,
-    /// Cleared when the [`Inbox`] is dropped.
+    /// Cleared when the reader is dropped.
     has_reader: bool,
     /// Set when nothing will come any more.
     is_over: bool,
@@ -133,7 +239,7 @@ pub(crate) enum Strictness {
     BytesOnly,
 }
 
-impl Queue {
+impl<T: Weigh> Queue<T> {
     pub(crate) fn new(limits: QueueLimits) -> Self {
         let limits = QueueLimits {
             messages: limits.messages.max(1),
@@ -141,7 +247,7 @@ impl Queue {
             when_full: limits.when_full,
         };
         let state = State {
-            messages: VecDeque::new(),
+            held: VecDeque::new(),
             bytes: 0,
             has_reader: true,
             is_over: false,
@@ -150,7 +256,7 @@ impl Queue {
         Queue { limits, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
         // Nothing in here panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,13 +266,12 @@ impl Queue {
         self.limits.when_full != WhenFull::Wait || !self.is_full(&self.state(), strictness)
     }
 
-    fn is_full(&self, state: &State, strictness: Strictness) -> bool {
-        let by_count =
-            strictness == Strictness::All && state.messages.len() >= self.limits.messages;
+    fn is_full(&self, state: &State<T>, strictness: Strictness) -> bool {
+        let by_count = strictness == Strictness::All && state.held.len() >= self.limits.messages;
         by_count || state.bytes >= self.limits.bytes
     }
 
-    pub(crate) fn push(&self, message: Message) -> Pushed {
+    pub(crate) fn push(&self, item: T) -> Pushed {
         let mut state = self.state();
         if !state.has_reader {
             return Pushed::Unread;
@@ -182,8 +287,8 @@ impl Queue {
                 }
             }
         }
-        state.bytes += message.frame().as_bytes().len();
-        state.messages.push_back(message);
+        state.bytes += item.bytes();
+        state.held.push_back(item);
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
@@ -192,27 +297,27 @@ impl Queue {
         outcome
     }
 
-    fn pop(&self) -> Option<Message> {
+    pub(crate) fn pop(&self) -> Option<T> {
         let mut state = self.state();
         // The session may be waiting for either.
-        let full = |state: &State| {
+        let full = |state: &State<T>| {
             [Strictness::All, Strictness::BytesOnly].map(|limit| self.is_full(state, limit))
         };
         let before = full(&state);
-        let message = state.take_oldest();
+        let item = state.take_oldest();
         if full(&state) != before {
             self.changed.notify_one();
         }
-        message
+        item
     }
 
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        if let Some(message) = self.pop() {
-            return Poll::Ready(Some(message));
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        if let Some(item) = self.pop() {
+            return Poll::Ready(Some(item));
         }
         let mut state = self.state();
         // The session may have come between.
-        if !state.messages.is_empty() {
+        if !state.held.is_empty() {
             cx.waker().wake_by_ref();
         } else if state.is_over {
             return Poll::Ready(None);
@@ -235,6 +340,16 @@ impl Queue {
         self.state().has_reader
     }
 
+    /// The reader is gone: what it has not read is dropped.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state();
+        state.has_reader = false;
+        state.held.clear();
+        state.bytes = 0;
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// Nothing will come any more.
     pub(crate) fn end(&self) {
         let mut state = self.state();
@@ -245,11 +360,11 @@ impl Queue {
     }
 }
 
-impl State {
-    fn take_oldest(&mut self) -> Option<Message> {
-        let message = self.messages.pop_front()?;
-        self.bytes -= message.frame().as_bytes().len();
-        Some(message)
+impl<T: Weigh> State<T> {
+    fn take_oldest(&mut self) -> Option<T> {
+        let item = self.held.pop_front()?;
+        self.bytes -= item.bytes();
+        Some(item)
     }
 }
 
@@ -264,9 +379,10 @@ mod tests {
         Message::new(Object::scan(Bytes::from(json)).unwrap())
     }
 
-    fn queue(messages: usize, bytes: usize, when_full: WhenFull) -> (Arc<Queue>, Inbox) {
+    fn queue(messages: usize, bytes: usize, when_full: WhenFull) -> (Arc<Queue<Message>>, Inbox) {
         let queue = Arc::new(Queue::new(QueueLimits { messages, bytes, when_full }));
-        (Arc::clone(&queue), Inbox::new(queue))
+        let acks = Arc::new(Acks::new(None));
+        (Arc::clone(&queue), Inbox::new(queue, acks, Acknowledge::Never))
     }
 
     fn ids(inbox: &mut Inbox) -> Vec<String> {
@@ -318,6 +434,6 @@ mod tests {
         let (queue_, inbox) = queue(2, 1000, WhenFull::Wait);
         drop(inbox);
         assert_eq!(queue_.push(message(1)), Pushed::Unread);
-        assert!(!queue_.has_reader() && queue_.state().messages.is_empty());
+        assert!(!queue_.has_reader() && queue_.state().held.is_empty());
     }
 }

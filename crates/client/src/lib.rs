@@ -40,6 +40,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acks;
 mod address;
 mod backoff;
 pub mod blocking;
@@ -53,9 +54,14 @@ mod inbox;
 pub mod memory;
 mod message;
 mod names;
+mod options;
 mod outbox;
+mod receipts;
+mod requests;
 mod session;
+mod sighting;
 mod start;
+mod trace;
 pub mod transport;
 
 /// The end of a wait. A patience that no clock can hold is for ever.
@@ -65,15 +71,23 @@ pub(crate) fn deadline(patience: std::time::Duration) -> tokio::time::Instant {
 }
 
 pub use address::{bus_directory, socket_in};
-pub use bus::{Bus, Receipt};
-pub use client::{Client, ClientBuilder, Conflict};
+pub use bus::Bus;
+pub use client::{Client, ClientBuilder};
 pub use connection::Connection;
-pub use error::{CallError, ConnectError, RequestError, SendError};
+pub use error::{CallError, ConnectError, ReceiptError, RequestError, SendError};
 pub use event::{Event, Events, WhyLost};
 pub use hermes_bus_proto::control::Status;
 pub use hermes_bus_proto::listing::Listing;
 pub use hermes_bus_proto::nearest;
+pub use hermes_bus_proto::requests::{TapMode, Watch};
+pub use hermes_bus_proto::topic::AddressError;
 pub use inbox::{Inbox, QueueLimits, WhenFull};
-pub use message::{BodyError, Message, Outgoing};
+pub use message::{BodyError, Message, Outgoing, Sender};
 pub use names::quoted_list;
+pub use options::{
+    Acknowledge, Conflict, Repeats, Subscriptions, Welcome, group_address, topic_address,
+};
+pub use receipts::{Outstanding, Receipt};
+pub use sighting::{Gap, Presence, Sighting, Sightings, Tapped};
 pub use start::{Start, StartError, executables_on_path};
+pub use trace::{Trace, TraceState};

@@ -116,13 +116,12 @@ impl ServerSession {
         let _ = self.connection.stream().write_all(bytes).await;
     }
 
-    /// Takes a registration, answers it, and returns the name.
+    /// Takes a registration, answers it as a bus of level 1, and returns the name.
     ///
     /// # Panics
     /// If the next frame is no registration.
     pub async fn welcome(&mut self, session_id: &str) -> String {
-        let frame = self.connection.receive().await.expect("a client that registers");
-        let name = registration(&frame).expect("a registration").to_owned();
+        let (name, _) = self.registration().await;
         let quoted = serde_json::Value::from(name.as_str());
         self.send(&format!(
             r#"{{"type": "registered", "endpoint": {quoted}, "session_id": "{session_id}"}}"#
@@ -130,9 +129,25 @@ impl ServerSession {
         .await;
         name
     }
-}
 
-fn registration(frame: &Object) -> Option<String> {
-    let is_register = frame.text("type").as_deref() == Some("register");
-    is_register.then(|| frame.text("endpoint").map(|name| name.into_owned()))?
+    /// Takes a registration, answers it as a bus of level 2, and returns the frame.
+    ///
+    /// # Panics
+    /// If the next frame is no registration, or not one for level 2.
+    pub async fn welcome_2(&mut self, session_id: &str) -> String {
+        let (name, frame) = self.registration().await;
+        assert!(frame.get("protocol").is_some_and(|level| level.as_bytes() == b"2"));
+        let quoted = serde_json::Value::from(name.as_str());
+        self.send(&format!(
+            r#"{{"type": "registered", "endpoint": {quoted}, "session_id": "{session_id}", "protocol": 2, "server": "memory/0", "heartbeat_s": 90, "payload_bytes_max": 10485760, "mailbox_depth": 0}}"#
+        ))
+        .await;
+        String::from_utf8_lossy(frame.as_bytes()).into_owned()
+    }
+
+    async fn registration(&mut self) -> (String, Object) {
+        let frame = self.connection.receive().await.expect("a client that registers");
+        assert_eq!(frame.text("type").as_deref(), Some("register"));
+        (frame.text("endpoint").expect("a name").into_owned(), frame)
+    }
 }

@@ -1,24 +1,114 @@
 //! Messages: as they arrive, and as they are composed.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hermes_bus_proto::control::{self, MessageFields};
+use hermes_bus_proto::control::{self, MessageFields, Status};
 use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::object::check_value;
 use hermes_bus_proto::{Envelope, FrameError, Object};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::acks::{Acks, Delivery, Settle};
 
 /// A message that has arrived. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Message {
     frame: Object,
+    /// Where it came in a session that acknowledges.
+    to_acknowledge: Option<(Arc<Acks>, Delivery)>,
+    is_repeated: bool,
+}
+
+/// Who sent a message, as the bus knows it from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Sender {
+    /// User id.
+    pub uid: u32,
+    /// Process id; 0 where the bus cannot see it.
+    #[serde(default)]
+    pub pid: u32,
+    /// The endpoint that the sender had registered, whatever [`Message::from`] says.
+    #[serde(default)]
+    pub endpoint: Option<String>,
 }
 
 impl Message {
     pub(crate) fn new(frame: Object) -> Self {
-        Message { frame }
+        Message { frame, to_acknowledge: None, is_repeated: false }
+    }
+
+    /// One that came in a session that acknowledges.
+    pub(crate) fn expecting_acknowledgement(mut self, acks: &Arc<Acks>) -> Self {
+        if let Some(seq) = self.seq() {
+            self.to_acknowledge = Some((Arc::clone(acks), acks.arrived(seq)));
+        }
+        self
+    }
+
+    pub(crate) fn mark_as_repeated(&mut self) {
+        self.is_repeated = true;
+    }
+
+    /// Whether the bus waits for an acknowledgement of it.
+    pub fn is_to_be_acknowledged(&self) -> bool {
+        self.to_acknowledge.is_some()
+    }
+
+    /// Confirms it: the bus does not deliver it again, and its sender hears `acked`, if it wanted to.
+    /// The word goes out with the session's next write. `false`: nothing was to be said, because
+    /// the session does not acknowledge, the message was confirmed or given back before, or the
+    /// session it came in is over; then the bus delivers it again.
+    pub fn ack(&self) -> bool {
+        self.settle(Settle::Ack)
+    }
+
+    /// Gives it back: the bus delivers it again after a pause of 1 s, which doubles each time, and
+    /// after too many times makes it a dead letter. `reason` is for people, 4 KiB at most. `false` as
+    /// with [`Message::ack`].
+    pub fn nack(&self, reason: &str) -> bool {
+        self.settle(Settle::Nack { reason, requeue: true })
+    }
+
+    /// Refuses it for good: it becomes a dead letter, and its sender hears `rejected`. `reason` is for
+    /// people, 4 KiB at most. `false` as with [`Message::ack`].
+    pub fn reject(&self, reason: &str) -> bool {
+        self.settle(Settle::Nack { reason, requeue: false })
+    }
+
+    fn settle(&self, how: Settle<'_>) -> bool {
+        let Some((acks, delivery)) = &self.to_acknowledge else { return false };
+        acks.settle(*delivery, self, how)
+    }
+
+    /// Who sent it, attested by the bus. Absent on level 1.
+    pub fn sender(&self) -> Option<Sender> {
+        serde_json::from_slice(self.frame.get("sender")?.as_bytes()).ok()
+    }
+
+    /// The `@group` or `#topic` that it came through.
+    pub fn via(&self) -> Option<Cow<'_, str>> {
+        self.frame.text("via")
+    }
+
+    /// Its place among the messages of this endpoint, in a session that acknowledges.
+    pub fn seq(&self) -> Option<u64> {
+        std::str::from_utf8(self.frame.get("seq")?.as_bytes()).ok()?.parse().ok()
+    }
+
+    /// The how-manieth try of the bus this is: from 2 on, it may have come before.
+    pub fn delivery(&self) -> u64 {
+        let told = self.frame.get("delivery").and_then(|delivery| delivery.integer());
+        told.and_then(|delivery| u64::try_from(delivery).ok()).unwrap_or(1).max(1)
+    }
+
+    /// Whether this client has handed out a message with this sender and id before. Always `false`
+    /// where repeats are not recognised (see [`crate::ClientBuilder::repeats`]).
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     /// Who sent it, as the sender or the bus put it there. Not attested: senders may write what they
@@ -112,6 +202,12 @@ pub struct Outgoing {
     pub(crate) from: Option<String>,
     pub(crate) id: Option<String>,
     reply_to: Option<String>,
+    pub(crate) receipt: Option<Status>,
+    queue: bool,
+    ttl: Option<Duration>,
+    hops: Option<u32>,
+    traceparent: Option<String>,
+    pub(crate) retry_until: Option<Instant>,
 }
 
 /// Why something cannot be a message's body.
@@ -149,7 +245,19 @@ impl Outgoing {
     }
 
     fn unchecked(to: String, body_json: String) -> Self {
-        Outgoing { to, body_json, from: None, id: None, reply_to: None }
+        Outgoing {
+            to,
+            body_json,
+            from: None,
+            id: None,
+            reply_to: None,
+            receipt: None,
+            queue: false,
+            ttl: None,
+            hops: None,
+            traceparent: None,
+            retry_until: None,
+        }
     }
 
     /// Sets `from`. Left out, a registered client's messages carry its name.
@@ -164,9 +272,55 @@ impl Outgoing {
         self
     }
 
+    /// Its `id`; a new one, if none was set.
+    pub fn ensure_id(&mut self) -> &str {
+        self.id.get_or_insert_with(new_id)
+    }
+
     /// Says which message this one answers.
     pub fn reply_to(mut self, id: impl Into<String>) -> Self {
         self.reply_to = Some(id.into());
+        self
+    }
+
+    /// Asks to be told when it has come so far, or why it cannot. [`Status::Stored`] has it stored
+    /// even if its endpoint is there.
+    pub fn receipt(mut self, status: Status) -> Self {
+        self.receipt = Some(status);
+        self
+    }
+
+    /// Has the bus store it if its endpoint is known but not there.
+    pub fn queue(mut self) -> Self {
+        self.queue = true;
+        self
+    }
+
+    /// It is not wanted any more after this time. Counts from its arrival at the bus; zero: now or
+    /// never.
+    pub fn ttl(mut self, time: Duration) -> Self {
+        self.ttl = Some(time);
+        self
+    }
+
+    /// Says how often it was passed on automatically. The bus refuses more than 16, which is a loop.
+    pub fn hops(mut self, hops: u32) -> Self {
+        self.hops = Some(hops);
+        self
+    }
+
+    /// Sets the W3C trace context that goes along with it.
+    pub fn traceparent(mut self, context: impl Into<String>) -> Self {
+        self.traceparent = Some(context.into());
+        self
+    }
+
+    /// Has [`crate::Client::submit`] send it again, with the same id, each time that a session ends
+    /// before the bus has answered, up to this time. The bus recognises the repetition of a
+    /// message that asks for [`Status::Stored`] or [`Status::Acked`], or is to be queued, and
+    /// does not deliver it twice; others it might.
+    pub fn retry_until(mut self, deadline: Instant) -> Self {
+        self.retry_until = Some(deadline);
         self
     }
 
@@ -189,12 +343,26 @@ impl Outgoing {
 
     /// The whole frame. `id` stands in for one that was not set.
     pub(crate) fn encode(&self, id: Option<&str>) -> Result<Vec<u8>, FrameError> {
+        self.encode_for(id, self.receipt)
+    }
+
+    /// The same, asking for this receipt.
+    pub(crate) fn encode_for(
+        &self,
+        id: Option<&str>,
+        receipt: Option<Status>,
+    ) -> Result<Vec<u8>, FrameError> {
         let mut frame = Vec::with_capacity(self.body_json.len() + 256);
         let fields = MessageFields {
             to: &self.to,
             from: self.from.as_deref(),
             id: self.id.as_deref().or(id),
             reply_to: self.reply_to.as_deref(),
+            receipt,
+            queue: self.queue,
+            ttl: self.ttl,
+            hops: self.hops,
+            traceparent: self.traceparent.as_deref(),
             body: &self.body_json,
         };
         control::message(&mut frame, &fields)?;
@@ -205,7 +373,7 @@ impl Outgoing {
 }
 
 /// JSON text on one line. Within strings there are no line ends.
-fn one_line(json: &str) -> String {
+pub(crate) fn one_line(json: &str) -> String {
     json.trim().replace(['\n', '\r'], " ")
 }
 
@@ -262,6 +430,33 @@ mod tests {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert!(Outgoing::json("x", nested(949)).unwrap().encode(None).is_ok());
         assert!(Outgoing::json("x", nested(950)).unwrap().encode(None).is_err());
+    }
+
+    #[test]
+    fn what_a_message_asks_for_stands_in_its_frame() {
+        let message = Outgoing::text("x", "y").receipt(Status::Acked).queue();
+        let message = message.ttl(Duration::from_millis(1_500)).hops(2).traceparent("00-ab");
+        let frame = message.encode(Some("7")).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&frame[4..]),
+            r#"{"type": "message", "to": "x", "id": "7", "receipt": "acked", "traceparent": "00-ab", "queue": true, "ttl_s": 1.5, "hops": 2, "body": {"text": "y"}}"#
+        );
+        let envelope = Envelope::scan(&frame[4..]).unwrap();
+        assert!(hermes_bus_proto::Ask::strict(&envelope.asking).is_ok());
+    }
+
+    #[test]
+    fn what_the_bus_says_of_a_message_is_read() {
+        let told = message(
+            r##"{"body": 1, "sender": {"uid": 7, "pid": 8, "endpoint": null}, "via": "#a.b",
+                "seq": 18446744073709551615, "delivery": 3}"##,
+        );
+        assert_eq!(told.sender(), Some(Sender { uid: 7, pid: 8, endpoint: None }));
+        assert_eq!(told.via().as_deref(), Some("#a.b"));
+        assert_eq!((told.seq(), told.delivery()), (Some(u64::MAX), 3));
+        let untold = message(r#"{"body": 1}"#);
+        assert_eq!((untold.sender(), untold.seq(), untold.delivery()), (None, None, 1));
+        assert!(!untold.ack(), "there is nothing to acknowledge");
     }
 
     #[test]

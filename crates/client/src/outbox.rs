@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::deadline;
 use crate::error::SendError;
@@ -34,6 +35,8 @@ const TAKEN: u8 = 1;
 const TAKEN_ONCE: u8 = 2;
 /// Its sender has given up before it was taken.
 const WITHDRAWN: u8 = 3;
+/// All of it is in a socket.
+const WRITTEN: u8 = 4;
 
 /// The senders' end. The session ends when all are gone.
 #[derive(Clone, Debug)]
@@ -60,16 +63,55 @@ pub(crate) struct Writing {
 /// One frame on its way.
 #[derive(Debug)]
 pub(crate) struct Item {
-    frame: Vec<u8>,
-    /// `None` for frames that nobody waits for.
+    frame: Bytes,
+    /// `None` for frames of the session's own, which end with it.
     ticket: Option<Ticket>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Permit>,
 }
+
+/// What a frame takes of the budget.
+pub(crate) type Permit = Arc<OwnedSemaphorePermit>;
 
 #[derive(Debug)]
 struct Ticket {
-    state: Arc<AtomicU8>,
-    done: oneshot::Sender<Outcome>,
+    progress: Progress,
+    /// `None` where it was written once, and is sent again.
+    done: Option<oneshot::Sender<Outcome>>,
+}
+
+/// How far a frame has come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<AtomicU8>);
+
+impl Progress {
+    fn swap(&self, from: u8, to: u8) -> Result<u8, u8> {
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    /// Whether all of it is in a socket.
+    pub(crate) fn is_written(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WRITTEN
+    }
+
+    /// It is to be written once more.
+    pub(crate) fn begin_again(&self) {
+        let _ = self.swap(WRITTEN, QUEUED);
+    }
+
+    /// Takes it back, if nothing of it is in a socket yet. Whether it was still in the queue: then it
+    /// will not be sent.
+    pub(crate) fn give_up(&self) -> bool {
+        loop {
+            if self.swap(QUEUED, WITHDRAWN).is_ok() {
+                return true;
+            }
+            // The session may put it back between the two.
+            match self.swap(TAKEN, TAKEN_ONCE) {
+                Err(QUEUED) => {}
+                _ => return false,
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -89,22 +131,45 @@ impl Outbox {
     /// Queues a frame and waits until it is in the socket.
     pub(crate) async fn send(&self, frame: Vec<u8>, patience: Duration) -> Result<(), SendError> {
         let deadline = deadline(patience);
-        let cost = u32::try_from((frame.len() + OVERHEAD_BYTES).min(BUDGET_BYTES))
+        let permit = self.admit(frame.len(), patience).await?;
+        self.queue(frame.into(), permit, Progress::default(), deadline, patience).await
+    }
+
+    /// Waits until a frame of this size may be queued.
+    pub(crate) async fn admit(
+        &self,
+        frame_bytes: usize,
+        patience: Duration,
+    ) -> Result<Permit, SendError> {
+        let cost = u32::try_from((frame_bytes + OVERHEAD_BYTES).min(BUDGET_BYTES))
             .expect("the budget fits");
         let acquiring = Arc::clone(&self.budget).acquire_many_owned(cost);
-        let permit = match timeout_at(deadline, acquiring).await {
-            Ok(permit) => permit.map_err(|_| SendError::Closed)?,
-            Err(_) => return Err(SendError::NotTaken(patience)),
-        };
+        match timeout_at(deadline(patience), acquiring).await {
+            Ok(permit) => permit.map(Arc::new).map_err(|_| SendError::Closed),
+            Err(_) => Err(SendError::NotTaken(patience)),
+        }
+    }
+
+    /// Queues a frame that was admitted, and waits until it is in the socket. `patience` is what the
+    /// deadline was made from.
+    pub(crate) async fn queue(
+        &self,
+        frame: Bytes,
+        permit: Permit,
+        progress: Progress,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<(), SendError> {
         let (done, mut outcome) = oneshot::channel();
-        let state = Arc::new(AtomicU8::new(QUEUED));
-        let ticket = Ticket { state: Arc::clone(&state), done };
+        let withdrawal = Withdrawal { progress: progress.clone() };
+        let ticket = Ticket { progress, done: Some(done) };
         let item = Item { frame, ticket: Some(ticket), _permit: Some(permit) };
         self.queue.send(item).map_err(|_| SendError::Closed)?;
-        let mut withdrawal = Withdrawal { state };
         let outcome = match timeout_at(deadline, &mut outcome).await {
             Ok(outcome) => outcome,
-            Err(_) if withdrawal.give_up() => return Err(SendError::NotTaken(patience)),
+            Err(_) if withdrawal.progress.give_up() => {
+                return Err(SendError::NotTaken(patience));
+            }
             // Part of it is in the socket: what becomes of it is known soon, because a session in
             // which nothing can be written any more ends.
             Err(_) => outcome.await,
@@ -119,30 +184,12 @@ impl Outbox {
 
 /// Takes the message back when the call is dropped.
 struct Withdrawal {
-    state: Arc<AtomicU8>,
-}
-
-impl Withdrawal {
-    /// Whether the message was still in the queue: then it will not be sent.
-    fn give_up(&mut self) -> bool {
-        let swap =
-            |from, to| self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
-        loop {
-            if swap(QUEUED, WITHDRAWN).is_ok() {
-                return true;
-            }
-            // The session may put it back between the two.
-            match swap(TAKEN, TAKEN_ONCE) {
-                Err(QUEUED) => {}
-                _ => return false,
-            }
-        }
-    }
+    progress: Progress,
 }
 
 impl Drop for Withdrawal {
     fn drop(&mut self) {
-        self.give_up();
+        self.progress.give_up();
     }
 }
 
@@ -150,17 +197,21 @@ impl Item {
     /// Marks it as being written. `false`: its sender has given up.
     fn take(&self) -> bool {
         let Some(ticket) = &self.ticket else { return true };
-        let swapped =
-            ticket.state.compare_exchange(QUEUED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
-        swapped != Err(WITHDRAWN)
+        ticket.progress.swap(QUEUED, TAKEN) != Err(WITHDRAWN)
     }
 
     /// Marks it as waiting again. `false`: its sender has given up.
     fn put_back(&self) -> bool {
         let Some(ticket) = &self.ticket else { return true };
-        let swapped =
-            ticket.state.compare_exchange(TAKEN, QUEUED, Ordering::AcqRel, Ordering::Acquire);
-        swapped != Err(TAKEN_ONCE)
+        ticket.progress.swap(TAKEN, QUEUED) != Err(TAKEN_ONCE)
+    }
+}
+
+impl Ticket {
+    fn tell(self, outcome: Outcome) {
+        if let Some(done) = self.done {
+            let _ = done.send(outcome);
+        }
     }
 }
 
@@ -182,9 +233,22 @@ impl Writing {
         self.items.push_back(item);
     }
 
-    /// A frame of the session's own, behind all others.
-    pub(crate) fn push_frame(&mut self, frame: Vec<u8>) {
-        self.items.push_back(Item { frame, ticket: None, _permit: None });
+    /// Frames of the session's own, before all others of which nothing is in the socket yet.
+    pub(crate) fn push_own(&mut self, frames: Vec<u8>) {
+        let place = usize::from(self.first_written > 0);
+        self.items.insert(place, Item { frame: frames.into(), ticket: None, _permit: None });
+    }
+
+    /// Whether frames of the session's own are not wholly written yet.
+    pub(crate) fn has_own(&self) -> bool {
+        self.items.iter().take(2).any(|item| item.ticket.is_none())
+    }
+
+    /// Puts a frame that is to be written once more before all others. Whoever gives up on it
+    /// meanwhile is seen where it is taken.
+    pub(crate) fn push_again(&mut self, frame: Bytes, permit: Permit, progress: Progress) {
+        let ticket = Some(Ticket { progress, done: None });
+        self.items.push_front(Item { frame, ticket, _permit: Some(permit) });
     }
 
     /// Whether as much is there as one write takes.
@@ -254,7 +318,8 @@ impl Writing {
             }
             self.first_written -= first.frame.len();
             if let Some(Item { ticket: Some(ticket), .. }) = self.items.pop_front() {
-                let _ = ticket.done.send(Outcome::Written);
+                ticket.progress.0.store(WRITTEN, Ordering::Release);
+                ticket.tell(Outcome::Written);
             }
         }
     }
@@ -272,15 +337,17 @@ impl Writing {
     /// Drops an item whose sender gave up while it was marked.
     fn give_back(&mut self, index: usize) {
         if let Some(Item { ticket: Some(ticket), .. }) = self.items.remove(index) {
-            let _ = ticket.done.send(Outcome::GivenUp);
+            ticket.tell(Outcome::GivenUp);
         }
     }
 
-    /// The connection ended: what is not wholly in its socket goes to the next one.
+    /// The connection ended: what is not wholly in its socket goes to the next one, but for what was
+    /// the session's own.
     pub(crate) fn connection_ended(&mut self) {
         self.first_written = 0;
         if self.items.front().is_some_and(|first| !first.put_back()) {
             self.give_back(0);
         }
+        self.items.retain(|item| item.ticket.is_some());
     }
 }

@@ -9,21 +9,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hermes_bus_proto::requests::Watch;
 use hermes_bus_proto::{FrameError, Object, control};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::Backoff;
 use crate::bus::Need;
-use crate::client::{Conflict, Phase, Shared};
+use crate::client::{Phase, Shared};
 use crate::connection::{Connection, READ_BYTES, broken, code_and_detail, refusal, take_frame};
 use crate::deadline;
-use crate::error::{CallError, ConnectError};
+use crate::error::{CallError, ConnectError, ReceiptError};
 use crate::event::{Event, WhyLost};
 use crate::health::{Health, WRITE_PATIENCE};
 use crate::inbox::{Pushed, Strictness};
 use crate::message::Message;
+use crate::options::{Conflict, Welcome};
 use crate::outbox::{Arrivals, Writing};
+use crate::receipts::Again;
+use crate::sighting::{Gap, Presence, Sighting, Tapped};
 use crate::transport::Stream;
 
 /// A session that lasted this long was a good one: the next attempt to connect comes soon.
@@ -41,7 +46,7 @@ const DOUBTFUL: u32 = 3;
 /// A session that has just begun.
 pub(crate) struct Registered {
     connection: Connection,
-    pub(crate) session_id: String,
+    pub(crate) welcome: Arc<Welcome>,
 }
 
 /// The session before.
@@ -73,39 +78,67 @@ pub(crate) async fn register(
 ) -> Result<Registered, RegisterError> {
     let bus = &shared.bus;
     let mut connection = bus.open_for(need).await.map_err(RegisterError::Connect)?;
+    let subscriptions = shared.subscriptions();
+    let needed = shared.options.needs_level_2(&subscriptions);
+    // A name that was chosen once is kept.
+    let mut conflict = match (shared.options.conflict, previous) {
+        (Conflict::Suffix, Some(_)) => Conflict::Refuse,
+        (conflict, _) => conflict,
+    };
     // A bus that has not been restarted still knows who took the name from this client.
     let is_same_bus = previous.is_some_and(|previous| {
         previous.peer_pid.is_none() || previous.peer_pid == connection.peer_pid()
     });
-    if is_same_bus || shared.conflict == Conflict::Refuse {
+    if is_same_bus || conflict != Conflict::Replace {
         let listing = connection.list(bus.patience_limit()).await;
         let listing = listing.map_err(|error| not_registered(shared, error))?;
-        let own = previous.map(|previous| &previous.session_id);
-        if listing.endpoints.get(&shared.name).is_some_and(|holder| Some(holder) != own) {
-            let (name, address) = (shared.name.clone(), bus.address());
-            return Err(RegisterError::Taken(ConnectError::NameTaken { name, address }));
+        let holder = listing.endpoints.get(shared.name());
+        let is_own = holder == previous.map(|previous| &previous.session_id);
+        match (conflict, holder) {
+            // A released bus would give the name itself away.
+            (Conflict::Suffix, _) if listing.server.is_none() => {
+                return Err(RegisterError::Connect(too_old(shared, "a name with a suffix")));
+            }
+            (Conflict::Suffix, _) | (_, None) => {}
+            (_, Some(_)) if is_own => conflict = Conflict::Replace,
+            (_, Some(_)) => return Err(taken(shared)),
         }
     }
-    let registering = timeout(bus.patience_limit(), welcome(shared, &mut connection)).await;
-    let session_id = registering
+    let frame = shared.options.register(shared.name(), conflict, &subscriptions);
+    let registering = welcome(shared, &mut connection, &frame);
+    let welcome = timeout(bus.patience_limit(), registering)
+        .await
         .unwrap_or(Err(CallError::NoAnswer(bus.patience_limit())))
         .map_err(|error| not_registered(shared, error))?;
-    Ok(Registered { connection, session_id })
+    match needed {
+        Some(what) if welcome.protocol < 2 => Err(RegisterError::Connect(too_old(shared, what))),
+        _ => Ok(Registered { connection, welcome: Arc::new(welcome) }),
+    }
 }
 
-/// Says the name and waits for the session id.
-async fn welcome(shared: &Shared, connection: &mut Connection) -> Result<String, CallError> {
-    let mut frame = Vec::new();
-    control::register(&mut frame, &shared.name);
-    connection.write(&frame).await?;
+fn taken(shared: &Shared) -> RegisterError {
+    let (name, address) = (shared.name().to_owned(), shared.bus.address());
+    RegisterError::Taken(ConnectError::NameTaken { name, address })
+}
+
+fn too_old(shared: &Shared, what: &'static str) -> ConnectError {
+    ConnectError::NeedsLevel2 { address: shared.bus.address(), what }
+}
+
+/// Says the name and waits for the answer.
+async fn welcome(
+    shared: &Shared,
+    connection: &mut Connection,
+    register: &[u8],
+) -> Result<Welcome, CallError> {
+    connection.write(register).await?;
     loop {
         let frame = connection.receive().await?;
         match frame.text("type").as_deref() {
             Some("registered") => {
-                return match frame.text("session_id") {
-                    Some(session_id) => Ok(session_id.into_owned()),
-                    None => Err(CallError::Unexpected("a registration without an id".to_owned())),
-                };
+                return Welcome::read(&frame, shared.name()).ok_or_else(|| {
+                    CallError::Unexpected("a registration without an id".to_owned())
+                });
             }
             Some("error") => return Err(refusal(&frame)),
             // A released Python bus may route a message before it has answered.
@@ -119,9 +152,11 @@ fn not_registered(shared: &Shared, error: CallError) -> RegisterError {
     let address = shared.bus.address();
     RegisterError::Connect(match error {
         CallError::Connect(error) => error,
-        CallError::Refused { code, detail } => ConnectError::Refused { code, detail },
+        CallError::Refused { code, .. } if code == "name_taken" => return taken(shared),
+        CallError::Refused { code, detail, .. } => ConnectError::Refused { code, detail },
+        CallError::NeedsLevel2 { what } => ConnectError::NeedsLevel2 { address, what },
         CallError::NoAnswer(patience) => ConnectError::NoAnswer { address, patience },
-        CallError::Closed => ConnectError::Closed { address },
+        CallError::Closed | CallError::ClientClosed => ConnectError::Closed { address },
         CallError::Io(source) => ConnectError::Io { address, source },
         CallError::Unexpected(reason) => ConnectError::NotABus { address, reason },
         CallError::Message(error) => ConnectError::NotABus { address, reason: error.to_string() },
@@ -158,18 +193,20 @@ impl Driver {
         let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
-            let Registered { connection, session_id } = registered;
+            let Registered { connection, welcome } = registered;
             let peer_pid = connection.peer_pid();
-            let why = self.serve(connection).await;
+            let why = self.serve(connection, &welcome).await;
+            self.shared.acks.session_ended();
             if matches!(why, WhyLost::ByOwner | WhyLost::Replaced) {
                 return why;
             }
             self.shared.phase.send_replace(Phase::Away);
+            self.connection_ended(&why);
             self.shared.tell(Event::Disconnected { why });
-            self.writing.connection_ended();
             if began.elapsed() >= LASTED {
                 backoff.reset();
             }
+            let session_id = welcome.session_id.clone();
             match self.come_back(&Previous { session_id, peer_pid }, &mut backoff).await {
                 Ok(again) => {
                     if again.connection.peer_pid() != peer_pid {
@@ -179,16 +216,36 @@ impl Driver {
                 }
                 Err(why) => return why,
             }
-            let session_id = registered.session_id.clone();
-            self.shared.phase.send_replace(Phase::Connected(session_id.clone()));
+            let session_id = registered.welcome.session_id.clone();
+            self.shared.phase.send_replace(Phase::Connected(Arc::clone(&registered.welcome)));
+            if registered.welcome.protocol < 2 {
+                self.shared.receipts.end(|| ReceiptError::NeedsLevel2);
+            }
             self.shared.tell(Event::Reconnected { session_id });
+        }
+    }
+
+    /// What was not written goes to the next session, and so does what is to be tried until the bus
+    /// has answered.
+    fn connection_ended(&mut self, why: &WhyLost) {
+        self.writing.connection_ended();
+        self.shared.asked.session_ended();
+        let again = self.shared.receipts.session_ended(why);
+        for Again { frame, permit, progress } in again.into_iter().rev() {
+            self.writing.push_again(frame, permit, progress);
         }
     }
 
     fn end(&mut self, why: WhyLost) {
         self.shared.phase.send_replace(Phase::Closed(why.clone()));
         self.arrivals.close();
+        self.shared.acks.session_ended();
         self.shared.end_requests();
+        self.shared.receipts.end(|| ReceiptError::Unknown(why.clone()));
+        self.shared.asked.end();
+        if let Some((_, seen)) = self.shared.watching().take() {
+            seen.end();
+        }
         self.shared.inbox.end();
         self.shared.tell(Event::Closed { why });
     }
@@ -221,6 +278,9 @@ impl Driver {
                     if is_for_good(&code) =>
                 {
                     return Err(WhyLost::Refused { code, detail });
+                }
+                Err(RegisterError::Connect(ConnectError::NeedsLevel2 { what, .. })) => {
+                    return Err(WhyLost::NeedsLevel2(what));
                 }
                 Err(RegisterError::Connect(error)) => {
                     if matches!(error, ConnectError::NoAnswer { .. }) {
@@ -260,10 +320,17 @@ impl Driver {
     // ---- one session --------------------------------------------------------------------------------
 
     /// Carries messages until the session ends. All that has arrived by then is handed over.
-    async fn serve(&mut self, connection: Connection) -> WhyLost {
+    async fn serve(&mut self, connection: Connection, welcome: &Welcome) -> WhyLost {
         let (stream, mut input) = connection.into_parts();
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let mut incoming = Incoming { shared: Arc::clone(&self.shared), bye: None };
+        let shared = Arc::clone(&self.shared);
+        let is_level_2 = welcome.protocol >= 2;
+        let acknowledges = is_level_2 && shared.options.acknowledges();
+        let mut incoming = Incoming { shared, acknowledges, bye: None, is_unseen: false };
+        self.shared.acks.session_began();
+        if let Some((watch, _)) = self.shared.watching().as_ref().filter(|_| is_level_2) {
+            self.writing.push_own(watch_frame(*watch));
+        }
         let why = self.carry(&mut reader, &mut writer, &mut input, &mut incoming).await;
         incoming.drain(&mut reader, &mut input).await;
         incoming.bye.take().unwrap_or(why)
@@ -286,6 +353,7 @@ impl Driver {
                 Err(error) => return WhyLost::Unexpected(error.to_string()),
             };
             self.look_for_owners();
+            self.say_own(incoming);
             self.writing.gather(&mut self.arrivals);
             if self.is_closing {
                 let give_up_at = *give_up_at.get_or_insert_with(|| deadline(patience));
@@ -320,6 +388,7 @@ impl Driver {
                     None => *senders_are_gone = true,
                 },
                 () = shared.inbox.changed() => {}
+                () = shared.acks.changed() => {}
                 () = shared.close.notified(), if !*is_closing => *is_closing = true,
                 () = until(give_up_at) => {}
                 () = until(health.write_deadline()) => return WhyLost::Silent(WRITE_PATIENCE),
@@ -331,11 +400,28 @@ impl Driver {
                         health.heard();
                     }
                     match health.examine() {
-                        Ok(()) => writing.push_frame(ping()),
+                        Ok(()) => writing.push_own(ping()),
                         Err(silence) => return WhyLost::Silent(silence),
                     }
                 }
             }
+        }
+    }
+}
+
+impl Driver {
+    /// Says what was settled since the last turn. One such frame waits at a time: while the bus does
+    /// not read, the next one grows.
+    fn say_own(&mut self, incoming: &mut Incoming) {
+        if self.writing.has_own() {
+            return;
+        }
+        let mut frames = self.shared.acks.take_frames();
+        if std::mem::take(&mut incoming.is_unseen) {
+            frames.extend(watch_frame(Watch::default()));
+        }
+        if !frames.is_empty() {
+            self.writing.push_own(frames);
         }
     }
 }
@@ -352,6 +438,14 @@ impl Drop for Driver {
 fn ping() -> Vec<u8> {
     let mut frame = Vec::new();
     control::ping(&mut frame);
+    frame
+}
+
+fn watch_frame(watch: Watch) -> Vec<u8> {
+    let Watch { presence, tap } = watch;
+    let request = json!({"type": "watch", "presence": presence, "tap": tap.as_str()});
+    let mut frame = Vec::new();
+    control::append_text(&mut frame, &request.to_string());
     frame
 }
 
@@ -380,8 +474,12 @@ fn is_for_good(code: &str) -> bool {
 /// Sorts what arrives.
 struct Incoming {
     shared: Arc<Shared>,
+    /// Whether messages are to be acknowledged.
+    acknowledges: bool,
     /// What the bus said before it closed.
     bye: Option<WhyLost>,
+    /// Nobody reads what is seen any more, and the bus has not been told.
+    is_unseen: bool,
 }
 
 impl Incoming {
@@ -404,36 +502,63 @@ impl Incoming {
         Ok(takes_more)
     }
 
-    /// Whether the inbox takes a message now; while a request waits, the count does not matter.
+    /// Whether the inbox takes a message now; while an answer is waited for, the count does not matter.
     fn has_room(&self) -> bool {
         let inbox = &self.shared.inbox;
         inbox.takes_more(Strictness::All)
-            || (self.shared.has_requests() && inbox.takes_more(Strictness::BytesOnly))
+            || (self.shared.waits_for_answers() && inbox.takes_more(Strictness::BytesOnly))
     }
 
     /// Returns how many messages were dropped for want of room.
     fn sort(&mut self, frame: Object) -> u64 {
         match frame.text("type").as_deref() {
             Some("message") => {
-                let Some(message) = self.shared.answer_request(Message::new(frame)) else {
-                    return 0;
-                };
+                let mut message = Message::new(frame);
+                if self.acknowledges {
+                    message = message.expecting_acknowledgement(&self.shared.acks);
+                }
+                let Some(message) = self.shared.answer_request(message) else { return 0 };
                 return u64::from(self.shared.inbox.push(message) != Pushed::Queued);
             }
-            Some("error") => {
-                let (code, detail) = code_and_detail(&frame);
-                let id = frame.text("id").map(|id| id.into_owned());
-                self.shared.tell(Event::Refused { code, detail, id });
+            Some("receipt") => self.shared.receipts.receipt(&frame),
+            Some("error") => self.refused(frame),
+            Some("presence") => self.see(Sighting::Presence(Presence::read(frame))),
+            Some("tap") => self.see(Sighting::Tap(Tapped::new(frame))),
+            Some("gap") => {
+                let gap = Gap::read(&frame);
+                if gap.source == "tap" {
+                    self.see(Sighting::Gap(gap.clone()));
+                }
+                self.shared.tell(Event::Gap(gap));
             }
             Some("bye") => {
                 let reason = frame.text("reason").unwrap_or_default().into_owned();
                 let is_replaced = reason == "replaced";
                 self.bye = Some(if is_replaced { WhyLost::Replaced } else { WhyLost::Bye(reason) });
             }
-            // `pong`, receipts that were not asked for, and what later versions may say.
-            _ => {}
+            // `pong`, answers that nobody waits for any more, and what later versions may say.
+            _ => _ = self.shared.asked.answer(frame),
         }
         0
+    }
+
+    /// The bus refused something: to whoever waits for an answer, else to all.
+    fn refused(&self, frame: Object) {
+        let Some(frame) = self.shared.asked.answer(frame) else { return };
+        if self.shared.receipts.error(&frame) {
+            return;
+        }
+        let (code, detail) = code_and_detail(&frame);
+        let id = frame.text("id").map(|id| id.into_owned());
+        self.shared.tell(Event::Refused { code, detail, id });
+    }
+
+    fn see(&mut self, sighting: Sighting) {
+        let mut watching = self.shared.watching();
+        if watching.as_ref().is_some_and(|(_, seen)| !seen.push(sighting)) {
+            *watching = None;
+            self.is_unseen = true;
+        }
     }
 
     /// Hands over what has arrived by the end of a session, however full the inbox is: the socket

@@ -22,7 +22,7 @@ use crate::session::{Session, SessionKey};
 use crate::storage::{Ending, Keep, Order};
 use crate::time::Moment;
 use crate::timers::Timer;
-use crate::trace::TraceState;
+use crate::trace::{TraceRef, TraceState};
 use crate::{Config, Effect};
 
 /// How soon after writing the bus looks whether the peer has read everything, and how long it may
@@ -72,6 +72,7 @@ pub(crate) struct Unread {
     pub(crate) kept: Kept,
     pub(crate) payload_bytes: usize,
     pub(crate) deliveries: u32,
+    pub(crate) trace: TraceRef,
 }
 
 impl Session {
@@ -143,7 +144,8 @@ impl Router {
             Some(kept) => {
                 let at = self.now.moment.after(LOOK_AFTER);
                 let Some(session) = self.session_mut(key) else { return };
-                session.unread.push_back(Unread { seq, kept, payload_bytes, deliveries });
+                let trace = fate.trace;
+                session.unread.push_back(Unread { seq, kept, payload_bytes, deliveries, trace });
                 session.look_pause = LOOK_AFTER;
                 self.timers.set(at, Timer::LookWhetherRead(key));
             }
@@ -168,7 +170,9 @@ impl Router {
         let Some(endpoint) = self.endpoint_of(key) else { return };
         let Some(session) = self.session_mut(key) else { return };
         for unread in core::mem::take(&mut session.unread) {
-            let Unread { seq, kept, payload_bytes, .. } = unread;
+            let Unread { seq, kept, payload_bytes, trace, .. } = unread;
+            let unix_us = self.now.unix_us;
+            self.trace.note(trace, TraceState::Read, Some(endpoint), unix_us);
             self.let_go(endpoint, seq, kept, payload_bytes, Ending::Read);
         }
         self.forget_backlog_if_empty(endpoint);

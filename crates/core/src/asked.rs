@@ -5,6 +5,7 @@ use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status};
 use hermes_bus_proto::limits::{DEDUP_ID_BYTES_MAX, HOPS_MAX};
@@ -60,10 +61,10 @@ impl Router {
         if let Some(wanted) = message.ask.receipt {
             if status >= wanted {
                 self.tell_state(message, status);
-            } else if let Ok(promise) = self.promise(message.sender, message.id, wanted) {
-                if let Some(entry) = self.repetitions.seen(&names.identity()) {
-                    entry.follow(wanted, promise);
-                }
+            } else if let Ok(promise) = self.promise(message.sender, message.id, wanted)
+                && let Some(entry) = self.repetitions.seen(&names.identity())
+            {
+                entry.follow(wanted, promise);
             }
         }
         Some(self.hold_if_answers_pile_up(message.sender))
@@ -125,7 +126,7 @@ impl Router {
     // ---- one endpoint -------------------------------------------------------------------------------
 
     /// A message for an endpoint whose messages are tracked, or that is to be queued for it.
-    pub(crate) fn to_tracked(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
+    pub(crate) fn route_tracked(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
         let record = &self.endpoints[endpoint.0];
         let keep = self.why_keep(message, endpoint);
         let has_disk_only = record.backlog.as_ref().is_some_and(|b| b.disk_from.is_some());
@@ -157,7 +158,7 @@ impl Router {
         self.tap(message, outcome);
         let fate = self.fate_of(message);
         if message.has_waiter() && message.ask.receipt.is_none() && message.tally.is_none() {
-            self.first_message_is_due(message, alloc::vec::Vec::new(), None);
+            self.first_message_is_due(message, Vec::new(), None);
         }
         self.reached(&fate, Status::Accepted, endpoint);
         let parcel = self.parcel_of(message, endpoint, fate);
@@ -261,7 +262,7 @@ impl Router {
     }
 
     /// A message for a name that is not there: it is queued if that is asked for and the name is known.
-    pub(crate) fn to_absent(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
+    pub(crate) fn route_to_absent(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
         let unix_us = self.bus_time(self.now.moment);
         let is_configured = self.config.mailboxes.iter().any(|configured| configured == name);
         let known = self.known.of(name, unix_us);
@@ -272,7 +273,7 @@ impl Router {
         let uid = known.map_or(self.config.owner_uid, |known| known.uid);
         let endpoint = self.away_endpoint(&name, uid);
         self.endpoints[endpoint.0].mailbox = is_configured;
-        let next = self.to_tracked(message, endpoint);
+        let next = self.route_tracked(message, endpoint);
         self.forget_if_idle(endpoint);
         next
     }

@@ -29,6 +29,7 @@ use crate::session::{Courtesy, SessionKey};
 use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
 use crate::time::Moment;
 use crate::timers::Timer;
+use crate::trace::TraceState;
 
 /// What a session's queue holds at most of tracked messages: the rest waits where it can expire.
 const AHEAD_BYTES: usize = 256 * 1024;
@@ -119,6 +120,19 @@ pub(crate) enum NoPlace {
     Refused(Failure),
 }
 
+impl NoPlace {
+    /// The error code that says so, and words for people.
+    pub(crate) fn explain(self) -> (ErrorCode, String) {
+        match self {
+            NoPlace::NoRoom => (ErrorCode::OverLimit, "the endpoint has no room for it".into()),
+            NoPlace::DiskIsBehind => {
+                (ErrorCode::StoreUnavailable, "too much is on its way to the disk".into())
+            }
+            NoPlace::Refused(Failure { code, detail }) => (code, detail),
+        }
+    }
+}
+
 impl Router {
     /// The next place in the order of all messages.
     #[inline]
@@ -201,6 +215,10 @@ impl Router {
     /// Forgets the message itself, which is on disk, but not who waits to hear of it.
     pub(crate) fn wait_on_disk(&mut self, endpoint: EndpointKey, parcel: Parcel) {
         debug_assert!(parcel.kept.is_some(), "only what is kept can wait on disk");
+        let is_spilled = parcel.kept.is_some_and(|kept| kept.why == Keep::Spill);
+        let state = if is_spilled { TraceState::Spilled } else { TraceState::Waiting };
+        let (trace, unix_us) = (parcel.fate.trace, self.now.unix_us);
+        self.trace.note(trace, state, Some(endpoint), unix_us);
         if let Some(deadline) = parcel.deadline {
             self.sweep_at(deadline);
         }

@@ -103,6 +103,10 @@ counters! {
     given_up,
     /// Those of them whose time to live ran out.
     expired,
+    /// Messages that the bus's owner removed.
+    purged,
+    /// Dead letters that were taken in once more.
+    retried,
     /// Messages that became dead letters.
     dead_letters,
     /// Messages refused at the door for what they ask, or where they go.

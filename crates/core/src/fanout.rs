@@ -1,5 +1,6 @@
 //! Messages to groups and topics, and the tracked ones among the receivers of a broadcast.
 
+use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -24,14 +25,14 @@ impl Router {
     // ---- groups ---------------------------------------------------------------------------------
 
     /// A message for one member of a group.
-    pub(crate) fn to_group(&mut self, message: &Outgoing<'_>, group: &str) -> Next {
+    pub(crate) fn route_to_group(&mut self, message: &Outgoing<'_>, group: &str) -> Next {
         let via = format!("@{group}");
         let message = &message.through(Some(&via), None);
         let member = self
             .present_member(group, None)
             .or_else(|| self.absent_member(group, message.ask.queue));
         match member {
-            Some(member) => self.to_endpoint(message, member),
+            Some(member) => self.route_to_endpoint(message, member),
             None => self.not_found(message),
         }
     }
@@ -86,7 +87,7 @@ impl Router {
     pub(crate) fn reroute(&mut self, endpoint: EndpointKey, mut parcel: Parcel) -> Option<Parcel> {
         let group = parcel.via.as_deref().and_then(|via| via.strip_prefix('@'));
         let Some(other) = group
-            .map(alloc::borrow::ToOwned::to_owned)
+            .map(ToOwned::to_owned)
             .and_then(|group| self.present_member(&group, Some(endpoint)))
         else {
             return Some(parcel);
@@ -115,7 +116,7 @@ impl Router {
     // ---- topics ---------------------------------------------------------------------------------
 
     /// A message for every subscriber of a topic.
-    pub(crate) fn to_topic(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
+    pub(crate) fn publish(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
         if let Err(error) = topic::topic(name) {
             self.counters.refused_fields += 1;
             let what = format!("field 'to': the topic {name:?} {error}");

@@ -188,7 +188,9 @@ impl Router {
             ErrorCode::Expired => TraceState::Expired,
             code => TraceState::Dropped(code),
         };
-        self.trace.note(fate.trace, state, to, unix_us);
+        if !self.trace.is_over(fate.trace) {
+            self.trace.note(fate.trace, state, to, unix_us);
+        }
         let mut is_told = false;
         if let Some(repetition) = fate.repetition {
             for follower in self.repetitions.failed(repetition) {

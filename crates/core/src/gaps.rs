@@ -45,6 +45,7 @@ impl Gaps {
         gap.bytes += bytes as u64;
     }
 
+    #[cfg(test)]
     /// Whether there is nothing to tell.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|gap| gap.count == 0)

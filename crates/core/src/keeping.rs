@@ -19,6 +19,7 @@ use crate::storage::{
 };
 use crate::time::Moment;
 use crate::timers::Timer;
+use crate::trace::TraceState;
 use crate::{Effect, Event};
 
 /// Expired messages that are read from disk at a time.
@@ -94,6 +95,8 @@ impl Router {
             return;
         }
         self.counters.dead_letters += 1;
+        let (trace, unix_us) = (parcel.fate.trace, self.now.unix_us);
+        self.trace.note(trace, TraceState::Dead(failure.code), Some(endpoint), unix_us);
         let name = self.endpoints[endpoint.0].name.clone();
         let keep = parcel.kept.map_or(crate::storage::Keep::Queued, |kept| kept.why);
         let record = parcel.record(&name, keep, |moment| self.bus_time(moment));

@@ -78,11 +78,13 @@ impl KnownNames {
         known.filter(|known| !self.is_over(known.seen_unix_us, now_unix_us))
     }
 
+    #[cfg(test)]
     /// Whether a name is known at this time.
     pub(crate) fn contains(&self, name: &str, now_unix_us: u64) -> bool {
         self.of(name, now_unix_us).is_some()
     }
 
+    #[cfg(test)]
     /// Forgets a name, because the bus's owner says so.
     pub(crate) fn forget(&mut self, name: &EndpointName) -> bool {
         let Some(known) = self.names.remove(name) else { return false };
@@ -97,6 +99,7 @@ impl KnownNames {
         if is_over { self.forget_oldest() } else { None }
     }
 
+    #[cfg(test)]
     /// When [`KnownNames::forget_one`] next has something to do, in microseconds of Unix time.
     pub(crate) fn next_forgotten_unix_us(&self) -> Option<u64> {
         let (seen, _) = self.by_age.first()?;
@@ -117,6 +120,7 @@ impl KnownNames {
             .collect()
     }
 
+    #[cfg(test)]
     /// The number of names.
     pub(crate) fn len(&self) -> usize {
         self.names.len()

@@ -25,6 +25,7 @@ extern crate alloc;
 mod acks;
 mod asked;
 mod backlog;
+mod books;
 mod config;
 mod counters;
 mod courtesy;
@@ -60,6 +61,7 @@ mod topics;
 mod trace;
 mod watchers;
 
+pub use books::{Mailbox, Member, Standing, Traced, TracedState};
 pub use config::{Config, Protection};
 pub use counters::Counters;
 pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};

@@ -553,7 +553,7 @@ impl Router {
             let is_kept = |tracking: &mut Box<Tracking>| tracking.kept.is_some();
             let tracking = message.tracking.take_if(is_kept);
             kept.extend(tracking.map(|tracking| (message.seq, *tracking)));
-            !kept.last().is_some_and(|(seq, _)| *seq == message.seq)
+            kept.last().is_none_or(|(seq, _)| *seq != message.seq)
         });
         for Handing { seq, tracking, .. } in begun {
             if tracking.kept.is_some() {

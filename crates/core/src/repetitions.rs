@@ -76,6 +76,7 @@ impl<F> Entry<F> {
         self.status
     }
 
+    #[cfg(test)]
     /// Its name for [`Repetitions::reached`] and [`Repetitions::failed`].
     pub(crate) fn key(&self) -> RepetitionKey {
         self.key
@@ -182,6 +183,7 @@ impl<F> Repetitions<F> {
         followers.into_iter().map(|(_, follower)| follower).collect()
     }
 
+    #[cfg(test)]
     /// Who waits is gone, or is told by somebody else: drops the followers for which `keeps` is false.
     pub(crate) fn retain_followers(
         &mut self,
@@ -205,11 +207,13 @@ impl<F> Repetitions<F> {
         }
     }
 
+    #[cfg(test)]
     /// When [`Repetitions::expire`] next has something to do.
     pub(crate) fn next_expiry(&self) -> Option<Moment> {
         self.order.iter().find_map(|key| self.listed_entry(*key)).map(|entry| entry.expires)
     }
 
+    #[cfg(test)]
     /// The number of messages that would be recognised.
     pub(crate) fn len(&self) -> usize {
         self.listed.len()

@@ -17,7 +17,7 @@ use hermes_bus_proto::listing::{self, EndpointDetails, Level, ListingWriter, Ser
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw};
 use slab::Slab;
 
-use crate::endpoint::{Endpoint, EndpointKey};
+use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
 use crate::fate::{Promise, Tallies};
 use crate::groups::Groups;
 use crate::impatience::{Impatience, PONG_INTERVAL};
@@ -420,18 +420,26 @@ impl Router {
             Kind::Ping | Kind::ListEndpoints if self.answers_wait_for_answers(key) => Next::Hold,
             Kind::Ping => {
                 self.take_note_of_frame(key);
-                self.tell(key, control::pong);
+                self.answer_ping(key, &envelope);
                 self.hold_if_answers_pile_up(key)
             }
             Kind::ListEndpoints => {
                 self.take_note_of_frame(key);
-                self.list(key, envelope.protocol);
+                self.list(key, &envelope);
                 self.hold_if_answers_pile_up(key)
             }
             Kind::Admin if listing::level_asked(envelope.protocol) == Level::Two => {
                 self.admin(key, payload)
             }
             _ => self.request(key, &envelope, payload),
+        }
+    }
+
+    fn answer_ping(&mut self, key: SessionKey, envelope: &Envelope<'_>) {
+        let speaks = self.session(key).map_or(Level::One, |session| session.level);
+        match envelope.member("req").filter(|_| speaks == Level::Two) {
+            Some(req) => self.tell(key, |out| control::pong_to(out, req)),
+            None => self.tell(key, control::pong),
         }
     }
 
@@ -626,19 +634,32 @@ impl Router {
         }
     }
 
-    fn list(&mut self, key: SessionKey, protocol: Option<Raw<'_>>) {
-        let mut writer = ListingWriter::new(listing::level_asked(protocol));
-        let now = self.now.moment;
-        for holder in self.registered.values() {
-            let session = &mut self.sessions[holder.index as usize];
-            let Some(registration) = session.registration() else { continue };
-            let name = registration.name.clone();
+    fn list(&mut self, key: SessionKey, envelope: &Envelope<'_>) {
+        let speaks = self.session(key).map_or(Level::One, |session| session.level);
+        let level = match speaks {
+            Level::One => listing::level_asked(envelope.protocol),
+            Level::Two => Level::Two,
+        };
+        let mut writer = ListingWriter::new(level);
+        let holders: Vec<SessionKey> = self.registered.values().copied().collect();
+        for holder in holders {
+            let Some(registration) = self.session(holder).and_then(Session::registration) else {
+                continue;
+            };
+            let (name, endpoint) = (registration.name.clone(), registration.endpoint);
             let session_id = registration.session_id.clone();
-            writer.push(&name, &session_id, || session.details(now));
+            writer.push(&name, &session_id, || self.details_of(holder, endpoint));
         }
+        let is_away = |record: &Endpoint| matches!(record.state, EndpointState::Away);
+        let away = self.endpoints.iter().filter(|(_, record)| is_away(record));
+        let away: Vec<EndpointKey> = away.map(|(index, _)| EndpointKey(index)).collect();
+        for endpoint in away.into_iter().filter(|_| level == Level::Two) {
+            writer.push_offline(|| self.offline_details(endpoint));
+        }
+        let req = envelope.member("req").filter(|_| speaks == Level::Two);
         let server = || self.server_details();
         let mut frame = Vec::new();
-        writer.finish(&mut frame, server);
+        writer.finish(&mut frame, server, req);
         self.push_control(key, &frame);
     }
 

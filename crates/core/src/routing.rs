@@ -36,6 +36,7 @@ use crate::session::{
 use crate::storage::Sender;
 use crate::tap::Outcome;
 use crate::timers::Timer;
+use crate::trace::TraceState;
 
 /// A UUID as a JSON string.
 type QuotedId = [u8; 38];
@@ -218,11 +219,11 @@ impl Router {
         }
         match destination {
             Destination::Endpoint(name) => match self.names.get(&*name).copied() {
-                Some(endpoint) => self.to_endpoint(message, endpoint),
+                Some(endpoint) => self.route_to_endpoint(message, endpoint),
                 None => match Address::of(name) {
-                    Address::Group(group) => self.to_group(message, &group),
-                    Address::Topic(topic) => self.to_topic(message, &topic),
-                    Address::Endpoint(name) => self.to_absent(message, &name),
+                    Address::Group(group) => self.route_to_group(message, &group),
+                    Address::Topic(topic) => self.publish(message, &topic),
+                    Address::Endpoint(name) => self.route_to_absent(message, &name),
                 },
             },
             Destination::Everyone => self.broadcast(message),
@@ -240,10 +241,14 @@ impl Router {
     // ---- one receiver ---------------------------------------------------------------------------
 
     #[inline]
-    pub(crate) fn to_endpoint(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
+    pub(crate) fn route_to_endpoint(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+    ) -> Next {
         let record = &self.endpoints[endpoint.0];
         if !record.is_plain() || message.ask.queue {
-            return self.to_tracked(message, endpoint);
+            return self.route_tracked(message, endpoint);
         }
         match &record.state {
             EndpointState::Held(receiver) => self.deliver(message, endpoint, *receiver),
@@ -263,7 +268,7 @@ impl Router {
             Admission::Yes => {}
             // What does not fit goes to the disk, if there is one, and nobody waits.
             Admission::Wait | Admission::Drop if self.may_spill(endpoint, message) => {
-                return self.to_tracked(message, endpoint);
+                return self.route_tracked(message, endpoint);
             }
             Admission::Wait => return self.wait_for(message, receiver),
             Admission::Drop => return self.drop_for_stalled(message, receiver),
@@ -271,6 +276,10 @@ impl Router {
         self.accept(message);
         self.tap(message, Outcome::Accepted);
         let mark = self.enqueue(message, receiver, None, message.provenance);
+        if message.is_plain() {
+            let (trace, unix_us) = (message.provenance.trace, self.now.unix_us);
+            self.trace.note(trace, TraceState::Accepted, Some(endpoint), unix_us);
+        }
         if !message.is_plain() {
             self.watch_in_queue(message, endpoint, receiver, mark);
         } else if message.has_waiter() {
@@ -458,6 +467,8 @@ impl Router {
     ) -> Next {
         self.accept(message);
         self.tap(message, Outcome::Dropped);
+        let (trace, unix_us) = (message.provenance.trace, self.now.unix_us);
+        self.trace.note(trace, TraceState::Dropped(ErrorCode::OverLimit), None, unix_us);
         self.counters.dropped_receiver_stalled += 1;
         let mut queued_bytes = 0;
         if let Some(session) = self.session_mut(receiver) {
@@ -520,6 +531,8 @@ impl Router {
             tracking,
             ..LooseMessage::new(self.next_seq(), frame, provenance)
         };
+        let (trace, unix_us) = (message.provenance.trace, self.now.unix_us);
+        self.trace.note(trace, TraceState::Held, Some(endpoint), unix_us);
         let Holding { is_held, dropped } = self.hold(endpoint, loose, Place::Back);
         self.tap(message, if is_held { Outcome::Held } else { Outcome::NotFound });
         self.held_overflow(endpoint, dropped);
@@ -540,6 +553,8 @@ impl Router {
         self.accept(message);
         self.tap(message, Outcome::Accepted);
         self.counters.broadcasts += 1;
+        let (trace, unix_us) = (message.provenance.trace, self.now.unix_us);
+        self.trace.note(trace, TraceState::Accepted, None, unix_us);
         let mut receivers = core::mem::take(&mut self.everyone);
         receivers.clear();
         receivers.extend(self.registered.values().copied());
@@ -780,6 +795,9 @@ impl Router {
         let key = message.sender;
         self.take_note_of_frame(key);
         self.tap(message, Outcome::NotFound);
+        let (trace, unix_us) = (message.provenance.trace, self.now.unix_us);
+        let state = TraceState::Refused(ErrorCode::EndpointNotFound);
+        self.trace.note(trace, state, None, unix_us);
         self.counters.refused_endpoint_not_found += 1;
         let wanted = beginning(message.envelope.to);
         self.log_of(key, |peer| Event::NotFound { peer, wanted });

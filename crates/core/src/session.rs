@@ -403,6 +403,11 @@ impl Session {
             received,
             dropped: self.dropped,
             impatient: registration.is_some_and(|registration| registration.impatient),
+            unacknowledged: self.acking.as_ref().map_or(0, |acking| acking.in_flight.len() as u64),
+            mailbox: None,
+            groups: Vec::new(),
+            topics: Vec::new(),
+            meta: None,
         }
     }
 }

@@ -165,8 +165,15 @@ pub enum Order {
     },
     /// All messages of an endpoint that are only spilled need not be kept any more.
     ReleaseSpilled(EndpointName),
-    /// All messages of an endpoint need not be kept any more.
-    Purge(EndpointName),
+    /// The messages of an endpoint from one `seq` to another need not be kept any more.
+    Purge {
+        /// Whose.
+        endpoint: EndpointName,
+        /// The lowest `seq`.
+        from: u64,
+        /// The highest.
+        to: u64,
+    },
     /// A kept message was handed over so often by now.
     Delivered {
         /// Whose.

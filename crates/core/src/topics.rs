@@ -182,6 +182,7 @@ impl Topics {
         (self.reached, self.found) = (reached, found);
     }
 
+    #[cfg(test)]
     /// Every pattern that somebody holds, sorted, with the number of its holders.
     pub(crate) fn patterns(&self) -> Vec<(&str, usize)> {
         let with_holders = self.nodes.iter().filter_map(|(_, node)| {
@@ -192,6 +193,7 @@ impl Topics {
         patterns
     }
 
+    #[cfg(test)]
     /// The number of subscriptions.
     pub(crate) fn len(&self) -> usize {
         self.subscriptions

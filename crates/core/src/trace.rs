@@ -272,6 +272,16 @@ impl Trace {
         record.states_count = place as u32 + 1;
     }
 
+    /// Whether the last that is known of a message is that it became a dead letter or expired.
+    pub(crate) fn is_over(&self, at: TraceRef) -> bool {
+        let record = self.records.get(at.index as usize);
+        let Some(record) = record.filter(|record| record.generation == at.generation) else {
+            return true;
+        };
+        let last = record.states[..record.states_count as usize].last();
+        last.is_some_and(|last| matches!(last.state, TraceState::Dead(_) | TraceState::Expired))
+    }
+
     /// An endpoint is forgotten: its key may stand for another one from now on.
     pub(crate) fn forget_endpoint(&mut self, endpoint: EndpointKey, name: &EndpointName) {
         let Some(label) = self.labels.get_mut(endpoint.0).map(core::mem::take) else { return };

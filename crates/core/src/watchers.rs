@@ -55,6 +55,7 @@ impl Watchers {
         self.envelopes + self.messages > 0
     }
 
+    #[cfg(test)]
     /// Whether anybody has this mode.
     pub(crate) fn has_tap(&self, mode: TapMode) -> bool {
         match mode {

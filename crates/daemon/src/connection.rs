@@ -26,6 +26,8 @@ pub(crate) struct Connection {
     pub(crate) hung_up: bool,
     /// Everything has been read.
     pub(crate) at_end: bool,
+    /// Reading failed: what the peer has not read is gone.
+    pub(crate) is_lost: bool,
     /// Writing failed: the peer reads no more.
     pub(crate) write_is_lost: bool,
     /// Registered for writable readiness, because the socket took no more.
@@ -77,6 +79,7 @@ impl Connection {
             read_closed: false,
             hung_up: false,
             at_end: false,
+            is_lost: false,
             write_is_lost: false,
             watches_writable: false,
         }

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use hermes_bus_core::storage::Recovered;
 use hermes_bus_core::{
-    CloseReason, Config, Effect, Histogram, Moment, Next, Now, Payload, Probed, Reading, Router,
-    SessionKey,
+    CloseReason, Config, Effect, Histogram, Lingering, Moment, Next, Now, Payload, Probed, Reading,
+    Router, SessionKey,
 };
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::limits::HEADER_BYTES;
@@ -29,16 +30,19 @@ use rustix::io::Errno;
 
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
 use crate::control::Asker;
+use crate::control::clerk::Clerk;
 use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging::{EventLog, target};
 use crate::root::Root;
 use crate::server::Mode;
 use crate::signals::{Signals, Wish};
+use crate::storage::Storage;
 use crate::succession::{Newcomer, Succession};
 use crate::surroundings::Surroundings;
 use crate::sys::{self, HangUp};
 
+mod kept;
 mod requests;
 
 /// What one read takes at most: more than a socket usually holds.
@@ -82,6 +86,13 @@ enum Ended {
     HandedOver,
 }
 
+/// What only one process of a root can have.
+pub(crate) struct Belongings {
+    pub(crate) lock: Lock,
+    pub(crate) door: Door,
+    pub(crate) storage: Storage,
+}
+
 /// The loop's state.
 pub(crate) struct Driver {
     router: Router,
@@ -114,21 +125,29 @@ pub(crate) struct Driver {
     /// How long turns took, from waking up to going to sleep.
     turns: Histogram,
     surroundings: Surroundings,
+    /// Has to be closed before the process ends or another one follows.
+    storage: Storage,
+    clerk: Clerk,
+    /// Another thread has something for this one.
+    was_woken: bool,
     event_log: EventLog,
 }
 
 impl Driver {
     pub(crate) fn new(
         router: Router,
-        mut door: Door,
-        lock: Lock,
         root: &Root,
         mode: Mode,
+        belongings: Belongings,
         mut signals: Signals,
         mut surroundings: Surroundings,
     ) -> std::io::Result<Self> {
+        let Belongings { lock, mut door, storage } = belongings;
         let poll = Poll::new()?;
-        surroundings.serve_metrics(Arc::new(Waker::new(poll.registry(), WAKER)?));
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        surroundings.serve_metrics(waker.clone());
+        storage.wake_with(waker.clone());
+        let clerk = Clerk::start(move || drop(waker.wake()))?;
         door.register(poll.registry(), DOOR)?;
         signals.register(poll.registry(), SIGNALS)?;
         let now = Instant::now();
@@ -154,8 +173,21 @@ impl Driver {
             read_buffer: vec![0; READ_BYTES],
             turns: Histogram::default(),
             surroundings,
+            storage,
+            clerk,
+            was_woken: true,
             event_log: EventLog::new(),
         })
+    }
+
+    /// Goes on with what the last process has left: on disk, and with the names that it has handed over.
+    pub(crate) fn begin(&mut self, recovered: Option<Recovered>, left: Vec<Lingering>) {
+        self.router.begin_turn(self.now());
+        if let Some(recovered) = recovered {
+            self.recover(recovered);
+        }
+        self.router.restore(left);
+        self.carry_out_effects();
     }
 
     /// Runs until a signal ends it, or another process follows, and everything queued is written, or
@@ -172,8 +204,11 @@ impl Driver {
             }
             if let Some(end) = self.hand_over()? {
                 self.event_log.sum_up_all();
-                let Driver { mut router, mut signals, surroundings, lock, connections, .. } = self;
-                drop(connections);
+                // The clerk's last look at the store must not be in the way of its end.
+                let Driver { mut router, mut signals, surroundings, lock, .. } = self;
+                let Driver { connections, mut storage, clerk, .. } = self;
+                drop((connections, clerk));
+                storage.close();
                 return Ok(match end {
                     Ended::Stopped => {
                         surroundings.end(&mut router);
@@ -205,7 +240,8 @@ impl Driver {
             Duration::from_micros(moment.as_micros()).saturating_sub(elapsed)
         });
         let until_due = self.surroundings.due(&self.router, now).unwrap_or(until_check);
-        Some(until_check.min(until_timer).min(until_due))
+        let until_stored = self.storage.due(now).unwrap_or(until_check);
+        Some(until_check.min(until_timer).min(until_due).min(until_stored))
     }
 
     fn turn(&mut self, events: &Events) {
@@ -216,14 +252,16 @@ impl Driver {
         for event in events {
             match event.token() {
                 DOOR => self.door_is_ready = true,
-                // What they are about is looked at in every turn.
-                SUCCESSOR | WAKER => {}
+                // What it is about is looked at in every turn.
+                SUCCESSOR => {}
+                WAKER => self.was_woken = true,
                 Token(token) if (SIGNALS..SIGNALS + SIGNALS_MAX).contains(&token) => {
                     self.on_signal();
                 }
                 Token(index) => self.on_readiness(index, event, &mut writable),
             }
         }
+        self.look_at_store();
         writable.append(&mut self.unwritten);
         for key in writable {
             self.write(key, began.moment);
@@ -231,7 +269,8 @@ impl Driver {
         self.read_and_write();
         self.look_at_door();
         self.look_at_successor();
-        self.surroundings.pass_by(&mut self.router, &self.turns, Instant::now());
+        self.surroundings.pass_by(&mut self.router, &self.storage, &self.turns, Instant::now());
+        self.storage.submit();
         self.turns.record(self.moment().since(began.moment));
     }
 
@@ -248,6 +287,8 @@ impl Driver {
         self.router.end_turn();
         self.write_dirty();
         self.carry_out_effects();
+        // The disk works while this thread goes on.
+        self.storage.submit();
     }
 
     fn now(&self) -> Now {
@@ -489,6 +530,7 @@ impl Driver {
         let Connection { read_closed, hung_up, write_is_lost, .. } = *connection;
         let is_at_end = matches!(read, Read::End | Read::Lost);
         connection.at_end |= is_at_end;
+        connection.is_lost |= read == Read::Lost;
         self.router.buffered(key, bytes, missing);
         match read {
             Read::End if hung_up => self.router.closed(key, CloseReason::PeerClosed),
@@ -685,9 +727,20 @@ impl Driver {
                 Effect::Resume(key) => self.make_ready(key),
                 Effect::Close(key, _) => drop(self.close(key)),
                 Effect::Admin(key, payload) => self.on_admin(key, &payload),
-                Effect::Store(..) | Effect::LookWhetherRead(_) | Effect::Trace(..) => {}
+                Effect::LookWhetherRead(key) => self.look_whether_read(key),
+                Effect::Store(ticket, order) => self.storage.order(ticket, order),
+                Effect::Trace(key, payload) => self.on_trace(key, &payload),
                 Effect::Log(event) => self.event_log.log(event),
             }
+        }
+    }
+
+    fn look_whether_read(&mut self, key: SessionKey) {
+        // The error of a broken connection is told once, and may have been.
+        let is_whole = |connection: &&Connection| !connection.write_is_lost && !connection.is_lost;
+        let connection = self.connection(key).filter(is_whole);
+        if connection.is_some_and(|connection| sys::has_read_everything(&connection.stream)) {
+            self.router.has_read_all(key);
         }
     }
 

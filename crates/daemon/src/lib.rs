@@ -2,7 +2,7 @@
 //!
 //! - [`server`] runs a bus in this process: `driver` is its loop, `door` its listening socket.
 //! - [`config`] reads the configuration, [`hooks`] runs programs for messages, [`logging`] writes lines,
-//!   [`metrics`] tells what was counted.
+//!   [`metrics`] tells what was counted, `storage` hands over what is to be kept on disk.
 //! - [`service`] speaks to a service manager, and installs the bus as a service.
 //! - [`manager`] starts, stops and examines one from outside; [`doctor`] looks for what is wrong.
 //!
@@ -22,10 +22,12 @@ mod connection;
 mod control;
 mod door;
 mod driver;
+mod history;
 mod lock;
 mod private_socket;
 mod report;
 mod signals;
+mod storage;
 mod succession;
 mod surroundings;
 mod sys;

@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use serde_json::{Map, Value};
 
 use crate::config::Sources;
-use crate::control::{RELOAD, RESTART};
+use crate::control::{RELOAD, RESTART, STORE};
 use crate::lock::Lock;
 use crate::logging;
 use crate::report;
@@ -455,6 +455,16 @@ fn ask(
     })
 }
 
+/// What the bus that runs says of its store; none if it is one that cannot say. `listing` is its own.
+pub(crate) fn store_of(
+    root: &Root,
+    listing: &Listing,
+) -> Option<anyhow::Result<Map<String, Value>>> {
+    let server = listing.server.as_ref()?;
+    let can_say = server.admin_ops.iter().any(|op| op == STORE);
+    can_say.then(|| ask(root, STORE, &Map::new(), ANSWER_PATIENCE))
+}
+
 /// How `status` is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -467,9 +477,13 @@ pub enum Form {
 /// Says what runs on a root. Its exit code is always 0, as in released versions.
 pub fn status(root: &Root, form: Form, out: &mut dyn Write) -> Outcome {
     let daemon = look(root);
+    let store = match &daemon {
+        Daemon::Running { listing, .. } => store_of(root, listing).and_then(Result::ok),
+        Daemon::Unresponsive { .. } | Daemon::Absent => None,
+    };
     match form {
-        Form::Text => report::text(root, &daemon, out)?,
-        Form::Json => report::json(root, &daemon, out)?,
+        Form::Text => report::text(root, &daemon, store.as_ref(), out)?,
+        Form::Json => report::json(root, &daemon, store.as_ref(), out)?,
     }
     if matches!(daemon, Daemon::Absent) && matches!(pid_file(root), PidFile::Names(_)) {
         clean_up(root)?;

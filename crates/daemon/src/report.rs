@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hermes_bus_proto::listing::{EndpointDetails, Listing, ServerDetails, printable};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::logging;
 use crate::manager::{Daemon, PidFile, pid_file};
@@ -27,9 +27,15 @@ pub(crate) fn unresponsive(pid: u32) -> String {
     format!("pid={pid} exists but socket is unresponsive (does not respond)")
 }
 
-pub(crate) fn text(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Result<()> {
+/// `store` is what a bus that runs says of what it keeps on disk.
+pub(crate) fn text(
+    root: &Root,
+    daemon: &Daemon,
+    store: Option<&Map<String, Value>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match daemon {
-        Daemon::Running { pid, listing } => running(root, *pid, listing, out),
+        Daemon::Running { pid, listing } => running(root, *pid, listing, store, out),
         Daemon::Unresponsive { pid } => {
             let state =
                 if has_socket_file(root) { "file exists but unusable" } else { "not found" };
@@ -43,7 +49,13 @@ pub(crate) fn text(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Res
     }
 }
 
-fn running(root: &Root, pid: u32, listing: &Listing, out: &mut dyn Write) -> io::Result<()> {
+fn running(
+    root: &Root,
+    pid: u32,
+    listing: &Listing,
+    store: Option<&Map<String, Value>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     writeln!(out, "busd running (pid={pid})")?;
     writeln!(out, "  socket: {} ✓", root.socket().display())?;
     let is_detached = pid_file(root) == PidFile::Names(pid);
@@ -54,6 +66,9 @@ fn running(root: &Root, pid: u32, listing: &Listing, out: &mut dyn Write) -> io:
     }
     endpoints(listing, out)?;
     details(listing, out)?;
+    if let Some(store) = store {
+        kept(store, out)?;
+    }
     // A foreground server logs to its terminal.
     if is_detached { recent_logs(root, Hide::AlarmWords, out) } else { Ok(()) }
 }
@@ -127,6 +142,30 @@ fn bus(server: &ServerDetails, out: &mut dyn Write) -> io::Result<()> {
         if name.starts_with("dropped_") && dropped.as_u64() > Some(0) {
             writeln!(out, "    {name}: {dropped}")?;
         }
+    }
+    Ok(())
+}
+
+/// What is kept on disk, in one line; nothing where nothing waits and all is well.
+fn kept(store: &Map<String, Value>, out: &mut dyn Write) -> io::Result<()> {
+    let count = |key: &str| store.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let text = |key: &str| store.get(key).and_then(Value::as_str);
+    if let Some(why) = text("why") {
+        writeln!(out, "  Nothing can be kept on disk: {}", harmless(why))?;
+    }
+    let (messages, dead) = (count("messages"), count("dead_letters"));
+    if messages > 0 {
+        let oldest = store.get("oldest_ts").and_then(Value::as_f64);
+        let since = oldest.map_or(String::new(), |at| format!(", the oldest for {}", ago(at)));
+        writeln!(
+            out,
+            "  Mailboxes: {messages} messages ({} bytes) wait for {} endpoints{since}",
+            count("bytes"),
+            count("mailboxes"),
+        )?;
+    }
+    if dead > 0 {
+        writeln!(out, "  Dead letters: {dead}")?;
     }
     Ok(())
 }
@@ -239,7 +278,13 @@ fn has_socket_file(root: &Root) -> bool {
     std::fs::symlink_metadata(root.socket()).is_ok()
 }
 
-pub(crate) fn json(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Result<()> {
+/// `store` is what a bus that runs says of what it keeps on disk.
+pub(crate) fn json(
+    root: &Root,
+    daemon: &Daemon,
+    store: Option<&Map<String, Value>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut status = json!({
         "state": match daemon {
             Daemon::Running { .. } => "running",
@@ -260,6 +305,7 @@ pub(crate) fn json(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Res
         status["details"] = json!(listing.details);
         status["server"] = json!(listing.server);
         status["truncated"] = json!(listing.truncated);
+        status["store"] = json!(store);
     }
     writeln!(out, "{status:#}")
 }
@@ -267,6 +313,22 @@ pub(crate) fn json(root: &Root, daemon: &Daemon, out: &mut dyn Write) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_one_line_and_trouble_is_told_without_alarm_words() {
+        let told = |store: Value| {
+            let mut out = Vec::new();
+            kept(store.as_object().unwrap(), &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(told(json!({"state": "open", "messages": 0})), "");
+        let waiting = json!({"state": "open", "messages": 3, "bytes": 500, "mailboxes": 2});
+        assert_eq!(told(waiting), "  Mailboxes: 3 messages (500 bytes) wait for 2 endpoints\n");
+        assert_eq!(told(json!({"state": "open", "dead_letters": 4})), "  Dead letters: 4\n");
+        let trouble = told(json!({"state": "failed", "why": "a stale disk does not respond"}));
+        assert!(trouble.starts_with("  Nothing can be kept on disk: "), "{trouble}");
+        assert!(!ALARM_WORDS.iter().any(|word| trouble.contains(word)), "{trouble}");
+    }
 
     #[test]
     fn a_name_never_puts_an_alarm_word_into_a_healthy_status() {

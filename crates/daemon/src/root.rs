@@ -50,6 +50,11 @@ impl Root {
         self.directory.join("hermes-bus/config.yaml")
     }
 
+    /// The database of what is kept on disk. Not in the run directory: it outlives every run.
+    pub(crate) fn store_file(&self) -> PathBuf {
+        self.directory.join("hermes-bus/store.db")
+    }
+
     /// Where metrics are read.
     pub fn metrics_socket(&self) -> PathBuf {
         self.run_directory().join("metrics.sock")

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hermes_bus_core::Router;
+use hermes_bus_core::{Lingering, Router};
 
 use crate::config::{Loaded, Sources};
 use crate::door::{Access, Door, Link};
-use crate::driver::{Driver, End};
+use crate::driver::{Belongings, Driver, End};
 use crate::hooks;
 use crate::lock::Lock;
 use crate::logging::{self, target};
@@ -17,6 +17,7 @@ use crate::manager::{self, Daemon};
 use crate::root::{Root, hermes_home};
 use crate::service;
 use crate::signals::Signals;
+use crate::storage::Storage;
 use crate::succession::{Inheritance, Newcomer, Predecessor};
 use crate::surroundings::{Surroundings, router_config};
 use crate::sys;
@@ -105,9 +106,9 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     let found = surroundings.find_hooks();
     surroundings.run_hooks(found, &mut router);
     let path = root.socket();
-    let Holdings { lock, mut door, newcomers, predecessor } = match origin {
+    let Holdings { lock, mut door, newcomers, left, predecessor } = match origin {
         Origin::New => Holdings::of_its_own(root, access)?,
-        Origin::Successor => Holdings::of_predecessor(root, access, &mut router)?,
+        Origin::Successor => Holdings::of_predecessor(root, access)?,
     };
     if let Some((predecessor, socket_is_ours)) = predecessor {
         surroundings.follow(predecessor.process());
@@ -119,6 +120,8 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
             tracing::error!(target: target::BUS, "the lock was lost: {error}");
         }
     }
+    // The lock is this process's own now, and nobody else has the store open.
+    let (storage, recovered) = Storage::open(root, surroundings.settings(), Instant::now());
     let link = hermes_home().and_then(|home| Link::place(&home, &path));
     let pid_file = match mode {
         Mode::Foreground => None,
@@ -133,8 +136,10 @@ pub fn run(root: &Root, mode: Mode, origin: Origin, sources: Sources) -> anyhow:
     };
     announce(root, mode, &surroundings.hooks_listing(), open_files);
     surroundings.supervisor().ready(&format!("listening on {}", path.display()));
-    let mut driver = Driver::new(router, door, lock, root, mode, signals, surroundings)
+    let belongings = Belongings { lock, door, storage };
+    let mut driver = Driver::new(router, root, mode, belongings, signals, surroundings)
         .context("cannot watch the socket")?;
+    driver.begin(recovered, left);
     driver.take_in(newcomers);
     match driver.run().context("waiting for events failed")? {
         End::Stopped(lock) => {
@@ -153,6 +158,8 @@ struct Holdings {
     lock: Lock,
     door: Door,
     newcomers: Vec<Newcomer>,
+    /// Names that were in use, and what is held for them.
+    left: Vec<Lingering>,
     /// The process that hands over, and whether the socket is then this one's to remove.
     predecessor: Option<(Predecessor, bool)>,
 }
@@ -169,12 +176,11 @@ impl Holdings {
             }
             None => Door::open(&path, access)?,
         };
-        Ok(Holdings { lock, door, newcomers: Vec::new(), predecessor: None })
+        Ok(Holdings { lock, door, newcomers: Vec::new(), left: Vec::new(), predecessor: None })
     }
 
-    /// Waits for what the old process hands over, and has the names linger that it leaves. If that one
-    /// ends before, this process begins anew.
-    fn of_predecessor(root: &Root, access: Access, router: &mut Router) -> anyhow::Result<Self> {
+    /// Waits for what the old process hands over. If that one ends before, this process begins anew.
+    fn of_predecessor(root: &Root, access: Access) -> anyhow::Result<Self> {
         let mut predecessor = Predecessor::find()?;
         let inheritance = match predecessor.inherit() {
             Ok(inheritance) => inheritance,
@@ -186,9 +192,8 @@ impl Holdings {
         let Inheritance { listener, identity, socket_is_ours, lock, newcomers, left } = inheritance;
         // Until the old process is relieved, the path is its own: it may have to go on with it.
         let door = Door::inherit(&root.socket(), access, listener, Some(identity))?;
-        router.restore(left);
         let predecessor = Some((predecessor, socket_is_ours));
-        Ok(Holdings { lock: Lock::inherit(lock), door, newcomers, predecessor })
+        Ok(Holdings { lock: Lock::inherit(lock), door, newcomers, left, predecessor })
     }
 }
 

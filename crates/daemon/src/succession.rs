@@ -12,7 +12,7 @@
 //!             socket and the lock; the newcomers' sockets, up to 200 with a byte; the Estate as JSON;
 //!             held frames
 //! new → old   taken\n
-//! old → new   end of file: the old process has let go of everything
+//! old → new   end of file: the old process has let go of everything, the store above all
 //! ```
 
 use std::collections::BTreeMap;
@@ -256,16 +256,21 @@ impl Succession {
         }
     }
 
-    /// Hands everything over. When this fails, the new process is gone and has nothing.
+    /// Hands everything over. When this fails, the new process is gone and has nothing. When the new
+    /// process has all of it, and before it goes on, `let_go` gives up what only one of the two can
+    /// have.
     pub(crate) fn hand_over(
         mut self,
         door: &Door,
         lock: &Lock,
         newcomers: &[Newcomer],
         left: &[Lingering],
+        let_go: impl FnOnce(),
     ) -> anyhow::Result<()> {
         self.try_to_hand_over(door, lock, newcomers, left)
-            .map_err(|error| error.context(self.end()).context("the bus was not handed over"))
+            .map_err(|error| error.context(self.end()).context("the bus was not handed over"))?;
+        let_go();
+        Ok(())
     }
 
     fn try_to_hand_over(

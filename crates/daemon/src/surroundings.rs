@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hermes_bus_core::{Config, Histogram, Router};
+use hermes_bus_store::Depth;
 use mio::Waker;
 use rustix::process::Signal;
 
-use crate::config::{Changes, Settings, Sources};
+use crate::config::{Changes, HistoryOf, Settings, Sources};
+use crate::history::Recorded;
 use crate::hooks::{self, Found, Runner};
 use crate::logging::{Logging, target};
 use crate::metrics::{self, Endpoint, Snapshot};
 use crate::root::Root;
 use crate::service::Supervisor;
 use crate::signals::{Signals, Wish};
+use crate::storage::Storage;
 use crate::sys::Process;
 
 /// What is kept for hooks that nobody takes; the oldest goes first.
@@ -37,6 +40,8 @@ pub(crate) struct Surroundings {
     found: Found,
     /// The socket, which lives as long as this value, and what is asked through it.
     metrics: Option<(metrics::Server, metrics::Requests)>,
+    /// What of the tap's next batch is in the history already.
+    recorded: Recorded,
     supervisor: Supervisor,
     /// The process that had the bus before, which may still have hooks to run.
     predecessor: Option<Process>,
@@ -67,6 +72,7 @@ impl Surroundings {
             hooks: None,
             found: Found::default(),
             metrics: None,
+            recorded: Recorded::default(),
             supervisor: Supervisor::from_environment(now),
             predecessor: None,
             began: now,
@@ -101,24 +107,43 @@ impl Surroundings {
         }
         self.found = found;
         let hooks = self.found.hooks.clone();
-        router.set_tap((!hooks.is_empty()).then_some(TAP_BYTES_MAX));
         let limits = self.settings.hooks.clone();
         match &self.hooks {
             Some(runner) => runner.replace(hooks, limits),
             None if hooks.is_empty() => {}
             None => match Runner::start(hooks, limits) {
                 Ok(runner) => self.hooks = Some(runner),
-                Err(error) => {
-                    router.set_tap(None);
-                    tracing::error!(target: target::HOOKS, "no hook runs: {error}");
-                }
+                Err(error) => tracing::error!(target: target::HOOKS, "no hook runs: {error}"),
             },
+        }
+        self.set_tap(router);
+    }
+
+    /// Has the router show what it routes if somebody looks on.
+    fn set_tap(&self, router: &mut Router) {
+        let has_hooks = self.hooks.is_some() && !self.found.hooks.is_empty();
+        let is_wanted = has_hooks || self.history_depth().is_some();
+        router.set_tap(is_wanted.then_some(TAP_BYTES_MAX));
+    }
+
+    /// How much of every message is recorded.
+    fn history_depth(&self) -> Option<Depth> {
+        match self.settings.store.history {
+            _ if !self.settings.store.is_enabled => None,
+            HistoryOf::Nothing => None,
+            HistoryOf::Envelopes => Some(Depth::Envelope),
+            HistoryOf::Messages => Some(Depth::Message),
         }
     }
 
     /// The hooks in one line, as released servers announce them.
     pub(crate) fn hooks_listing(&self) -> String {
         self.found.listing()
+    }
+
+    /// The configuration that holds.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The service manager, if there is one, to be told how the bus is.
@@ -135,25 +160,26 @@ impl Surroundings {
 
     /// The end of a turn: what was routed goes to the hooks, who asks for metrics gets them, and the
     /// watchdog its sign of life.
-    pub(crate) fn pass_by(&mut self, router: &mut Router, turns: &Histogram, now: Instant) {
+    pub(crate) fn pass_by(
+        &mut self,
+        router: &mut Router,
+        storage: &Storage,
+        turns: &Histogram,
+        now: Instant,
+    ) {
         if self.hooks.as_ref().is_some_and(Runner::is_gone) {
             self.hooks = None;
-            router.set_tap(None);
+            self.set_tap(router);
             tracing::error!(
                 target: target::HOOKS,
                 "the hooks' thread has ended: no hook runs until a reload or a restart"
             );
         }
-        if let Some(runner) = &self.hooks {
-            while let Some(spent) = runner.take_spent() {
-                router.recycle_tapped(spent);
-            }
-            router.offer_tapped(|batch| runner.offer(batch));
-        }
+        self.show_tapped(router, storage);
         if let Some((_, requests)) = &self.metrics {
             let replies = requests.take();
             if !replies.is_empty() {
-                let snapshot = Arc::new(self.snapshot(router, turns, now));
+                let snapshot = Arc::new(self.snapshot(router, storage, turns, now));
                 replies.into_iter().for_each(|reply| reply.send(snapshot.clone()));
             }
         }
@@ -166,7 +192,39 @@ impl Surroundings {
         tap.into_iter().chain(self.supervisor.due(now)).min()
     }
 
-    fn snapshot(&self, router: &mut Router, turns: &Histogram, now: Instant) -> Snapshot {
+    /// What was routed goes into the history and to the hooks.
+    fn show_tapped(&mut self, router: &mut Router, storage: &Storage) {
+        let depth = self.history_depth().filter(|_| storage.is_open());
+        let Surroundings { hooks, recorded, .. } = self;
+        if let Some(runner) = hooks {
+            while let Some(spent) = runner.take_spent() {
+                router.recycle_tapped(spent);
+            }
+        }
+        let mut done_with = None;
+        router.offer_tapped(|batch| {
+            if let Some(depth) = depth {
+                storage.record_history(recorded.entries(&batch, depth));
+            }
+            match hooks {
+                Some(runner) => runner.offer(batch).inspect_err(|kept| recorded.is_kept(kept))?,
+                None => done_with = Some(batch),
+            }
+            *recorded = Recorded::default();
+            Ok(())
+        });
+        if let Some(spent) = done_with {
+            router.recycle_tapped(spent);
+        }
+    }
+
+    pub(crate) fn snapshot(
+        &self,
+        router: &mut Router,
+        storage: &Storage,
+        turns: &Histogram,
+        now: Instant,
+    ) -> Snapshot {
         let endpoints = router.endpoints().map(|(details, pending_bytes_peak)| Endpoint {
             details,
             pending_bytes_peak: pending_bytes_peak as u64,
@@ -181,6 +239,7 @@ impl Surroundings {
             delivery: router.delivery().clone(),
             turns: turns.clone(),
             hooks: self.hooks.as_ref().map(Runner::counters),
+            store: storage.measured(),
         }
     }
 
@@ -200,7 +259,9 @@ impl Surroundings {
         let changes = Changes::between(&self.settings, &loaded.settings);
         let settings = self.settings.reloaded(&loaded.settings);
         self.logging.apply(&settings.log).map_err(|error| vec![format!("log: {error}")])?;
-        router.configure(settings.router.clone());
+        // Whether the store is open is nothing that the configuration can say.
+        let store = router.config().store;
+        router.configure(Config { store, ..settings.router.clone() });
         self.settings = settings;
         let mut warnings = loaded.warnings;
         for warning in &warnings {

@@ -11,7 +11,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hermes_bus_core::Credentials;
+#[cfg(target_os = "linux")]
+use nix::libc;
 use nix::sys::socket::getsockopt;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::sockopt::GetStruct;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
@@ -48,6 +52,49 @@ pub(crate) fn hang_up(socket: impl AsFd) -> HangUp {
 pub(crate) fn has_input(socket: impl AsFd) -> bool {
     rustix::io::ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0)
 }
+
+/// Whether the peer has taken everything out of the socket that was written to it. False where that
+/// cannot be seen.
+///
+/// The kernel counts buffers with their bookkeeping, so only 0 means something. A peer that closes
+/// has its unread bytes thrown away, which looks the same; but then the socket has an error, and had
+/// it before the bytes went.
+#[cfg(target_os = "linux")]
+pub(crate) fn has_read_everything(socket: impl AsFd) -> bool {
+    if !getsockopt(&socket, SocketMemory).is_ok_and(|memory| memory[UNREAD_BYTES] == 0) {
+        return false;
+    }
+    let mut fds = [PollFd::new(&socket, PollFlags::empty())];
+    match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => !fds[0].revents().contains(PollFlags::ERR),
+        Err(_) => false,
+    }
+}
+
+/// Elsewhere it is not known whether a peer's unread bytes are seen in every case.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn has_read_everything(_socket: impl AsFd) -> bool {
+    false
+}
+
+/// `SO_MEMINFO`, as far as it is needed. Of a Unix socket it tells the same as `SIOCOUTQ`, for which
+/// there is no safe wrapper.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy)]
+struct SocketMemory;
+
+/// The place of `SK_MEMINFO_WMEM_ALLOC`: what this side has written and the peer has not read.
+#[cfg(target_os = "linux")]
+const UNREAD_BYTES: usize = 2;
+
+#[cfg(target_os = "linux")]
+nix::getsockopt_impl!(
+    SocketMemory,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; UNREAD_BYTES + 1],
+    GetStruct<[u32; UNREAD_BYTES + 1]>
+);
 
 /// Raises the number of files this process may open to the most it may ask for. Returns it.
 pub(crate) fn raise_open_files() -> Option<u64> {
@@ -288,6 +335,35 @@ mod tests {
         assert_eq!(hang_up(&ours), HangUp::SendingSide);
         drop(theirs);
         assert_eq!(hang_up(&ours), HangUp::BothSides);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peer_has_read_everything_or_not() {
+        use std::io::Write;
+        let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(has_read_everything(&ours), "nothing was written");
+        ours.write_all(b"twelve bytes").unwrap();
+        assert!(!has_read_everything(&ours));
+        let mut buffer = [0; 12];
+        theirs.read_exact(&mut buffer[..11]).unwrap();
+        assert!(!has_read_everything(&ours), "one byte is unread");
+        theirs.read_exact(&mut buffer[..1]).unwrap();
+        assert!(has_read_everything(&ours));
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(has_read_everything(&ours));
+        drop(theirs);
+        assert!(has_read_everything(&ours), "it had read everything before it closed");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peer_that_closes_with_bytes_unread_has_not_read_everything() {
+        use std::io::Write;
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.write_all(b"unread").unwrap();
+        drop(theirs);
+        assert!(!has_read_everything(&ours));
     }
 
     #[test]

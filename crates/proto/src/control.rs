@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use serde_json::Value;
 
@@ -62,7 +63,7 @@ pub fn welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
 }
 
 /// Appends a frame: an object without its closing brace, and `req` if the request had one.
-fn answer(out: &mut Vec<u8>, members: &[u8], req: Option<Raw<'_>>) {
+pub(crate) fn answer(out: &mut Vec<u8>, members: &[u8], req: Option<Raw<'_>>) {
     frame::append(out, |out| {
         out.extend_from_slice(members);
         append_req(out, req);
@@ -226,6 +227,11 @@ impl TracedState<'_> {
 /// Unix time in seconds, as the bus writes it.
 pub fn unix_seconds(unix_us: u64) -> String {
     format!("{}.{:06}", unix_us / 1_000_000, unix_us % 1_000_000)
+}
+
+/// bus → client: the answer to a `ping` that has a `req`.
+pub fn pong_to(out: &mut Vec<u8>, req: Raw<'_>) {
+    answer(out, br#"{"type": "pong""#, Some(req));
 }
 
 /// Both ways: the answer to `ping`.
@@ -448,7 +454,7 @@ pub fn ping(out: &mut Vec<u8>) {
 
 /// A message as a client composes it. What is `None` is left out: the bus adds `id`, `ts`, and, on a
 /// registered session, `from`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct MessageFields<'a> {
     /// `to`; empty means every endpoint.
     pub to: &'a str,
@@ -458,6 +464,16 @@ pub struct MessageFields<'a> {
     pub id: Option<&'a str>,
     /// `reply_to`: the id of the message that this answers.
     pub reply_to: Option<&'a str>,
+    /// `receipt`: the state that the sender wants to hear of.
+    pub receipt: Option<Status>,
+    /// `queue`
+    pub queue: bool,
+    /// `ttl_s`
+    pub ttl: Option<Duration>,
+    /// `hops`
+    pub hops: Option<u32>,
+    /// `traceparent`: W3C trace context.
+    pub traceparent: Option<&'a str>,
     /// JSON text of `body`, known to be one well-formed value.
     pub body: &'a str,
 }
@@ -468,10 +484,24 @@ pub fn message(out: &mut Vec<u8>, fields: &MessageFields<'_>) -> Result<(), Fram
     out.extend_from_slice(&[0; HEADER_BYTES]);
     out.extend_from_slice(br#"{"type": "message", "to": "#);
     out.extend_from_slice(json_string(fields.to).as_bytes());
-    let optional =
-        [("from", fields.from), ("id", fields.id), ("reply_to", fields.reply_to)].into_iter();
-    for (key, value) in optional.filter_map(|(key, value)| Some((key, value?))) {
+    let optional = [
+        ("from", fields.from),
+        ("id", fields.id),
+        ("reply_to", fields.reply_to),
+        ("receipt", fields.receipt.map(Status::as_str)),
+        ("traceparent", fields.traceparent),
+    ];
+    for (key, value) in optional.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         out.extend_from_slice(format!(", \"{key}\": {}", json_string(value)).as_bytes());
+    }
+    if fields.queue {
+        out.extend_from_slice(b", \"queue\": true");
+    }
+    if let Some(ttl) = fields.ttl {
+        out.extend_from_slice(format!(", \"ttl_s\": {}", ttl.as_secs_f64()).as_bytes());
+    }
+    if let Some(hops) = fields.hops {
+        out.extend_from_slice(format!(", \"hops\": {hops}").as_bytes());
     }
     out.extend_from_slice(b", \"body\": ");
     out.extend_from_slice(fields.body.as_bytes());

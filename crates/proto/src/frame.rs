@@ -62,6 +62,13 @@ impl FrameError {
 /// Looks at the beginning of `buffer`. Does not look inside the payload.
 #[inline]
 pub fn decode(buffer: &[u8]) -> Decoded<'_> {
+    decode_within(buffer, PAYLOAD_BYTES_MAX)
+}
+
+/// The same with another limit for the payload, in bytes: what a level 2 session receives may be
+/// larger than what anybody may send.
+#[inline]
+pub fn decode_within(buffer: &[u8], payload_bytes_max: usize) -> Decoded<'_> {
     let Some((header, rest)) = buffer.split_first_chunk::<HEADER_BYTES>() else {
         return Decoded::Incomplete { frame_bytes: HEADER_BYTES };
     };
@@ -69,7 +76,7 @@ pub fn decode(buffer: &[u8]) -> Decoded<'_> {
     if payload_bytes == 0 {
         return Decoded::Refused(FrameError::Empty);
     }
-    if payload_bytes > PAYLOAD_BYTES_MAX {
+    if payload_bytes > payload_bytes_max {
         return Decoded::Refused(FrameError::TooLarge { payload_bytes });
     }
     let frame_bytes = HEADER_BYTES + payload_bytes;

@@ -40,15 +40,30 @@ pub struct Traffic {
 }
 
 /// Whether an endpoint is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointState {
     /// A session holds the name.
+    #[default]
     Online,
+    /// It has no session, but a mailbox, or messages that wait for it.
+    Offline,
+}
+
+/// What waits for an endpoint on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MailboxDetails {
+    /// Number of messages.
+    pub messages: u64,
+    /// What they take of its quota, in bytes.
+    pub bytes: u64,
+    /// When the oldest of them arrived, as Unix time in seconds.
+    #[serde(default)]
+    pub oldest_ts: Option<f64>,
 }
 
 /// One endpoint, as `details` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EndpointDetails {
     /// The endpoint's name.
     pub endpoint: String,
@@ -74,6 +89,26 @@ pub struct EndpointDetails {
     pub dropped: u64,
     /// Whether the bus keeps an impatient client connected with unsolicited pongs.
     pub impatient: bool,
+    /// Messages that it holds and has not acknowledged.
+    #[serde(default)]
+    pub unacknowledged: u64,
+    /// What waits for it on disk, if it has a mailbox or something waits.
+    #[serde(default)]
+    pub mailbox: Option<MailboxDetails>,
+    /// The groups that it is a member of, without `@`.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// The patterns that it subscribes to, without `#`.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// What its session has said about itself.
+    #[serde(default)]
+    pub meta: Option<serde_json::Value>,
+}
+
+/// What a session has said about itself, as a value; none for JSON that only Python takes for such.
+pub fn meta(text: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(text).ok()
 }
 
 /// The bus itself, in a level 2 listing.
@@ -146,8 +181,28 @@ impl ListingWriter {
         append_item(&mut self.details, &detail);
     }
 
-    /// The whole frame, appended to `out`. `server` is only asked for on level 2.
-    pub fn finish(self, out: &mut Vec<u8>, server: impl FnOnce() -> ServerDetails) {
+    /// Adds an endpoint that has no session: it is shown in the details only.
+    pub fn push_offline(&mut self, details: impl FnOnce() -> EndpointDetails) {
+        if self.truncated || self.level == Level::One {
+            return;
+        }
+        let detail = serde_json::to_string(&details()).expect("details always have a JSON form");
+        let grown = self.payload_bytes + detail.len() + 2;
+        if grown > PAYLOAD_BYTES_MAX {
+            self.truncated = true;
+            return;
+        }
+        self.payload_bytes = grown;
+        append_item(&mut self.details, &detail);
+    }
+
+    /// The whole frame, appended to `out`. `server` is only asked for on level 2; `req` is echoed.
+    pub fn finish(
+        self,
+        out: &mut Vec<u8>,
+        server: impl FnOnce() -> ServerDetails,
+        req: Option<crate::Raw<'_>>,
+    ) {
         let truncated = if self.truncated { ", \"truncated\": true" } else { "" };
         let (names, details) = (self.names, self.details);
         let payload = match self.level {
@@ -162,7 +217,10 @@ impl ListingWriter {
                 )
             }
         };
-        frame::append(out, |out| out.extend_from_slice(payload.as_bytes()));
+        let Some(req) = req else {
+            return frame::append(out, |out| out.extend_from_slice(payload.as_bytes()));
+        };
+        control::answer(out, &payload.as_bytes()[..payload.len() - 1], Some(req));
     }
 }
 

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use hermes_bus_client::{Conflict, Status, topic_address};
 use hermes_bus_daemon::config::parse_time;
 
 use super::{Adjustments, EXIT_CODES};
-use crate::screen::Color;
+use crate::screen::{Color, parse_moment};
 use crate::sender::Content;
 
 /// A message bus for the agents, scripts and people of one machine.
@@ -54,6 +56,30 @@ pub enum Command {
     /// The reply is the message whose `reply_to` is the id of the request. Without --from, the
     /// request comes from a name of its own, `request-PID`, so that it can be answered.
     Request(Request),
+    /// Send a message to everybody who is subscribed to a topic
+    Publish(Publish),
+    /// Print what is published to topics, as it comes
+    Subscribe(Subscribe),
+    /// Print who comes and goes, and what is routed
+    ///
+    /// What is routed only the bus's own user and root may see.
+    Watch(Watch),
+    /// Say where a message is, and why it is not further
+    Trace {
+        /// The message's id
+        id: String,
+    },
+    /// Look at what waits for endpoints that are away
+    #[command(subcommand)]
+    Mailbox(Mailbox),
+    /// Look at messages that could not be delivered
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Print messages of the past that the bus has kept
+    History(History),
+    /// Look at groups, of which one member gets each message
+    #[command(subcommand)]
+    Group(Group),
     /// Say who is connected
     List,
     /// Measure how long the bus takes to answer
@@ -146,9 +172,17 @@ pub enum Config {
 /// A message on the command line.
 #[derive(Args, Debug)]
 pub struct Compose {
-    /// The endpoint; empty means all of them
+    /// The endpoint; empty means all of them. @GROUP means one of its members, #TOPIC its subscribers
     #[arg(value_name = "TO")]
     pub to: String,
+    /// What is sent.
+    #[command(flatten)]
+    pub body: Body,
+}
+
+/// What is sent.
+#[derive(Args, Debug)]
+pub struct Body {
     /// The message's text; '-' reads it from standard input
     #[arg(value_name = "TEXT", required_unless_present = "body", conflicts_with = "body")]
     text: Option<String>,
@@ -166,10 +200,10 @@ pub struct Compose {
     pub id: Option<String>,
 }
 
-impl Compose {
+impl Body {
     /// What the body is made of.
     pub fn content(&self) -> Content {
-        let Compose { text, body, kind, channel, .. } = self;
+        let Body { text, body, kind, channel, .. } = self;
         Content {
             text: text.clone(),
             body: body.clone(),
@@ -180,12 +214,39 @@ impl Compose {
     }
 }
 
+/// How far a message is to come, and for how long it is wanted.
+#[derive(Args, Debug)]
+pub struct Wanted {
+    /// Wait until it has come this far: with the bus (accepted), on disk (stored), handed over to the
+    /// receiver (delivered), confirmed by it (acked)
+    #[arg(long, value_name = "STATE", value_parser = parse_state())]
+    pub receipt: Option<Status>,
+    /// Give it up after this time: seconds, or a number with a unit (500ms, 2m)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub ttl: Option<Duration>,
+    /// How long to wait for the bus [default: 5s; with --receipt 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub timeout: Option<Duration>,
+}
+
+/// The states that a sender can wait for.
+pub fn parse_state() -> impl TypedValueParser<Value = Status> {
+    let words = Status::ALL.map(Status::as_str);
+    PossibleValuesParser::new(words).map(|word| Status::of(&word).expect("it is one of the words"))
+}
+
 /// `hermes-bus send`
 #[derive(Args, Debug)]
 pub struct Send {
     /// The message.
     #[command(flatten)]
     pub compose: Compose,
+    /// How far it is to come.
+    #[command(flatten)]
+    pub wanted: Wanted,
+    /// Store it if the endpoint is known, but not there
+    #[arg(long)]
+    pub queue: bool,
     /// The sender's name, or its key in role_map of bus-rules.yaml [default: the tmux session this
     /// runs in, else 'hermes-bus']
     #[arg(long, value_name = "NAME")]
@@ -193,6 +254,23 @@ pub struct Send {
     /// The id of the message that this one answers
     #[arg(long, value_name = "ID")]
     pub reply_to: Option<String>,
+}
+
+/// `hermes-bus publish`
+#[derive(Args, Debug)]
+pub struct Publish {
+    /// The topic: words with dots between them
+    #[arg(value_parser = |topic: &str| topic_address(topic).map_err(|error| error.to_string()))]
+    pub topic: String,
+    /// What is sent.
+    #[command(flatten)]
+    pub body: Body,
+    /// How far it is to come.
+    #[command(flatten)]
+    pub wanted: Wanted,
+    /// The sender's name, as with `send`
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
 }
 
 /// `hermes-bus request`
@@ -214,13 +292,65 @@ pub struct Request {
 pub struct Listen {
     /// The name to listen as [default: listen-PID]
     pub name: Option<String>,
-    /// Take the name, even if another session has it
-    #[arg(long)]
+    /// The same as NAME
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+    pub named: Option<String>,
+    /// Be a member of this group; can be given several times
+    #[arg(long, value_name = "NAME")]
+    pub group: Vec<String>,
+    /// Subscribe to topics that match this; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub topic: Vec<String>,
+    /// How to listen.
+    #[command(flatten)]
+    pub hearing: Hearing,
+}
+
+/// `hermes-bus subscribe`
+#[derive(Args, Debug)]
+pub struct Subscribe {
+    /// Topics: '*' stands for one word between dots, '>' at the end for the rest
+    #[arg(value_name = "PATTERN", required = true)]
+    pub patterns: Vec<String>,
+    /// The name to listen as [default: subscribe-PID]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// How to listen.
+    #[command(flatten)]
+    pub hearing: Hearing,
+}
+
+/// What `listen` and `subscribe` have in common.
+#[derive(Args, Debug)]
+pub struct Hearing {
+    /// What to do if the name is taken [default: refuse]
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub conflict: Option<OnConflict>,
+    /// Take the name, even if another session has it: --conflict replace
+    #[arg(long, conflicts_with = "conflict")]
     pub replace: bool,
+    /// Have the bus keep what is sent to the name while nobody listens; needs a name
+    #[arg(long)]
+    pub mailbox: bool,
+    /// Acknowledge each message when it has been printed, or when its command has succeeded
+    ///
+    /// A message whose command fails is given back, and comes again later. What was not acknowledged
+    /// comes again to the next who listens.
+    #[arg(long)]
+    pub ack: bool,
+    /// How many messages to take before one is acknowledged
+    #[arg(long, value_name = "N", requires = "ack", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub in_flight: Option<u32>,
+    /// Leave out what was acknowledged before and comes again, recognised by sender and id
+    #[arg(long, requires = "ack")]
+    pub hide_repeats: bool,
+    /// Read the secret of a protected name from this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
     /// Run a command in a shell for each message instead of printing it, one after the other
     ///
-    /// It gets the message as JSON on standard input, and in MESSAGE, FROM, TYPE, TEXT, CHANNEL, ID
-    /// and TS (values of up to 100 KiB).
+    /// It gets the message as JSON on standard input, and in MESSAGE, FROM, TYPE, TEXT, CHANNEL, ID,
+    /// TS, VIA and DELIVERY (values of up to 100 KiB).
     #[arg(long, value_name = "CMD")]
     pub exec: Option<String>,
     /// End after this many messages
@@ -229,6 +359,158 @@ pub struct Listen {
     /// End after this time: seconds, or a number with a unit (500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,
+}
+
+/// What to do if a name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnConflict {
+    /// Take it
+    Replace,
+    /// Give up
+    Refuse,
+    /// Listen as NAME-2, NAME-3, …
+    Suffix,
+}
+
+impl Hearing {
+    /// What to do if the name is taken.
+    pub fn on_conflict(&self) -> Conflict {
+        match self.conflict {
+            Some(OnConflict::Replace) => Conflict::Replace,
+            Some(OnConflict::Suffix) => Conflict::Suffix,
+            None if self.replace => Conflict::Replace,
+            None | Some(OnConflict::Refuse) => Conflict::Refuse,
+        }
+    }
+}
+
+/// `hermes-bus watch`
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// Print what is routed as well: envelopes, or whole messages
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub tap: Option<Tap>,
+    /// Leave out who comes and goes
+    #[arg(long, requires = "tap")]
+    pub no_presence: bool,
+    /// End after this many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time: seconds, or a number with a unit (500ms, 2m)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub timeout: Option<Duration>,
+}
+
+/// How much to see of what is routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tap {
+    /// Who writes to whom, and how much
+    Envelopes,
+    /// The messages
+    Messages,
+}
+
+/// `hermes-bus mailbox`
+#[derive(Debug, Subcommand)]
+pub enum Mailbox {
+    /// Say for whom messages wait
+    List,
+    /// Print what waits for an endpoint
+    Show {
+        /// The endpoint
+        name: String,
+        /// At most so many messages
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Print what waits for an endpoint, and remove it
+    Drain {
+        /// The endpoint
+        name: String,
+        /// At most so many messages
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Remove what waits for an endpoint
+    Purge {
+        /// The endpoint
+        name: String,
+    },
+}
+
+/// `hermes-bus dead`
+#[derive(Debug, Subcommand)]
+pub enum Dead {
+    /// Say which messages could not be delivered, and why
+    List {
+        /// Only those for this endpoint
+        name: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Print one of them
+    Show {
+        /// Its key, as `dead list` prints it
+        key: String,
+    },
+    /// Send some of them once more
+    Retry(Which),
+    /// Forget some of them
+    Drop(Which),
+}
+
+/// Which dead letters.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// The one with this key
+    pub key: Option<String>,
+    /// All for this endpoint
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
+    /// All
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `hermes-bus history`
+#[derive(Args, Debug)]
+pub struct History {
+    /// Only messages with these words
+    #[arg(long, value_name = "WORDS")]
+    pub search: Option<String>,
+    /// Only messages of this sender
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// Only messages to this endpoint
+    #[arg(long, value_name = "NAME")]
+    pub to: Option<String>,
+    /// Only messages from then on: a time ago (1h), a day (2026-11-01), or a moment
+    /// (2026-11-01T12:30)
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub since: Option<f64>,
+    /// Only messages until then
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub until: Option<f64>,
+    /// At most so many, the newest [default: 50; with --since all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Go on with what comes
+    #[arg(long, conflicts_with = "until")]
+    pub follow: bool,
+}
+
+/// `hermes-bus group`
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// Say which groups there are, with their members
+    List,
+    /// Say who is a member of a group
+    Members {
+        /// The group, with or without its @
+        name: String,
+    },
 }
 
 #[cfg(test)]

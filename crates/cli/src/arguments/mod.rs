@@ -18,7 +18,7 @@ Exit codes:
   0  done
   1  not done: no bus, an unknown endpoint, a refusal, a body that is no JSON, findings of doctor
   2  wrong usage
-  3  time ran out: no reply, or fewer messages than asked for
+  3  time ran out: no reply, no receipt, or fewer messages than asked for
   4  standard input cannot be read
   5  another session took the name
   6  a command that was given with --exec failed";

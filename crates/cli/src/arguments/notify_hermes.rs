@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
+use hermes_bus_client::Status;
+
+use super::bus::parse_state;
 
 /// Send a message to an endpoint of the hermes bus
 #[derive(Debug, Parser)]
@@ -18,7 +21,8 @@ use clap::{Parser, ValueHint};
     after_help = "Prints 'OK: notified TO' when the bus has taken the message for the endpoint. The sender's name \
                   is --from, else the tmux session it runs in, both looked up in role_map of \
                   bus-rules.yaml, else 'notify-hermes'.\n\n\
-                  Exit codes: 0 taken; 1 not taken, with the reason on standard error; 2 wrong usage; \
+                  Exit codes: 0 taken, and with --receipt come that far; 1 not so, with the reason on \
+                  standard error; 2 wrong usage; 3 not come that far in time (30 s), but it may still; \
                   4 standard input cannot be read."
 )]
 pub struct Arguments {
@@ -43,6 +47,13 @@ pub struct Arguments {
     /// The body's channel: the chat that a reply belongs to, as platform:chat_id
     #[arg(long, value_name = "CHANNEL")]
     pub channel: Option<String>,
+    /// Wait until the message has come this far: with the bus (accepted), on disk (stored), handed
+    /// over to the receiver (delivered), confirmed by it (acked)
+    #[arg(long, value_name = "STATE", value_parser = parse_state())]
+    pub receipt: Option<Status>,
+    /// Store the message if the endpoint is known, but not there
+    #[arg(long)]
+    pub queue: bool,
     /// The rules file [default: $HERMES_HOME/bus-rules.yaml, else ~/.hermes/bus-rules.yaml]
     #[arg(long, value_name = "PATH", value_parser = path(), value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
@@ -57,10 +68,10 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 /// Options that take a value.
-const VALUED: [&str; 7] =
-    ["--to", "--body", "--socket", "--from", "--type", "--channel", "--config"];
+const VALUED: [&str; 8] =
+    ["--to", "--body", "--socket", "--from", "--type", "--channel", "--receipt", "--config"];
 /// Options that stand alone.
-const FLAGS: [&str; 2] = ["--json", "--help"];
+const FLAGS: [&str; 3] = ["--queue", "--json", "--help"];
 
 /// Puts arguments into an order that leaves nothing to guess: `--option=value`, what is not known,
 /// then `--`, then the message. What is wrong stays wrong, and is refused by the definition, which
@@ -213,6 +224,15 @@ mod tests {
         let empty = "--to=|--body=|--socket=|--from=|--type=|--channel=|--config=|m";
         let parsed = parse(empty).unwrap();
         assert_eq!((parsed.socket, parsed.kind), (Some(PathBuf::new()), Some(String::new())));
+    }
+
+    #[test]
+    fn a_receipt_is_a_state() {
+        let parsed = parse("--to|a|--que|--rec|stored|m").unwrap();
+        assert_eq!((parsed.receipt, parsed.queue), (Some(Status::Stored), true));
+        for words in ["--to|a|--receipt|read|m", "--to|a|--receipt=|m", "--to|a|--queue=1|m"] {
+            assert!(parse(words).is_err(), "{words}");
+        }
     }
 
     #[test]

@@ -1,17 +1,20 @@
 //! `notify-hermes`: sends one message, and says whether the bus has taken it.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use hermes_bus::arguments::notify_hermes::{Arguments, normalize};
-use hermes_bus::failure::{Failure, exit, receipt_json};
+use hermes_bus::failure::{Failure, exit, is_success, receipt_json, receipt_words};
 use hermes_bus::screen::{note, say};
 use hermes_bus::sender::{Content, find_bus, sender_name};
 use hermes_bus_client::{Outgoing, Receipt};
 
 /// Who sends where nobody says otherwise.
 const FALLBACK: &str = "notify-hermes";
+/// How long a message may take to come as far as it is to.
+const RECEIPT_PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse_from(normalize(std::env::args_os())) {
@@ -61,10 +64,23 @@ fn send(arguments: &Arguments) -> Result<Receipt, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new("no_runtime", error.to_string()))?;
     runtime.block_on(async {
-        let message: Outgoing = message.from(sender);
+        let mut message: Outgoing = message.from(sender);
+        if arguments.queue {
+            message = message.queue();
+        }
+        let Some(wanted) = arguments.receipt else {
+            let sent = bus.send(&message).await;
+            return match sent {
+                Ok(receipt) => Ok(receipt),
+                Err(error) => Err(Failure::sending(&error, &bus, &arguments.to).await),
+            };
+        };
+        let mut message = message.receipt(wanted);
+        let id = message.ensure_id().to_owned();
+        let bus = bus.patience(RECEIPT_PATIENCE);
         match bus.send(&message).await {
             Ok(receipt) => Ok(receipt),
-            Err(error) => Err(Failure::sending(&error, &bus, &arguments.to).await),
+            Err(error) => Err(Failure::receipting(&error, &bus, &arguments.to, wanted, &id).await),
         }
     })
 }
@@ -73,7 +89,11 @@ fn report(arguments: &Arguments, receipt: &Receipt) -> std::io::Result<ExitCode>
     if arguments.json {
         say(&receipt_json(&arguments.to, receipt).to_string())?;
     } else {
-        say(&format!("OK: notified {}", arguments.to))?;
+        let how_far = match arguments.receipt {
+            Some(_) => format!(" ({})", receipt_words(&arguments.to, receipt)),
+            None => String::new(),
+        };
+        say(&format!("OK: notified {}{how_far}", arguments.to))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_success(receipt) { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }

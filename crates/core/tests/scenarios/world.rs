@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use hermes_bus_core::storage::{Order, Ticket};
+use hermes_bus_core::storage::{Order, Record, Ticket};
 use hermes_bus_core::{
     CloseReason, Config, Counters, Credentials, Effect, Event, Moment, Next, Now, Payload, Probed,
     Reading, Router, SessionKey,
 };
 use hermes_bus_proto::frame::{self, Decoded};
 use serde_json::{Value, json};
+
+use crate::shelf::Shelf;
 
 pub(crate) const OWNER: u32 = 1000;
 /// 2024-05-21, the time of the protocol's example.
@@ -40,6 +42,8 @@ pub(crate) struct World {
     pub(crate) admin: Vec<(SessionKey, Value)>,
     /// What is to be kept on disk.
     pub(crate) orders: Vec<(Ticket, Order)>,
+    /// What is on disk.
+    pub(crate) shelf: Shelf,
     /// Whose socket is to be looked at.
     pub(crate) looks: Vec<SessionKey>,
     /// Who asks where a message is.
@@ -63,6 +67,7 @@ impl World {
             more_input: Vec::new(),
             admin: Vec::new(),
             orders: Vec::new(),
+            shelf: Shelf::default(),
             looks: Vec::new(),
             traces: Vec::new(),
         };
@@ -249,6 +254,28 @@ impl World {
         self.pass(Duration::from_secs(60));
         assert!(self.router.is_idle(), "connections are left");
         assert_eq!(self.router.usage(), Default::default(), "memory is still charged");
+    }
+
+    /// The same where endpoints stay for their mailboxes.
+    pub(crate) fn end_with_mailboxes(mut self) {
+        let keys: Vec<SessionKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            if self.closed(key).is_none() {
+                self.put_hang_up(key);
+            }
+        }
+        self.turn();
+        self.pass(Duration::from_secs(5));
+        self.sync();
+        let usage = self.router.usage();
+        let used = usage.queued + usage.answers + usage.intake + usage.held;
+        assert_eq!(used, 0, "memory is still charged: {usage:?}");
+        for mailbox in self.router.mailboxes() {
+            let name = mailbox.endpoint.as_str();
+            let of_it = |record: &&Record| record.endpoint.as_str() == name;
+            let on_disk = self.shelf.records.values().filter(of_it).count() as u64;
+            assert_eq!(mailbox.kept.messages, on_disk, "the books of {name}");
+        }
     }
 
     // ---- time and turns -------------------------------------------------------------------------

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use hermes_bus_client::nearest;
 use hermes_bus_core::Protection;
-use hermes_bus_proto::EndpointName;
 
 use super::error::{Fault, shown};
-use super::lists::{items, read_uid};
+use super::lists::{items, read_name, read_uid};
 use super::scalars::quoted;
 use super::value::{Context, Field};
 use super::yaml::{Content, Entry, Node};
@@ -98,7 +97,7 @@ fn read_one(node: &Node, context: &Context<'_>) -> Result<Protected, Vec<Fault>>
     let mut note = |fault| faults.push(fault);
 
     let mut name = None;
-    match entry("name").map(read_name) {
+    match entry("name").map(|entry| read_name(&entry.value)) {
         Some(Ok(read)) => name = Some(read),
         Some(Err(fault)) => note(fault),
         None => note(Fault::new(node.at, "an entry needs a name")),
@@ -141,18 +140,6 @@ fn unknown_key(entry: &Entry) -> Option<Fault> {
         }
     };
     Some(Fault::new(entry.key_at, what))
-}
-
-fn read_name(entry: &Entry) -> Result<String, Fault> {
-    let fault = |what: String| Err(Fault::new(entry.value.at, what));
-    match &entry.value.content {
-        Content::Text(name) if name.is_empty() => fault("a name must not be empty".to_owned()),
-        Content::Text(name) => match EndpointName::level_1(name) {
-            Ok(_) => Ok(name.clone()),
-            Err(error) => fault(error.to_string()),
-        },
-        _ => fault(format!("a name is a text, not {}", entry.value.kind())),
-    }
 }
 
 fn read_inline_token(entry: &Entry, context: &Context<'_>) -> Result<String, Fault> {

@@ -6,7 +6,7 @@ use crate::logging::{Format, Sink};
 
 use super::scalars::LEVELS;
 use super::value::{Field, Kind};
-use super::{Settings, access};
+use super::{HistoryOf, Settings, access};
 
 /// One thing that can be set.
 #[derive(Debug)]
@@ -87,6 +87,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 /// Most bytes of any budget (1 TiB; 1 GiB where that is more than can be addressed).
@@ -99,6 +100,11 @@ const SINKS: &[(&str, Sink)] = &[
     ("file", Sink::File),
     ("stderr", Sink::StandardError),
     ("journal", Sink::Journal),
+];
+const HISTORIES: &[(&str, HistoryOf)] = &[
+    ("none", HistoryOf::Nothing),
+    ("envelopes", HistoryOf::Envelopes),
+    ("messages", HistoryOf::Messages),
 ];
 const FORMATS: &[(&str, Format)] = &[("human", Format::Human), ("json", Format::Json)];
 
@@ -179,6 +185,8 @@ pub(super) const NOT_OVER: &[(&str, &str)] = &[
     ("queues.bytes_user_max", "queues.bytes_total_max"),
     ("held.bytes_max", "held.bytes_total_max"),
     ("answers.bytes_max", "answers.bytes_total_max"),
+    ("store.mailbox_bytes_max", "store.mailbox_bytes_total_max"),
+    ("delivery.nack_pause", "delivery.nack_pause_max"),
 ];
 
 /// The groups, in the order of the file.
@@ -189,6 +197,8 @@ pub static GROUPS: &[Group] = &[
     Group { name: "queues", about: "Messages that wait for a receiver to read them." },
     Group { name: "held", about: "Messages for a name whose session ended a moment ago." },
     Group { name: "answers", about: "The bus's own answers that a peer has not read." },
+    Group { name: "store", about: "What is kept on disk: mailboxes, dead letters, history." },
+    Group { name: "delivery", about: "Acknowledgements, receipts and repetitions." },
     Group { name: "socket", about: "The bus's socket." },
     Group {
         name: "hooks",
@@ -344,6 +354,124 @@ pub static KEYS: &[Key] = &[
          has some to read.",
     ),
     at_start(
+        "store.enabled",
+        Kind::Switch(plain!(store.is_enabled)),
+        "Whether anything is kept on disk (`hermes-bus/store.db` in the root directory). Without it, messages \
+         that ask to be kept are refused with `store_unavailable`.",
+    ),
+    live(
+        "store.mailboxes",
+        Kind::Names(plain!(router.mailboxes)),
+        "Endpoints whose messages wait for them while they are away, whether they ask for it or not: \
+         for released clients, which cannot ask.",
+    ),
+    live(
+        "store.mailbox_bytes_max",
+        bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(router.mailbox_bytes_max)),
+        "What may wait on disk for one endpoint. Over it, senders hear `mailbox_full`.",
+    ),
+    live(
+        "store.mailbox_bytes_total_max",
+        bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(router.mailbox_bytes_total_max)),
+        "What may wait on disk for all endpoints.",
+    ),
+    live(
+        "store.pending_bytes_max",
+        bytes(LARGEST_MESSAGE, BUDGET_MAX, number!(router.store_pending_bytes_max: usize)),
+        "What may be on its way to the disk. Over it, reading from those who add to it pauses.",
+    ),
+    live(
+        "store.queued_for",
+        time(MINUTE, YEAR, plain!(router.queued_for)),
+        "How long a message waits that its sender has queued for an endpoint without a mailbox.",
+    ),
+    at_start(
+        "store.dead_letters_for",
+        time(MINUTE, YEAR, plain!(store.dead_letters_for)),
+        "How long dead letters are kept.",
+    ),
+    at_start(
+        "store.dead_letters_bytes_max",
+        bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(store.dead_letters_bytes_max)),
+        "How much of them is kept; the oldest goes first.",
+    ),
+    live(
+        "store.history",
+        word!(HISTORIES, store.history),
+        "What is kept of every message that is routed: `none`, `envelopes` (who wrote to whom and \
+         when, without content), or whole `messages`. Messages go into the history after they were \
+         routed; when the disk is slow, some are left out, and counted.",
+    ),
+    at_start(
+        "store.history_for",
+        time(MINUTE, YEAR, plain!(store.history_for)),
+        "How long the history is kept.",
+    ),
+    at_start(
+        "store.history_bytes_max",
+        bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(store.history_bytes_max)),
+        "How much of it is kept; the oldest goes first.",
+    ),
+    live(
+        "store.known_for",
+        time(MINUTE, YEAR, plain!(router.known_for)),
+        "How long the name of an endpoint is known after it was there: so long, messages may be \
+         queued for it.",
+    ),
+    live(
+        "store.known_max",
+        count(1, 10_000_000, number!(router.known_max: usize)),
+        "How many names are known; the one seen longest ago goes first.",
+    ),
+    live(
+        "delivery.in_flight_bytes_max",
+        bytes(64 * KIB, BUDGET_MAX, number!(router.in_flight_bytes_max: usize)),
+        "Unacknowledged bytes that an acknowledging session gets at a time. One message of any size \
+         is always possible.",
+    ),
+    live(
+        "delivery.nack_pause",
+        time(ms(1), HOUR, plain!(router.nack_pause)),
+        "When a message comes again that its receiver has given back for the first time; twice as \
+         long each further time.",
+    ),
+    live(
+        "delivery.nack_pause_max",
+        time(ms(1), DAY, plain!(router.nack_pause_max)),
+        "The longest such pause.",
+    ),
+    live(
+        "delivery.deliveries_max",
+        count(1, 1_000_000, number!(router.deliveries_max: u32)),
+        "So many deliveries that ended without an acknowledgement make a dead letter.",
+    ),
+    live(
+        "delivery.repetition_window",
+        time(ms(0), DAY, plain!(router.repetition_window)),
+        "How long a message that asks for `stored`, `acked` or `queue` is known by its id: a \
+         repetition is answered, and not delivered again.",
+    ),
+    live(
+        "delivery.repetitions_max",
+        count(0, 10_000_000, number!(router.repetitions_max: usize)),
+        "How many messages are known by their ids; the oldest goes first.",
+    ),
+    live(
+        "delivery.receipt_wait",
+        time(ms(100), HOUR, plain!(router.receipt_wait)),
+        "How long the receipt of a broadcast or topic waits for its last target.",
+    ),
+    live(
+        "delivery.receipts_waiting_max",
+        count(1, 10_000_000, number!(router.receipts_waiting_max: usize)),
+        "Receipts that one connection may wait for at a time.",
+    ),
+    at_start(
+        "delivery.trace_messages_max",
+        count(0, 10_000_000, number!(router.trace_messages_max: usize)),
+        "Messages whose states are remembered for `trace`.",
+    ),
+    at_start(
         "socket.backlog",
         count(1, 65_535, number!(socket.backlog: u32)),
         "Connections that may wait to be accepted. The kernel allows at most `net.core.somaxconn`.",
@@ -387,7 +515,7 @@ pub static KEYS: &[Key] = &[
         "log.levels",
         Kind::Levels(plain!(log.levels)),
         "Levels of single targets, in place of `log.level`: `{hooks: debug}`. The targets are `bus`, \
-         `config`, `door`, `hooks`, `metrics`, `router` and `service`.",
+         `config`, `door`, `hooks`, `metrics`, `router`, `service` and `store`.",
     ),
     live(
         "log.file_bytes_max",

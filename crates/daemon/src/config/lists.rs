@@ -1,4 +1,6 @@
-//! Values that are lists or mappings: users, and levels of log targets.
+//! Values that are lists or mappings: users, names of endpoints, and levels of log targets.
+
+use hermes_bus_proto::EndpointName;
 
 use super::error::{Fault, shown};
 use super::scalars::{LEVELS, level_words, parse_count, parse_word};
@@ -45,6 +47,32 @@ pub(super) fn read_users(node: &Node) -> Result<Vec<u32>, Vec<Fault>> {
         }
     }
     if faults.is_empty() { Ok(users) } else { Err(faults) }
+}
+
+pub(super) fn read_names(node: &Node) -> Result<Vec<String>, Vec<Fault>> {
+    let mut names = Vec::new();
+    let mut faults = Vec::new();
+    for item in items(node, "a list of names ([worker, lead])")? {
+        match read_name(item) {
+            Ok(name) if names.contains(&name) => {}
+            Ok(name) => names.push(name),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(names) } else { Err(faults) }
+}
+
+/// The name of an endpoint.
+pub(super) fn read_name(node: &Node) -> Result<String, Fault> {
+    let fault = |what: String| Err(Fault::new(node.at, what));
+    match &node.content {
+        Content::Text(name) if name.is_empty() => fault("a name must not be empty".to_owned()),
+        Content::Text(name) => match EndpointName::level_1(name) {
+            Ok(_) => Ok(name.clone()),
+            Err(error) => fault(error.to_string()),
+        },
+        _ => fault(format!("a name is a text, not {}", node.kind())),
+    }
 }
 
 pub(super) fn read_levels(node: &Node) -> Result<Vec<(String, Level)>, Vec<Fault>> {

@@ -22,6 +22,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::{hooks, logging};
 
@@ -43,6 +44,8 @@ pub struct Settings {
     /// Files that tokens of [`Config::protected`](hermes_bus_core::Config::protected) were read from, by
     /// the protected name; for showing them.
     pub token_files: BTreeMap<String, PathBuf>,
+    /// What is kept on disk, besides what the router is told of it.
+    pub store: Store,
     /// The bus's socket.
     pub socket: Socket,
     /// Limits of all hooks together.
@@ -51,6 +54,49 @@ pub struct Settings {
     pub log: logging::Settings,
     /// Where metrics are read.
     pub metrics: Metrics,
+}
+
+/// What is kept on disk, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Whether anything is.
+    pub is_enabled: bool,
+    /// How long dead letters are kept.
+    pub dead_letters_for: Duration,
+    /// How many bytes of them.
+    pub dead_letters_bytes_max: u64,
+    /// What is kept of every message that is routed.
+    pub history: HistoryOf,
+    /// How long it is kept.
+    pub history_for: Duration,
+    /// How many bytes of it.
+    pub history_bytes_max: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+        const MIB: u64 = 1024 * 1024;
+        Store {
+            is_enabled: true,
+            dead_letters_for: WEEK,
+            dead_letters_bytes_max: 64 * MIB,
+            history: HistoryOf::Nothing,
+            history_for: WEEK,
+            history_bytes_max: 256 * MIB,
+        }
+    }
+}
+
+/// What is kept of every message that is routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryOf {
+    /// Nothing.
+    Nothing,
+    /// Who wrote to whom and when, without content.
+    Envelopes,
+    /// All of it.
+    Messages,
 }
 
 /// The bus's socket.

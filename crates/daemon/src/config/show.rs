@@ -6,6 +6,26 @@ use super::keys::{GROUPS, KEYS, Key, OnReload};
 use super::sources::{Loaded, Origin};
 use super::{Settings, access};
 
+impl Settings {
+    /// Every key with its value as a JSON object: times in seconds, sizes in bytes. Secrets are left
+    /// out.
+    pub fn to_json(&self) -> Vec<serde_json::Value> {
+        let object = |key: &Key| {
+            serde_json::json!({
+                "key": key.name,
+                "value": key.kind.json(self),
+                "text": key.written(self),
+                "variable": key.variable(),
+                "on_reload": match key.on_reload {
+                    OnReload::Applies => "applies",
+                    OnReload::NeedsRestart => "needs_restart",
+                },
+            })
+        };
+        KEYS.iter().map(object).collect()
+    }
+}
+
 impl Loaded {
     /// The defaults, as if nobody had set anything.
     pub fn defaults() -> Self {
@@ -34,20 +54,11 @@ impl Loaded {
 
     /// Every key with its value as a JSON object: times in seconds, sizes in bytes.
     pub fn to_json(&self) -> Vec<serde_json::Value> {
-        let object = |key: &Key| {
-            serde_json::json!({
-                "key": key.name,
-                "value": key.kind.json(&self.settings),
-                "text": key.written(&self.settings),
-                "origin": self.origin_shown(key),
-                "variable": key.variable(),
-                "on_reload": match key.on_reload {
-                    OnReload::Applies => "applies",
-                    OnReload::NeedsRestart => "needs_restart",
-                },
-            })
-        };
-        KEYS.iter().map(object).collect()
+        let mut objects = self.settings.to_json();
+        for (object, key) in objects.iter_mut().zip(KEYS) {
+            object["origin"] = self.origin_shown(key).into();
+        }
+        objects
     }
 
     /// Where a value is from, in a few words on one line.

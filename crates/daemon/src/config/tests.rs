@@ -9,7 +9,8 @@ use hermes_bus_core::Protection;
 use super::keys::{GROUPS, KEYS, Key, NOT_OVER, OnReload};
 use super::value::Kind;
 use super::{
-    Changes, ConfigError, FILE_BYTES_MAX, Loaded, Origin, Place, Position, Settings, Sources, parse,
+    Changes, ConfigError, FILE_BYTES_MAX, HistoryOf, Loaded, Origin, Place, Position, Settings,
+    Sources, parse,
 };
 use crate::logging::{Format, Level, Sink};
 use crate::root::Root;
@@ -73,6 +74,33 @@ fn examples() -> Vec<(&'static str, &'static str, Settings)> {
     example!("held.bytes_total_max", "32MiB", router.held_bytes_total_max = 32 * mib);
     example!("answers.bytes_max", "2MiB", router.answer_bytes_max = 2 * mib);
     example!("answers.bytes_total_max", "32MiB", router.answer_bytes_total_max = 32 * mib);
+    example!("store.enabled", "off", store.is_enabled = false);
+    let names = vec!["old one".to_owned(), "7".to_owned()];
+    example!("store.mailboxes", "[old one, 7]", router.mailboxes = names);
+    example!("store.mailbox_bytes_max", "2GiB", router.mailbox_bytes_max = 2048 * mib as u64);
+    example!(
+        "store.mailbox_bytes_total_max",
+        "4GiB",
+        router.mailbox_bytes_total_max = 4096 * mib as u64
+    );
+    example!("store.pending_bytes_max", "32MiB", router.store_pending_bytes_max = 32 * mib);
+    example!("store.queued_for", "1day", router.queued_for = seconds(86_400));
+    example!("store.dead_letters_for", "1h", store.dead_letters_for = seconds(3_600));
+    example!("store.dead_letters_bytes_max", "1GB", store.dead_letters_bytes_max = 1_000_000_000);
+    example!("store.history", "envelopes", store.history = HistoryOf::Envelopes);
+    example!("store.history_for", "2h", store.history_for = seconds(7_200));
+    example!("store.history_bytes_max", "20MB", store.history_bytes_max = 20_000_000);
+    example!("store.known_for", "5h", router.known_for = seconds(18_000));
+    example!("store.known_max", "7", router.known_max = 7);
+    example!("delivery.in_flight_bytes_max", "1MiB", router.in_flight_bytes_max = mib);
+    example!("delivery.nack_pause", "500ms", router.nack_pause = milliseconds(500));
+    example!("delivery.nack_pause_max", "2m", router.nack_pause_max = seconds(120));
+    example!("delivery.deliveries_max", "3", router.deliveries_max = 3);
+    example!("delivery.repetition_window", "0", router.repetition_window = seconds(0));
+    example!("delivery.repetitions_max", "10", router.repetitions_max = 10);
+    example!("delivery.receipt_wait", "5s", router.receipt_wait = seconds(5));
+    example!("delivery.receipts_waiting_max", "9", router.receipts_waiting_max = 9);
+    example!("delivery.trace_messages_max", "0", router.trace_messages_max = 0);
     example!("socket.backlog", "128", socket.backlog = 128);
     example!("hooks.concurrency", "2", hooks.concurrency = 2);
     example!("hooks.waiting_max", "50", hooks.waiting_max = 50);
@@ -150,7 +178,7 @@ fn every_key_refuses_values_of_another_kind_with_their_place() {
     for key in KEYS {
         let place = format!("config.yaml:2:{}: {}: ", key.leaf().len() + 5, key.name);
         let wrong: &[&str] = match key.kind {
-            Kind::Users(_) | Kind::Protected(_) => &["zebra", "5", "{a: 1}"],
+            Kind::Users(_) | Kind::Protected(_) | Kind::Names(_) => &["zebra", "5", "{a: 1}"],
             Kind::Levels(_) => &["zebra", "5", "[1]"],
             Kind::BytesOrOff { .. } | Kind::CountOrOff { .. } => {
                 &["zebra", "-1", "[1]", "{a: 1}", "1.5", "''"]
@@ -274,7 +302,7 @@ zebra: 1
         "config.yaml:6:1: log.level: write 'level:' below 'log:'",
         "config.yaml:8:20: log.levels: 'loud' is not one of error, warn, info, debug",
         "config.yaml:8:26: log.levels: 'a b' is not one of the targets bus, config, door, hooks, \
-         metrics, router, service",
+         metrics, router, service, store",
         "config.yaml:9:1: zebra: unknown key ('hermes-bus config show' lists all)",
     ];
     assert_eq!(lines(text), expected);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Settings;
 use super::access::{self, Protected};
 use super::error::Fault;
-use super::lists::{LIST_MAX, read_levels, read_users};
+use super::lists::{LIST_MAX, read_levels, read_names, read_users};
 use super::scalars::{
     level_words, parse_bytes, parse_count, parse_switch, parse_time, parse_word, quoted,
     written_bytes, written_level, written_time,
@@ -56,6 +56,8 @@ pub(super) enum Kind {
         field: Field<usize>,
     },
     Users(Field<Vec<u32>>),
+    /// Names of endpoints.
+    Names(Field<Vec<String>>),
     Levels(Field<Vec<(String, Level)>>),
     Protected(Field<Vec<Protected>>),
 }
@@ -115,6 +117,7 @@ impl Kind {
                 (field.set)(settings, word);
             }
             Kind::Users(field) => (field.set)(settings, read_users(node)?),
+            Kind::Names(field) => (field.set)(settings, read_names(node)?),
             Kind::Levels(field) => (field.set)(settings, read_levels(node)?),
             Kind::Protected(field) => {
                 (field.set)(settings, access::read_protected(node, context)?);
@@ -143,6 +146,7 @@ impl Kind {
             Kind::Switch(_) => "on or off".to_owned(),
             Kind::Word { words, .. } => format!("one of {}", words.join(", ")),
             Kind::Users(_) => "a list of user ids ([1000, 1001])".to_owned(),
+            Kind::Names(_) => "a list of names ([worker, lead])".to_owned(),
             Kind::Levels(_) => {
                 format!("a mapping of log targets to one of {}", level_words().join(", "))
             }
@@ -165,7 +169,7 @@ impl Kind {
                 format!("{min} to {max}")
             }
             Kind::Switch(_) | Kind::Word { .. } => String::new(),
-            Kind::Users(_) | Kind::Levels(_) | Kind::Protected(_) => {
+            Kind::Users(_) | Kind::Names(_) | Kind::Levels(_) | Kind::Protected(_) => {
                 format!("at most {LIST_MAX}")
             }
         }
@@ -188,6 +192,11 @@ impl Kind {
                 let users: Vec<String> =
                     (field.get)(settings).iter().map(ToString::to_string).collect();
                 format!("[{}]", users.join(", "))
+            }
+            Kind::Names(field) => {
+                let names: Vec<String> =
+                    (field.get)(settings).iter().map(|name| quoted(name)).collect();
+                format!("[{}]", names.join(", "))
             }
             Kind::Levels(field) => {
                 let written = |(target, level): &(String, Level)| {
@@ -216,6 +225,7 @@ impl Kind {
             Kind::Switch(field) => json!((field.get)(settings)),
             Kind::Word { .. } => json!(self.written(settings)),
             Kind::Users(field) => json!((field.get)(settings)),
+            Kind::Names(field) => json!((field.get)(settings)),
             Kind::Levels(field) => (field.get)(settings)
                 .into_iter()
                 .map(|(target, level)| (target, json!(written_level(level))))
@@ -251,6 +261,7 @@ impl Kind {
             Kind::Switch(field) => (field.get)(one) == (field.get)(other),
             Kind::Word { field, .. } => (field.get)(one) == (field.get)(other),
             Kind::Users(field) => (field.get)(one) == (field.get)(other),
+            Kind::Names(field) => (field.get)(one) == (field.get)(other),
             Kind::Levels(field) => (field.get)(one) == (field.get)(other),
             Kind::Protected(field) => (field.get)(one) == (field.get)(other),
         }
@@ -269,6 +280,7 @@ impl Kind {
             Kind::Switch(field) => (field.set)(to, (field.get)(from)),
             Kind::Word { field, .. } => (field.set)(to, (field.get)(from)),
             Kind::Users(field) => (field.set)(to, (field.get)(from)),
+            Kind::Names(field) => (field.set)(to, (field.get)(from)),
             Kind::Levels(field) => (field.set)(to, (field.get)(from)),
             Kind::Protected(field) => (field.set)(to, (field.get)(from)),
         }

@@ -12,6 +12,7 @@ mod machine;
 mod process;
 mod programs;
 mod setup;
+mod store;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -137,7 +138,7 @@ struct Subject<'a> {
 /// Looks at everything. Takes as long as a hung bus is waited for, a few seconds at most.
 pub fn examine(root: &Root, environment: &Environment, configured: &Configured) -> Vec<Finding> {
     let subject = Subject { root, daemon: manager::look(root), environment, configured };
-    let checks: [fn(&Subject<'_>) -> Vec<Finding>; 19] = [
+    let checks: [fn(&Subject<'_>) -> Vec<Finding>; 21] = [
         files::root,
         files::run_directory,
         files::log,
@@ -150,6 +151,8 @@ pub fn examine(root: &Root, environment: &Environment, configured: &Configured) 
         machine::backlog,
         machine::disk,
         machine::clock,
+        store::database,
+        store::in_use,
         setup::configuration,
         setup::hooks,
         programs::on_path,

@@ -29,6 +29,7 @@ impl Driver {
                 self.router.answer_admin(key, &answer);
             }
             Ok((asker, Operation::Restart)) => self.begin_succession(asker),
+            Ok((asker, operation)) => self.on_question(asker, operation),
         }
     }
 
@@ -83,7 +84,7 @@ impl Driver {
         }
     }
 
-    fn refuse(&mut self, asker: &Asker, code: ErrorCode, detail: &str) {
+    pub(super) fn refuse(&mut self, asker: &Asker, code: ErrorCode, detail: &str) {
         let refusal = asker.refusal(code, detail);
         self.router.answer_admin(asker.key, &refusal);
     }
@@ -165,7 +166,9 @@ impl Driver {
         let pid = succession.pid();
         let newcomers = std::mem::take(&mut self.newcomers);
         self.surroundings.supervisor().hand_over(pid);
-        match succession.hand_over(&door, &self.lock, &newcomers, &self.router.lingering()) {
+        let left = self.router.lingering();
+        let let_go = || self.storage.close();
+        match succession.hand_over(&door, &self.lock, &newcomers, &left, let_go) {
             Ok(()) => {
                 tracing::info!(target: target::BUS, "handed over to pid={pid}");
                 door.leave();

@@ -31,7 +31,7 @@ use self::record::Record;
 use crate::server::Mode;
 
 /// What lines are about: the names that levels can be set for.
-pub const TARGETS: [&str; 7] = [
+pub const TARGETS: [&str; 8] = [
     target::BUS,
     target::CONFIG,
     target::DOOR,
@@ -39,6 +39,7 @@ pub const TARGETS: [&str; 7] = [
     target::METRICS,
     target::ROUTER,
     target::SERVICE,
+    target::STORE,
 ];
 
 /// The names of [`TARGETS`], for the places that write lines.
@@ -57,6 +58,8 @@ pub(crate) mod target {
     pub(crate) const ROUTER: &str = "router";
     /// What the service manager is told, and what it hands over.
     pub(crate) const SERVICE: &str = "service";
+    /// What is kept on disk.
+    pub(crate) const STORE: &str = "store";
 }
 
 /// How a line looks.

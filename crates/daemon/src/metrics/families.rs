@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use hermes_bus_core::{Counters, Histogram, Usage};
 
-use super::{Endpoint, Snapshot, label};
+use super::{Endpoint, Snapshot, Store, label};
 use crate::hooks;
 
 /// Endpoints that have series of their own. The others are counted in one gauge.
@@ -104,6 +104,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family<'_>> {
         delivery,
         turns,
         hooks,
+        store,
     } = snapshot;
     let mut families = vec![
         Family::new("build", Kind::Info, "The bus that runs.")
@@ -126,6 +127,9 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family<'_>> {
     ));
     if let Some(hooks) = hooks {
         families.extend(of_hooks(hooks));
+    }
+    if let Some(store) = store {
+        families.extend(of_store(store));
     }
     families.extend(of_endpoints(endpoints));
     families
@@ -210,6 +214,30 @@ const GROUPS: &[Group] = &[
         ]),
     },
     single("broadcasts", "broadcasts", "Messages to everyone."),
+    single("published", "published_messages", "Messages to topics."),
+    Group {
+        family: "followed_messages",
+        help: "Messages that are followed until something is proven, by what happened to them: \
+               ordered to be kept on disk, spilled to it because the receiver is slow, stored, \
+               acknowledged, given back, given to another member of the group, recognised as a \
+               repetition, given up, expired, removed by the bus's owner, buried as dead letters, \
+               taken in once more. A message can count in several.",
+        label: "step",
+        members: Members::Named(&[
+            ("kept", "kept"),
+            ("spilled", "spilled"),
+            ("stored", "stored"),
+            ("acked", "acked"),
+            ("nacked", "nacked"),
+            ("rerouted", "rerouted"),
+            ("repeated", "repeated"),
+            ("given_up", "given_up"),
+            ("expired", "expired"),
+            ("purged", "purged"),
+            ("dead_letters", "dead"),
+            ("retried", "retried"),
+        ]),
+    },
     single("receipts", "receipts", "Courtesy receipts given."),
     Group {
         family: "sender_waits",
@@ -312,6 +340,53 @@ fn of_hooks(hooks: &hooks::Counters) -> [Family<'static>; 4] {
         gauge("hooks_running", "Hooks that run now.", Value::Whole(running)),
         gauge("hooks_waiting", "Calls of hooks that wait now.", Value::Whole(waiting)),
     ]
+}
+
+fn of_store(store: &Store) -> Vec<Family<'static>> {
+    let Store { can_write, orders, pending, refused, commits, latency, file: _, figures } = store;
+    let counter = |name, help, count: u64| {
+        Family::new(name, Kind::Counter, help).with(None, Value::Whole(count))
+    };
+    let mut families = vec![
+        gauge(
+            "store_up",
+            "Whether messages can be kept on disk now (1) or are refused (0).",
+            Value::Whole(u64::from(*can_write)),
+        ),
+        counter("store_orders", "Orders that were handed to the store.", *orders),
+        gauge(
+            "store_pending_orders",
+            "Orders of which it is not known yet that they are on disk.",
+            Value::Whole(*pending),
+        ),
+        counter("store_refused_messages", "Messages that could not be kept.", *refused),
+        counter("store_commits", "Times that orders were said to be on disk.", *commits),
+        histogram(
+            "store_latency_seconds",
+            "From the handing over of orders until it was known that they are on disk.",
+            latency,
+        ),
+    ];
+    let Some(figures) = figures else { return families };
+    let mut bytes = Family::new("store_bytes", Kind::Gauge, "Sizes of the store's files.");
+    for (of, count) in [
+        ("database", figures.database_bytes),
+        ("write_ahead_log", figures.wal_bytes),
+        ("free_in_database", figures.free_bytes),
+    ] {
+        bytes = bytes.with(Some(("of", of.into())), Value::Whole(count));
+    }
+    families.push(bytes);
+    for (name, help, count) in [
+        ("store_waiting_messages", "Messages that wait on disk.", figures.messages),
+        ("store_dead_letters", "Dead letters.", figures.dead_letters),
+        ("store_dead_letter_bytes", "Bytes of dead letters.", figures.dead_letter_bytes),
+        ("store_history_entries", "Entries of the history.", figures.history_entries),
+        ("store_history_bytes", "Bytes of the history.", figures.history_bytes),
+    ] {
+        families.push(gauge(name, help, Value::Whole(count)));
+    }
+    families
 }
 
 fn histogram(name: &'static str, help: &'static str, durations: &Histogram) -> Family<'static> {

@@ -9,10 +9,14 @@ mod label;
 mod server;
 mod text;
 
+use std::path::PathBuf;
+
 use hermes_bus_core::{Counters, Histogram, Usage};
 use hermes_bus_proto::listing::EndpointDetails;
+use hermes_bus_store::{Figures, Reader};
 
 use crate::hooks;
+use crate::logging::target;
 
 pub use client::{FetchError, fetch};
 pub use server::{Reply, Requests, Server};
@@ -39,6 +43,41 @@ pub struct Snapshot {
     pub turns: Histogram,
     /// What the hooks have done; none where there are none.
     pub hooks: Option<hooks::Counters>,
+    /// What is kept on disk; none where there is to be no store.
+    pub store: Option<Store>,
+}
+
+/// The store.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    /// Whether it takes messages now.
+    pub can_write: bool,
+    /// Orders that were handed to it.
+    pub orders: u64,
+    /// Orders of which it is not known yet that they are carried out.
+    pub pending: u64,
+    /// Messages that could not be kept.
+    pub refused: u64,
+    /// Times that orders were said to be on disk.
+    pub commits: u64,
+    /// From the handing over of orders until it was known that they are on disk.
+    pub latency: Histogram,
+    /// The database, where it can be looked at.
+    pub file: Option<PathBuf>,
+    /// What was found there; see [`Snapshot::look_at_disk`].
+    pub figures: Option<Figures>,
+}
+
+impl Snapshot {
+    /// Looks up what only the disk knows. This is not for the routing thread.
+    pub fn look_at_disk(&mut self) {
+        if let Some(Store { file: Some(file), figures, .. }) = &mut self.store {
+            match Reader::open(file).and_then(|reader| reader.figures()) {
+                Ok(found) => *figures = Some(found),
+                Err(error) => tracing::warn!(target: target::METRICS, "{error}"),
+            }
+        }
+    }
 }
 
 /// One registered endpoint.
@@ -54,7 +93,7 @@ pub struct Endpoint {
 mod tests {
     use std::time::Duration;
 
-    use hermes_bus_proto::listing::{Amount, EndpointState, Traffic};
+    use hermes_bus_proto::listing::{Amount, EndpointState};
 
     use super::*;
 
@@ -68,10 +107,7 @@ mod tests {
             uid: 1000,
             pid: 4242,
             pending: Amount { messages: 1, bytes: 5 },
-            sent: Traffic::default(),
-            received: Traffic::default(),
-            dropped: 0,
-            impatient: false,
+            ..EndpointDetails::default()
         };
         Endpoint { details, pending_bytes_peak: 9 }
     }
@@ -92,6 +128,12 @@ mod tests {
                 failed: 3,
                 exits: vec![(hooks::Exit::Code(7), 2), (hooks::Exit::Signal(9), 1)],
                 ..hooks::Counters::default()
+            }),
+            store: Some(Store {
+                orders: 9,
+                pending: 2,
+                figures: Some(Figures { messages: 7, ..Figures::default() }),
+                ..Store::default()
             }),
         }
     }

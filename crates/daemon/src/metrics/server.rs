@@ -252,6 +252,8 @@ async fn answer(request: &Request<Incoming>, ask: &Ask) -> Response<Full<Bytes>>
     }
     match ask.snapshot().await {
         Some(snapshot) => {
+            let mut snapshot = Arc::unwrap_or_clone(snapshot);
+            snapshot.look_at_disk();
             response(StatusCode::OK, form.content_type(), render(&snapshot, form).into())
         }
         None => plain(StatusCode::SERVICE_UNAVAILABLE, "the bus does not answer\n"),

@@ -1,16 +1,18 @@
-//! `hermes-bus listen`: prints messages as they come, or runs a command for each.
+//! `hermes-bus listen` and `subscribe`: print messages as they come, or run a command for each.
 
 use std::io::{self, Write};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use hermes_bus::arguments::bus::{Listen, Place};
+use hermes_bus::arguments::bus::{Hearing, Listen, Place, Subscribe};
 use hermes_bus::failure::{Failure, exit};
 use hermes_bus::screen::{Palette, harmless, harmless_line, note, say, time_of_day};
 use hermes_bus_client::{
-    Bus, Client, Conflict, ConnectError, Event, Events, Inbox, Message, WhyLost,
+    Acknowledge, Bus, Client, ClientBuilder, ConnectError, Event, Events, Inbox, Message, Repeats,
+    WhyLost,
 };
+use hermes_bus_proto::limits::IN_FLIGHT_DEFAULT;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
@@ -19,16 +21,49 @@ use tokio::time::sleep;
 /// The longest value that goes into a command's environment, in bytes. Linux takes 128 KiB.
 const VARIABLE_BYTES_MAX: usize = 100 * 1024;
 
+/// What to listen to.
+struct Ears<'a> {
+    name: Option<&'a String>,
+    /// Its name where nobody gives one, before the process id.
+    fallback: &'static str,
+    groups: &'a [String],
+    topics: &'a [String],
+    hearing: &'a Hearing,
+}
+
 pub(crate) async fn listen(
     arguments: &Listen,
     place: &Place,
     bus: &Bus,
 ) -> anyhow::Result<ExitCode> {
-    let own = || format!("listen-{}", std::process::id());
-    let name = arguments.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(own);
-    let conflict = if arguments.replace { Conflict::Replace } else { Conflict::Refuse };
-    let (client, inbox) =
-        bus.client(&name).conflict(conflict).connect().await.map_err(|error| {
+    let Listen { name, named, group, topic, hearing } = arguments;
+    let name = name.as_ref().or(named.as_ref());
+    let ears = Ears { name, fallback: "listen", groups: group, topics: topic, hearing };
+    ears.listen(place, bus).await
+}
+
+pub(crate) async fn subscribe(
+    arguments: &Subscribe,
+    place: &Place,
+    bus: &Bus,
+) -> anyhow::Result<ExitCode> {
+    let Subscribe { patterns, name, hearing } = arguments;
+    let name = name.as_ref();
+    let ears = Ears { name, fallback: "subscribe", groups: &[], topics: patterns, hearing };
+    ears.listen(place, bus).await
+}
+
+impl Ears<'_> {
+    async fn listen(&self, place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
+        let hearing = self.hearing;
+        let own = || format!("{}-{}", self.fallback, std::process::id());
+        let given = self.name.filter(|name| !name.is_empty());
+        if hearing.mailbox && given.is_none() {
+            let text = "a mailbox belongs to a name: give one";
+            return Err(Failure::new("no_name", text).exits_with(exit::USAGE).into());
+        }
+        let name = given.cloned().unwrap_or_else(own);
+        let (client, inbox) = self.builder(bus, &name)?.connect().await.map_err(|error| {
             let failure = Failure::connecting(&error, bus.start_policy());
             match error {
                 ConnectError::NameTaken { .. } => {
@@ -37,16 +72,50 @@ pub(crate) async fn listen(
                 _ => failure,
             }
         })?;
-    note(&format!("listening as {} on {}", harmless_line(&name), bus.address()));
-    let palette = Palette::new(place.color);
-    let mut ear = Ear { arguments, place, palette, heard: 0, failed: 0 };
-    let outcome = ear.listen(&client, inbox).await;
-    client.close().await;
-    outcome
+        let waiting = match client.welcome().map_or(0, |welcome| welcome.mailbox_depth) {
+            0 => String::new(),
+            1 => ", 1 message waits".to_owned(),
+            waiting => format!(", {waiting} messages wait"),
+        };
+        let name = harmless_line(client.name());
+        note(&format!("listening as {name} on {}{waiting}", bus.address()));
+        let palette = Palette::new(place.color);
+        let mut ear = Ear { hearing, place, palette, heard: 0, failed: 0 };
+        let outcome = ear.listen(&client, inbox).await;
+        client.close().await;
+        outcome
+    }
+
+    fn builder(&self, bus: &Bus, name: &str) -> Result<ClientBuilder, Failure> {
+        let hearing = self.hearing;
+        let mut builder = bus.client(name).conflict(hearing.on_conflict());
+        builder = builder.groups(self.groups).topics(self.topics);
+        if hearing.mailbox {
+            builder = builder.mailbox(true);
+        }
+        if hearing.ack {
+            // What is taken beyond the last one would come again, to be recognised as such.
+            let limit = hearing.in_flight.unwrap_or(IN_FLIGHT_DEFAULT);
+            let count = hearing.count.and_then(|count| u32::try_from(count).ok());
+            builder = builder.acknowledge(Acknowledge::Explicit);
+            builder = builder.in_flight(count.map_or(limit, |count| limit.min(count)));
+        }
+        if hearing.hide_repeats {
+            builder = builder.repeats(Repeats::Hide);
+        }
+        if let Some(file) = &hearing.token_file {
+            let secret = std::fs::read_to_string(file).map_err(|error| {
+                let text = format!("cannot read the token in {}: {error}", file.display());
+                Failure::new("no_token", text)
+            })?;
+            builder = builder.token(secret.trim_end_matches(['\n', '\r']));
+        }
+        Ok(builder)
+    }
 }
 
 struct Ear<'a> {
-    arguments: &'a Listen,
+    hearing: &'a Hearing,
     place: &'a Place,
     palette: Palette,
     /// Messages so far.
@@ -59,7 +128,7 @@ impl Ear<'_> {
     async fn listen(&mut self, client: &Client, mut inbox: Inbox) -> anyhow::Result<ExitCode> {
         let mut events = client.events();
         let mut gone = std::pin::pin!(reader_is_gone());
-        let mut over = std::pin::pin!(sleep(self.arguments.timeout.unwrap_or(Duration::MAX)));
+        let mut over = std::pin::pin!(sleep(self.hearing.timeout.unwrap_or(Duration::MAX)));
         loop {
             tokio::select! {
                 message = inbox.next() => match message {
@@ -70,7 +139,7 @@ impl Ear<'_> {
                 () = &mut gone => return Ok(self.verdict()),
                 () = &mut over => return Ok(self.time_is_over()),
             }
-            if self.arguments.count == Some(self.heard) {
+            if self.hearing.count == Some(self.heard) {
                 return Ok(self.verdict());
             }
         }
@@ -78,17 +147,21 @@ impl Ear<'_> {
 
     async fn take(&mut self, message: Message) -> anyhow::Result<()> {
         self.heard += 1;
-        match &self.arguments.exec {
+        match &self.hearing.exec {
             Some(command) => {
-                let command = command.clone();
-                let run = tokio::task::spawn_blocking(move || execute(&command, &message));
-                if !run.await.context("the command's thread ended")?? {
+                let (command, given) = (command.clone(), message.clone());
+                let run = tokio::task::spawn_blocking(move || execute(&command, &given));
+                let status = run.await.context("the command's thread ended")??;
+                if !status.success() {
                     self.failed += 1;
+                    message.nack(&format!("the command of the listener failed ({status})"));
+                    return Ok(());
                 }
             }
             None if self.place.json => say(&message.json_line())?,
             None => say(&self.line(&message))?,
         }
+        message.ack();
         Ok(())
     }
 
@@ -103,11 +176,21 @@ impl Ear<'_> {
         // What follows on further lines is indented, so that it cannot pass for another message.
         let text = harmless(&text).replace('\n', "\n          ");
         let from = self.palette.name(&harmless_line(from));
-        format!("{}  {from}  {}{text}", self.palette.dim(&time), kind.unwrap_or_default())
+        let via = message.via().map(|via| format!(" {}", harmless_line(&via))).unwrap_or_default();
+        let again = match message.delivery() {
+            1 => String::new(),
+            delivery => format!("  (delivery {delivery})"),
+        };
+        let (time, via) = (self.palette.dim(&time), self.palette.dim(&via));
+        format!(
+            "{time}  {from}{via}  {}{text}{}",
+            kind.unwrap_or_default(),
+            self.palette.dim(&again)
+        )
     }
 
     fn time_is_over(&self) -> ExitCode {
-        match self.arguments.count {
+        match self.hearing.count {
             Some(count) => {
                 note(&format!("hermes-bus: time ran out after {} of {count} messages", self.heard));
                 ExitCode::from(exit::TIMED_OUT)
@@ -122,7 +205,7 @@ impl Ear<'_> {
 }
 
 /// The next event; never the end of them, which the inbox tells as well.
-async fn next_event(events: &mut Events) -> Event {
+pub(crate) async fn next_event(events: &mut Events) -> Event {
     match events.next().await {
         Some(event) => event,
         None => std::future::pending().await,
@@ -130,7 +213,7 @@ async fn next_event(events: &mut Events) -> Event {
 }
 
 /// Waits until nobody reads standard output any more. Only pipes, sockets and terminals tell.
-async fn reader_is_gone() {
+pub(crate) async fn reader_is_gone() {
     let (gone, told) = oneshot::channel();
     // Its end is that of the process.
     std::thread::spawn(move || {
@@ -145,7 +228,7 @@ async fn reader_is_gone() {
     }
 }
 
-fn tell(event: &Event) {
+pub(crate) fn tell(event: &Event) {
     match event {
         Event::Disconnected { why } => {
             note(&format!("hermes-bus: {}; coming back", harmless_line(&why.to_string())));
@@ -153,6 +236,10 @@ fn tell(event: &Event) {
         Event::Reconnected { .. } => note("hermes-bus: listening again"),
         Event::Refused { code, detail, .. } => {
             note(&format!("hermes-bus: the bus says: {} ({code})", harmless_line(detail)));
+        }
+        Event::Gap(gap) => {
+            let source = harmless_line(&gap.source);
+            note(&format!("hermes-bus: {} of the {source} messages were missed", gap.count));
         }
         // Not at once: a bus that is restarted is away for a moment.
         Event::RetryFailed { attempts: 4, error } => {
@@ -166,7 +253,7 @@ fn tell(event: &Event) {
 }
 
 /// Why there is no session any more.
-fn ended(client: &Client) -> Failure {
+pub(crate) fn ended(client: &Client) -> Failure {
     let why = client.closed().unwrap_or(WhyLost::ConnectionClosed);
     let text = format!("{} ('{}')", harmless_line(&why.to_string()), harmless_line(client.name()));
     match why {
@@ -176,8 +263,8 @@ fn ended(client: &Client) -> Failure {
     }
 }
 
-/// Runs a command for a message. Says whether it succeeded.
-fn execute(command: &str, message: &Message) -> anyhow::Result<bool> {
+/// Runs a command for a message.
+fn execute(command: &str, message: &Message) -> anyhow::Result<ExitStatus> {
     let line = message.json_line();
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).stdin(Stdio::piped());
@@ -190,6 +277,8 @@ fn execute(command: &str, message: &Message) -> anyhow::Result<bool> {
         ("CHANNEL", message.body_text("channel")),
         ("ID", text(message.id())),
         ("TS", message.ts().map(|ts| ts.to_string())),
+        ("VIA", text(message.via())),
+        ("DELIVERY", Some(message.delivery().to_string())),
     ];
     for (name, value) in variables {
         let fits = |value: &String| value.len() <= VARIABLE_BYTES_MAX && !value.contains('\0');
@@ -210,5 +299,5 @@ fn execute(command: &str, message: &Message) -> anyhow::Result<bool> {
     if !status.success() {
         note(&format!("hermes-bus: the command failed ({status})"));
     }
-    Ok(status.success())
+    Ok(status)
 }

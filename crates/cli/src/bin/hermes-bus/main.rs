@@ -3,11 +3,14 @@
 mod config;
 mod demo;
 mod doctor;
+mod kept;
 mod listen;
 mod look;
 mod manual;
 mod metrics;
 mod send;
+mod trace;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -42,7 +45,15 @@ fn with_a_bus(command: Command, place: &Place) -> anyhow::Result<ExitCode> {
     // Who only looks must not change what there is to be seen.
     let only_looks = matches!(
         command,
-        Command::List | Command::Ping { .. } | Command::Version | Command::Metrics
+        Command::List
+            | Command::Ping { .. }
+            | Command::Version
+            | Command::Metrics
+            | Command::Trace { .. }
+            | Command::Mailbox(_)
+            | Command::Dead(_)
+            | Command::History(_)
+            | Command::Group(_)
     );
     if place.no_start || only_looks {
         bus = bus.start(Start::Never);
@@ -59,6 +70,14 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::Send(arguments) => send::send(&arguments, place, bus).await,
         Command::Request(arguments) => send::request(&arguments, place, bus).await,
         Command::Listen(arguments) => listen::listen(&arguments, place, bus).await,
+        Command::Publish(arguments) => send::publish(&arguments, place, bus).await,
+        Command::Subscribe(arguments) => listen::subscribe(&arguments, place, bus).await,
+        Command::Watch(arguments) => watch::watch(&arguments, place, bus).await,
+        Command::Trace { id } => trace::trace(&id, place, bus).await,
+        Command::Mailbox(asked) => kept::mailbox(&asked, place, bus).await,
+        Command::Dead(asked) => kept::dead(&asked, place, bus).await,
+        Command::History(asked) => kept::history(&asked, place, bus).await,
+        Command::Group(asked) => kept::group(&asked, place, bus).await,
         Command::List => look::list(place, bus).await,
         Command::Ping { count } => look::ping(count, place, bus).await,
         Command::Version => look::version(place, bus).await,

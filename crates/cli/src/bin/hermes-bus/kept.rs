@@ -1,0 +1,456 @@
+//! `hermes-bus mailbox`, `dead`, `history` and `group`: what the bus keeps, asked of the daemon with
+//! `admin` requests, as any client can. None of them starts a bus.
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use hermes_bus::arguments::bus::{Dead, Group, History, Mailbox, Place, Which};
+use hermes_bus::failure::Failure;
+use hermes_bus::screen::{Palette, columns, date_and_time, harmless, harmless_line, note, say};
+use hermes_bus_client::{Bus, CallError, Connection};
+use serde_json::{Map, Value, json};
+
+use crate::listen::reader_is_gone;
+
+/// How long the daemon may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Entries that are asked for at a time.
+const PAGE: u64 = 200;
+/// Messages of the past that are printed where nobody says how many.
+const RECENT: u64 = 50;
+/// How often new messages of the past are looked for.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// A connection to a daemon that can be asked for what it keeps.
+struct Keeper<'a> {
+    bus: &'a Bus,
+    connection: Connection,
+}
+
+impl<'a> Keeper<'a> {
+    /// Connects, and looks whether the daemon knows the operation.
+    async fn find(bus: &'a Bus, op: &str) -> Result<Self, Failure> {
+        let failure = |error: CallError| Failure::asking(&error, bus);
+        let mut connection = bus.open().await.map_err(CallError::from).map_err(failure)?;
+        let listing = connection.list(PATIENCE).await.map_err(failure)?;
+        let ops = listing.server.map(|server| server.admin_ops).unwrap_or_default();
+        if !ops.iter().any(|known| known == op) {
+            return Err(Failure::too_old(bus, op));
+        }
+        Ok(Keeper { bus, connection })
+    }
+
+    async fn ask(&mut self, op: &str, arguments: Value) -> Result<Map<String, Value>, Failure> {
+        let arguments = match arguments {
+            Value::Object(arguments) => arguments,
+            _ => Map::new(),
+        };
+        let arguments = arguments.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        let answer = self.connection.admin(op, &arguments, PATIENCE).await;
+        answer.map_err(|error| Failure::asking(&error, self.bus))
+    }
+
+    /// Entries of a paged answer, page after page, `limit` at most. `each` is called for every one.
+    async fn pages(
+        &mut self,
+        op: &str,
+        key: &str,
+        mut arguments: Value,
+        limit: Option<u64>,
+        mut each: impl FnMut(&Value) -> anyhow::Result<()>,
+    ) -> anyhow::Result<u64> {
+        let mut left = limit.unwrap_or(u64::MAX);
+        let mut count = 0;
+        while left > 0 {
+            arguments["limit"] = left.min(PAGE).into();
+            let answer = self.ask(op, arguments.clone()).await?;
+            let entries = list(&answer, key)?;
+            for entry in entries.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                each(entry)?;
+                count += 1;
+                left -= 1;
+            }
+            match answer.get("next") {
+                Some(next) if !next.is_null() && !entries.is_empty() => {
+                    arguments["after"] = next.clone();
+                }
+                _ => break,
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// A list in an answer.
+fn list<'v>(answer: &'v Map<String, Value>, key: &str) -> Result<&'v Vec<Value>, Failure> {
+    answer.get(key).and_then(Value::as_array).ok_or_else(|| {
+        Failure::new("unexpected", format!("the bus sent an answer without '{key}'"))
+    })
+}
+
+// ---- mailboxes ------------------------------------------------------------------------------------
+
+pub(crate) async fn mailbox(asked: &Mailbox, place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
+    match asked {
+        Mailbox::List => list_mailboxes(place, bus).await?,
+        Mailbox::Show { name, limit } => {
+            let mut keeper = Keeper::find(bus, "mailbox.show").await?;
+            let palette = Palette::new(place.color);
+            let each = |entry: &Value| print(entry, place, |entry| waiting_line(entry, &palette));
+            let arguments = json!({"endpoint": name});
+            let shown = keeper.pages("mailbox.show", "messages", arguments, *limit, each).await?;
+            if shown == 0 && !place.json {
+                say(&format!("nothing waits for {}", harmless_line(name)))?;
+            }
+        }
+        Mailbox::Drain { name, limit } => drain(name, *limit, place, bus).await?,
+        Mailbox::Purge { name } => {
+            let mut keeper = Keeper::find(bus, "mailbox.purge").await?;
+            let answer = keeper.ask("mailbox.purge", json!({"endpoint": name})).await?;
+            let (messages, bytes) = (number(&answer, "messages"), number(&answer, "bytes"));
+            if place.json {
+                say(&json!({"ok": true, "messages": messages, "bytes": bytes}).to_string())?;
+            } else {
+                let whom = harmless_line(name);
+                say(&format!("{} for {whom} removed ({bytes} bytes)", counted(messages)))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list_mailboxes(place: &Place, bus: &Bus) -> anyhow::Result<()> {
+    let mut keeper = Keeper::find(bus, "mailbox.list").await?;
+    let answer = keeper.ask("mailbox.list", json!({})).await?;
+    let mailboxes = list(&answer, "mailboxes")?;
+    if place.json {
+        return each_as_json(mailboxes);
+    }
+    if mailboxes.is_empty() {
+        return Ok(say("nothing waits for anybody")?);
+    }
+    let row = |mailbox: &Value| {
+        let oldest = mailbox["oldest_ts"].as_f64().and_then(date_and_time).unwrap_or_default();
+        let state = if mailbox["online"] == json!(true) { "online" } else { "away" };
+        let (messages, bytes) = (shown(&mailbox["messages"]), shown(&mailbox["bytes"]));
+        vec![shown(&mailbox["endpoint"]), state.to_owned(), messages, bytes, oldest]
+    };
+    table(["endpoint", "state", "messages", "bytes", "oldest"], mailboxes.iter().map(row), place)
+}
+
+/// Page after page: what is printed is removed, and what cannot be printed any more stays.
+async fn drain(name: &str, limit: Option<u64>, place: &Place, bus: &Bus) -> anyhow::Result<()> {
+    let mut keeper = Keeper::find(bus, "mailbox.drain").await?;
+    let palette = Palette::new(place.color);
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut drained = 0;
+    while left > 0 {
+        let arguments = json!({"endpoint": name, "limit": left.min(PAGE)});
+        let answer = keeper.ask("mailbox.drain", arguments).await?;
+        let messages = list(&answer, "messages")?;
+        for entry in messages {
+            print(entry, place, |entry| waiting_line(entry, &palette))?;
+        }
+        let count = messages.len() as u64;
+        drained += count;
+        left = left.saturating_sub(count);
+        if count == 0 || answer.get("more") != Some(&json!(true)) {
+            break;
+        }
+    }
+    note(&format!("hermes-bus: {} removed", counted(drained)));
+    Ok(())
+}
+
+/// `SEQ  DATE TIME  SENDER  TEXT`
+fn waiting_line(entry: &Value, palette: &Palette) -> String {
+    let when = entry["arrived_ts"].as_f64().or_else(|| entry["ts"].as_f64());
+    let when = palette.dim(&when.and_then(date_and_time).unwrap_or_default());
+    let (seq, from) = (shown(&entry["seq"]), palette.name(&shown(&entry["from"])));
+    let mut notes = Vec::new();
+    if let Some(via) = entry["via"].as_str() {
+        notes.push(format!("via {}", harmless_line(via)));
+    }
+    if let Some(deliveries) = entry["deliveries"].as_u64().filter(|deliveries| *deliveries > 0) {
+        notes.push(format!("handed over {deliveries} times"));
+    }
+    if let Some(expires) = entry["expires_ts"].as_f64().and_then(date_and_time) {
+        notes.push(format!("until {expires}"));
+    }
+    let notes = if notes.is_empty() { String::new() } else { format!("  ({})", notes.join(", ")) };
+    format!("{seq}  {when}  {from}  {}{}", text_of(&entry["message"]), palette.dim(&notes))
+}
+
+// ---- dead letters ---------------------------------------------------------------------------------
+
+pub(crate) async fn dead(asked: &Dead, place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
+    match asked {
+        Dead::List { name, limit } => {
+            let mut keeper = Keeper::find(bus, "dead.list").await?;
+            let arguments = json!({"endpoint": name});
+            let mut letters = Vec::new();
+            let each = |entry: &Value| {
+                if place.json {
+                    return Ok(say(&entry.to_string())?);
+                }
+                letters.push(dead_row(entry));
+                Ok(())
+            };
+            let count = keeper.pages("dead.list", "dead", arguments, *limit, each).await?;
+            if place.json {
+            } else if count == 0 {
+                say("there are no dead letters")?;
+            } else {
+                let heads = ["key", "endpoint", "from", "died", "reason"];
+                table(heads, letters.into_iter(), place)?;
+            }
+        }
+        Dead::Show { key } => {
+            let mut keeper = Keeper::find(bus, "dead.show").await?;
+            let answer = keeper.ask("dead.show", json!({"key": key_of(key)})).await?;
+            show_letter(answer, place)?;
+        }
+        Dead::Retry(which) => change(which, "dead.retry", "retried", place, bus).await?,
+        Dead::Drop(which) => change(which, "dead.drop", "dropped", place, bus).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dead_row(entry: &Value) -> Vec<String> {
+    let died = entry["died_ts"].as_f64().and_then(date_and_time).unwrap_or_default();
+    let detail = shown(&entry["detail"]);
+    let reason = shown(&entry["reason"]);
+    let reason = if detail.is_empty() { reason } else { format!("{reason}: {detail}") };
+    vec![shown(&entry["key"]), shown(&entry["endpoint"]), shown(&entry["from"]), died, reason]
+}
+
+fn show_letter(mut letter: Map<String, Value>, place: &Place) -> anyhow::Result<()> {
+    for key in ["type", "op", "req"] {
+        letter.remove(key);
+    }
+    if place.json {
+        return Ok(say(&Value::Object(letter).to_string())?);
+    }
+    let message = letter.remove("message");
+    for (key, value) in &letter {
+        let is_time = key == "ts" || key.ends_with("_ts");
+        let time = value.as_f64().filter(|_| is_time).and_then(date_and_time);
+        say(&format!("{}: {}", harmless_line(key), time.unwrap_or_else(|| shown(value))))?;
+    }
+    if let Some(message) = message {
+        say(&format!("message: {}", harmless(&message.to_string())))?;
+    }
+    Ok(())
+}
+
+async fn change(
+    which: &Which,
+    op: &str,
+    done: &str,
+    place: &Place,
+    bus: &Bus,
+) -> anyhow::Result<()> {
+    let arguments = match (&which.key, &which.endpoint) {
+        (Some(key), _) => json!({"key": key_of(key)}),
+        (None, Some(endpoint)) => json!({"endpoint": endpoint}),
+        (None, None) => json!({"all": true}),
+    };
+    let mut keeper = Keeper::find(bus, op).await?;
+    let answer = keeper.ask(op, arguments).await?;
+    let count = number(&answer, done);
+    if place.json {
+        say(&json!({"ok": true, done: count}).to_string())?;
+    } else {
+        say(&format!("{} {done}", counted(count)))?;
+    }
+    Ok(())
+}
+
+/// A key as the daemon gave it: a number, or text.
+fn key_of(key: &str) -> Value {
+    key.parse::<u64>().map_or_else(|_| key.into(), Value::from)
+}
+
+// ---- the past -------------------------------------------------------------------------------------
+
+pub(crate) async fn history(asked: &History, place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
+    const OP: &str = "history";
+    let mut keeper = Keeper::find(bus, OP).await?;
+    let palette = Palette::new(place.color);
+    let History { search, from, to, since, until, limit, follow } = asked;
+    let filter = json!({"search": search, "from": from, "to": to, "since": since, "until": until});
+    // Without a beginning, the newest are wanted; they are printed in their order all the same.
+    let limit = limit.or_else(|| since.is_none().then_some(RECENT));
+    let mut arguments = filter.clone();
+    arguments["order"] = if limit.is_some() { "newest" } else { "oldest" }.into();
+    let mut followed = Followed::since(since.unwrap_or(0.0));
+    let mut newest = Vec::new();
+    let is_all = limit.is_none();
+    let each = |entry: &Value| {
+        if is_all {
+            followed.is_new(entry);
+            print(entry, place, |entry| past_line(entry, &palette))
+        } else {
+            newest.push(entry.clone());
+            Ok(())
+        }
+    };
+    keeper.pages(OP, "entries", arguments, limit, each).await?;
+    for entry in newest.iter().rev() {
+        followed.is_new(entry);
+        print(entry, place, |entry| past_line(entry, &palette))?;
+    }
+    if *follow {
+        let following = async {
+            loop {
+                tokio::time::sleep(FOLLOW_EVERY).await;
+                let mut arguments = filter.clone();
+                arguments["order"] = "oldest".into();
+                arguments["since"] = followed.last.into();
+                let each = |entry: &Value| match followed.is_new(entry) {
+                    true => print(entry, place, |entry| past_line(entry, &palette)),
+                    false => Ok(()),
+                };
+                keeper.pages(OP, "entries", arguments, None, each).await?;
+            }
+        };
+        tokio::select! {
+            outcome = following => return outcome,
+            () = reader_is_gone() => {}
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What has been printed, so that it is not printed again when the same moment is asked for once more.
+struct Followed {
+    /// Unix time of the last entry, in seconds.
+    last: f64,
+    /// The entries of that moment.
+    at_last: HashSet<String>,
+}
+
+impl Followed {
+    fn since(unix_s: f64) -> Self {
+        Followed { last: unix_s, at_last: HashSet::new() }
+    }
+
+    fn is_new(&mut self, entry: &Value) -> bool {
+        let ts = entry["ts"].as_f64().unwrap_or(self.last);
+        if ts < self.last {
+            return false;
+        }
+        if ts > self.last {
+            self.last = ts;
+            self.at_last.clear();
+        }
+        self.at_last.insert(entry.to_string())
+    }
+}
+
+/// `DATE TIME  SENDER → RECEIVER  OUTCOME  TEXT`
+fn past_line(entry: &Value, palette: &Palette) -> String {
+    let when = entry["ts"].as_f64().and_then(date_and_time).unwrap_or_default();
+    let to = shown(&entry["to"]);
+    let to = if to.is_empty() { "all".to_owned() } else { to };
+    let (from, to) = (palette.name(&shown(&entry["from"])), palette.name(&to));
+    let what = match entry.get("message") {
+        Some(message) if !message.is_null() => text_of(message),
+        _ => format!("{} bytes", shown(&entry["bytes"])),
+    };
+    let outcome = palette.kind(&shown(&entry["outcome"]));
+    format!("{}  {from} → {to}  {outcome}  {what}", palette.dim(&when))
+}
+
+// ---- groups ---------------------------------------------------------------------------------------
+
+pub(crate) async fn group(asked: &Group, place: &Place, bus: &Bus) -> anyhow::Result<ExitCode> {
+    let mut keeper = Keeper::find(bus, "groups").await?;
+    let wanted = match asked {
+        Group::List => None,
+        Group::Members { name } => Some(name.strip_prefix('@').unwrap_or(name)),
+    };
+    let answer = keeper.ask("groups", json!({"group": wanted})).await?;
+    let groups = list(&answer, "groups")?;
+    if place.json {
+        return each_as_json(groups).map(|()| ExitCode::SUCCESS);
+    }
+    let members = |group: &Value| group["members"].as_array().cloned().unwrap_or_default();
+    match wanted {
+        None if groups.is_empty() => say("there are no groups")?,
+        None => {
+            let row = |group: &Value| {
+                let names = members(group);
+                let names = names.iter().map(|member| shown(&member["endpoint"]));
+                vec![shown(&group["group"]), names.collect::<Vec<_>>().join(", ")]
+            };
+            table(["group", "members"], groups.iter().map(row), place)?;
+        }
+        Some(name) => {
+            let members: Vec<Value> = groups.iter().flat_map(members).collect();
+            if members.is_empty() {
+                let text = format!("the group '{}' has no members", harmless_line(name));
+                return Err(Failure::new("no_such_group", text).into());
+            }
+            let row = |member: &Value| {
+                let state = if member["online"] == json!(true) { "online" } else { "away" };
+                vec![shown(&member["endpoint"]), state.to_owned(), shown(&member["load"])]
+            };
+            table(["endpoint", "state", "load"], members.iter().map(row), place)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+// ---- printing -------------------------------------------------------------------------------------
+
+/// Prints an entry as a line for people, or as JSON.
+fn print(entry: &Value, place: &Place, line: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    Ok(say(&if place.json { entry.to_string() } else { line(entry) })?)
+}
+
+fn each_as_json(entries: &[Value]) -> anyhow::Result<()> {
+    entries.iter().try_for_each(|entry| Ok(say(&entry.to_string())?))
+}
+
+fn table<const N: usize>(
+    heads: [&str; N],
+    rows: impl Iterator<Item = Vec<String>>,
+    place: &Place,
+) -> anyhow::Result<()> {
+    let palette = Palette::new(place.color);
+    let heads = heads.map(str::to_owned).to_vec();
+    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
+    for (number, line) in columns(&rows).into_iter().enumerate() {
+        say(&if number == 0 { palette.dim(&line) } else { line })?;
+    }
+    Ok(())
+}
+
+/// A value on one line: text without its quotes.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => harmless_line(text),
+        other => harmless_line(&other.to_string()),
+    }
+}
+
+/// The text of a message, or its body where it has none.
+fn text_of(message: &Value) -> String {
+    let body = &message["body"];
+    let text = body["text"].as_str().map(str::to_owned).unwrap_or_else(|| body.to_string());
+    harmless_line(&text)
+}
+
+fn number(answer: &Map<String, Value>, key: &str) -> u64 {
+    answer.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn counted(messages: u64) -> String {
+    match messages {
+        1 => "1 message".to_owned(),
+        messages => format!("{messages} messages"),
+    }
+}

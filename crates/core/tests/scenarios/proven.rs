@@ -1,0 +1,805 @@
+//! Delivery that is proven: acknowledgements, receipts, mailboxes, groups, topics.
+
+use hermes_bus_core::storage::Ending;
+use serde_json::json;
+
+use crate::shelf::briefly;
+use crate::world::{OWNER, World};
+
+/// A bus with a disk.
+fn durable() -> World {
+    World::with(|config| config.store = true)
+}
+
+#[test]
+fn a_session_of_level_2_is_welcomed_with_what_it_must_know() {
+    let mut world = World::new();
+    let (_, welcome) = world.join_and_take("a", json!({"req": 7}));
+    let welcome = &welcome[0];
+    assert_eq!(welcome["protocol"], 2);
+    assert_eq!(welcome["req"], 7);
+    assert_eq!(welcome["heartbeat_s"].as_f64(), Some(90.0));
+    assert_eq!(welcome["payload_bytes_max"], 10 * 1024 * 1024);
+    assert_eq!(welcome["mailbox_depth"], 0);
+    world.end();
+}
+
+#[test]
+fn a_message_carries_who_sent_it_as_the_kernel_says() {
+    let mut world = World::new();
+    let (a, b) = (world.register("a"), world.join("b", json!({"ack": true})));
+    world.ask(a, "b", json!({"from": "the boss", "sender": {"uid": 0}, "seq": 9, "body": 1}));
+    let message = &world.take(b)[0];
+    assert_eq!(message["sender"], json!({"uid": OWNER, "pid": 7, "endpoint": "a"}));
+    assert_eq!(message["from"], "the boss");
+    assert_eq!(message["seq"], 1);
+    assert_eq!(message.get("delivery"), None);
+    world.end();
+}
+
+#[test]
+fn an_acknowledgement_is_what_an_acked_receipt_says() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.join("b", json!({"ack": true})));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": "x"}));
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new(), "nobody has confirmed anything");
+    let seq = world.take(b)[0]["seq"].clone();
+    world.send(b, &json!({"type": "ack", "seqs": [seq]}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 acked"]);
+    world.end();
+}
+
+#[test]
+fn nobody_can_confirm_what_it_has_not_been_sent() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.join("b", json!({"ack": true})));
+    world.stop_reading(b, 0);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": "x"}));
+    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
+    world.read_on(b);
+    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 acked"]);
+    world.end();
+}
+
+#[test]
+fn a_delivered_receipt_waits_for_the_last_byte_in_the_socket() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.register("b"));
+    world.stop_reading(b, 40);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "delivered", "body": "x"}));
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
+    world.read_on(b);
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 delivered"]);
+    world.end();
+}
+
+#[test]
+fn a_receiver_that_cannot_acknowledge_is_said_to_be_one() {
+    let mut world = World::new();
+    let (a, _b) = (world.join("a", json!({})), world.register("b"));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": "x"}));
+    let frames = world.take(a);
+    assert_eq!(briefly(&frames), ["error m1 receipt_impossible"]);
+    assert_eq!(frames[0]["status"], "delivered");
+    world.end();
+}
+
+#[test]
+fn a_worker_takes_as_many_messages_as_it_has_asked_for() {
+    let mut world = World::new();
+    let a = world.register("a");
+    let b = world.join("b", json!({"ack": true, "in_flight": 2}));
+    for n in 1..=5 {
+        world.message(a, "b", n);
+    }
+    assert_eq!(briefly(&world.take(b)), ["message 1", "message 2"]);
+    world.send(b, &json!({"type": "ack", "up_to": 2}));
+    assert_eq!(briefly(&world.take(b)), ["message 3", "message 4"]);
+    world.send(b, &json!({"type": "ack", "up_to": 4}));
+    assert_eq!(briefly(&world.take(b)), ["message 5"]);
+    world.end();
+}
+
+#[test]
+fn a_worker_dies_with_three_unacknowledged_messages_and_its_next_session_gets_them_first() {
+    let mut world = World::new();
+    let a = world.register("a");
+    let b = world.join("b", json!({"ack": true}));
+    for n in 1..=3 {
+        world.message(a, "b", n);
+    }
+    world.take(b);
+    world.send(b, &json!({"type": "ack", "seqs": [2]}));
+    world.hang_up(b);
+    world.message(a, "b", 4);
+    let (b, frames) = world.join_and_take("b", json!({"ack": true}));
+    let expected = ["registered", "message 1 again:2", "message 3 again:2", "message 4"];
+    assert_eq!(briefly(&frames), expected);
+    world.send(b, &json!({"type": "ack", "up_to": 10}));
+    world.end();
+}
+
+#[test]
+fn without_a_mailbox_what_was_not_acknowledged_dies_with_the_linger() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"ack": true}));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    world.hang_up(b);
+    world.pass_ms(2_900);
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
+    world.pass_ms(200);
+    assert_eq!(briefly(&world.take(a)), ["error m1 receiver_gone"]);
+    world.sync();
+    assert_eq!(world.shelf.dead.len(), 1, "it asked for a receipt, so it is missed");
+    world.end();
+}
+
+#[test]
+fn a_message_that_is_given_back_comes_again_after_a_pause_that_doubles() {
+    let mut world = World::new();
+    let (a, b) = (world.register("a"), world.join("b", json!({"ack": true})));
+    world.message(a, "b", "x");
+    let seq = world.take(b)[0]["seq"].clone();
+    let mut pause_ms = 1_000;
+    for delivery in 2..=16 {
+        world.send(b, &json!({"type": "nack", "seq": seq}));
+        world.pass_ms(pause_ms - 1);
+        assert_eq!(briefly(&world.take(b)), Vec::<String>::new(), "delivery {delivery}");
+        world.pass_ms(1);
+        assert_eq!(briefly(&world.take(b)), [format!("message x again:{delivery}")]);
+        world.send(b, &json!({"type": "ping"}));
+        assert_eq!(briefly(&world.take(b)), ["pong"]);
+        pause_ms = (pause_ms * 2).min(60_000);
+    }
+    world.send(b, &json!({"type": "nack", "seq": seq}));
+    world.pass_ms(80_000);
+    assert_eq!(briefly(&world.take(b)), Vec::<String>::new(), "16 times are enough");
+    assert_eq!(world.counters().given_up, 1);
+    world.end();
+}
+
+#[test]
+fn a_message_that_the_receiver_refuses_is_a_dead_letter_and_its_sender_hears_why() {
+    let mut world = durable();
+    let (a, b) = (world.join("a", json!({})), world.join("b", json!({"ack": true})));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    let seq = world.take(b)[0]["seq"].clone();
+    let reason = "not my department";
+    world.send(b, &json!({"type": "nack", "seq": seq, "requeue": false, "reason": reason}));
+    let frames = world.take(a);
+    assert_eq!(briefly(&frames), ["error m1 rejected"]);
+    assert_eq!(frames[0]["detail"], reason);
+    world.sync();
+    assert_eq!(world.shelf.dead[0].detail, reason);
+    world.end();
+}
+
+// ---- mailboxes --------------------------------------------------------------------------------------
+
+#[test]
+fn messages_wait_in_the_mailbox_of_an_endpoint_that_is_away() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(10_000);
+    for n in 1..=3 {
+        world.ask(a, "b", json!({"id": format!("m{n}"), "receipt": "stored", "body": n}));
+    }
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new(), "nothing is on disk yet");
+    world.sync();
+    assert_eq!(
+        briefly(&world.take(a)),
+        ["receipt m1 stored", "receipt m2 stored", "receipt m3 stored"]
+    );
+    let (b, frames) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
+    assert_eq!(frames[0]["mailbox_depth"], 3);
+    world.sync();
+    assert_eq!(briefly(&world.take(b)), ["message 1", "message 2", "message 3"]);
+    world.send(b, &json!({"type": "ack", "up_to": 100}));
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_stored_message_survives_a_crash_and_says_that_it_may_have_come_before() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "stored", "body": 1}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 delivered"], "the later state answers");
+    world.sync();
+    assert_eq!(world.take(b).len(), 1);
+    let mut world = world.crash();
+    let (b, frames) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
+    assert_eq!(frames[0]["mailbox_depth"], 1);
+    world.sync();
+    assert_eq!(briefly(&world.take(b)), ["message 1 again:2"]);
+    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn what_comes_live_never_overtakes_what_is_on_disk() {
+    let mut world = durable();
+    let a = world.register("a");
+    let b = world.join("b", json!({"mailbox": true, "ack": true, "in_flight": 2}));
+    world.hang_up(b);
+    world.pass_ms(5_000);
+    for n in 1..=4 {
+        world.message(a, "b", n);
+    }
+    let (b, _) = world.join_and_take("b", json!({"mailbox": true, "ack": true, "in_flight": 100}));
+    // The disk has not answered yet.
+    world.message(a, "b", 5);
+    assert_eq!(briefly(&world.take(b)), Vec::<String>::new());
+    world.sync();
+    world.message(a, "b", 6);
+    world.sync();
+    let expected: Vec<String> = (1..=6).map(|n| format!("message {n}")).collect();
+    assert_eq!(briefly(&world.take(b)), expected);
+    world.send(b, &json!({"type": "ack", "up_to": 100}));
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn an_acknowledgement_that_overtakes_the_commit_is_all_that_is_said() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    let seq = world.take(b)[0]["seq"].clone();
+    world.send(b, &json!({"type": "ack", "seqs": [seq]}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 acked"]);
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new(), "it was told already");
+    assert_eq!(world.shelf.endings, [(1, Ending::Acked)]);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_released_client_with_a_mailbox_keeps_its_messages_until_it_has_read_them() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.mailboxes = vec!["old".to_owned()];
+    });
+    let a = world.register("a");
+    world.message(a, "old", 1);
+    world.sync();
+    let (old, bodies) = world.register_and_take("old");
+    assert_eq!(bodies.len(), 0);
+    world.sync();
+    assert_eq!(world.bodies(old), [json!(1)]);
+    assert_eq!(world.shelf.records.len(), 1, "nobody knows whether it was read");
+    world.pass_ms(10);
+    assert_eq!(world.looks.first(), Some(&old));
+    world.router.has_read_all(old);
+    world.turn();
+    world.sync();
+    assert_eq!(world.shelf.endings, [(1, Ending::Read)]);
+    assert!(world.shelf.records.is_empty());
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn what_a_released_client_was_not_seen_to_read_comes_again() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.mailboxes = vec!["old".to_owned()];
+    });
+    let (a, old) = (world.register("a"), world.register("old"));
+    for n in 1..=3 {
+        world.message(a, "old", n);
+    }
+    world.sync();
+    assert_eq!(world.bodies(old).len(), 3);
+    world.hang_up(old);
+    world.message(a, "old", 4);
+    let (new, frames) = world.join_and_take("old", json!({"ack": true}));
+    assert_eq!(briefly(&frames), ["registered"]);
+    world.sync();
+    let expected = ["message 1 again:2", "message 2 again:2", "message 3 again:2", "message 4"];
+    assert_eq!(briefly(&world.take(new)), expected);
+    world.send(new, &json!({"type": "ack", "up_to": 100}));
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_queued_message_waits_for_somebody_who_was_here_before() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    world.ask(a, "b", json!({"id": "m0", "queue": true, "body": 0}));
+    assert_eq!(briefly(&world.take(a)), ["error m0 endpoint_not_found"]);
+    let b = world.register("b");
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "m1", "queue": true, "receipt": "stored", "body": 1}));
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 stored"]);
+    let (b, _) = world.register_and_take("b");
+    world.sync();
+    assert_eq!(world.bodies(b), [json!(1)]);
+    world.router.has_read_all(b);
+    world.turn();
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    world.end();
+}
+
+#[test]
+fn names_that_look_like_the_wanted_one_are_suggested() {
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    world.register("builder");
+    world.ask(a, "bulider", json!({"id": 1, "body": 0}));
+    let frames = world.take(a);
+    assert_eq!(frames[0]["code"], "endpoint_not_found");
+    assert_eq!(frames[0]["suggestions"], json!(["builder"]));
+    world.end();
+}
+
+#[test]
+fn another_user_cannot_open_a_mailbox() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.allow_uids = vec![2_000];
+    });
+    let a = world.register("a");
+    let b = world.join("b", json!({"mailbox": true}));
+    world.hang_up(b);
+    world.message(a, "b", "a secret");
+    world.sync();
+    world.pass_ms(4_000);
+    let thief = world.connect_as(2_000);
+    world.send(thief, &json!({"type": "register", "endpoint": "b"}));
+    assert_eq!(world.take(thief)[0]["code"], "unauthorized");
+    assert_eq!(world.shelf.records.len(), 1);
+    world.end_with_mailboxes();
+}
+
+// ---- the disk fails ---------------------------------------------------------------------------------
+
+#[test]
+fn a_message_that_the_disk_does_not_take_is_refused_and_forgotten() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "stored", "body": 1}));
+    world.refuse_all("no space left on device");
+    let frames = world.take(a);
+    assert_eq!(briefly(&frames), ["error m1 store_unavailable"]);
+    assert_eq!(frames[0]["detail"], "no space left on device");
+    // The retry is a new message.
+    world.ask(a, "b", json!({"id": "m1", "receipt": "stored", "body": 1}));
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 stored"]);
+    assert_eq!(world.router.mailboxes()[0].kept.messages, 1);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn without_a_disk_what_must_be_kept_is_refused_and_the_rest_goes_on() {
+    use hermes_bus_core::storage::Answer;
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    let c = world.register("c");
+    world.sync();
+    world.router.storage(Answer::Trouble(Some("the file system is read-only".to_owned())));
+    world.ask(a, "b", json!({"id": "here", "receipt": "acked", "body": 1}));
+    let seq = world.take(b)[0]["seq"].clone();
+    world.send(b, &json!({"type": "ack", "seqs": [seq]}));
+    assert_eq!(briefly(&world.take(a)), ["receipt here acked"], "nothing had to be kept for that");
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "away", "receipt": "stored", "body": 2}));
+    assert_eq!(briefly(&world.take(a)), ["error away store_unavailable"]);
+    world.message(a, "c", "live");
+    assert_eq!(world.bodies(c), [json!("live")]);
+    world.router.storage(Answer::Trouble(None));
+    world.ask(a, "b", json!({"id": "again", "receipt": "stored", "body": 3}));
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), ["receipt again stored"]);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_slow_receiver_is_spilled_to_disk_and_nobody_waits_for_it() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.queue_bytes_max = 2_000;
+    });
+    let (a, slow) = (world.register("a"), world.register("slow"));
+    world.stop_reading(slow, 0);
+    for n in 0..50 {
+        world.message(a, "slow", format!("{n} {}", "x".repeat(100)));
+    }
+    assert_eq!(world.counters().sender_waits, 0);
+    assert!(world.counters().spilled > 20, "{:?}", world.counters());
+    world.sync();
+    world.read_on(slow);
+    for _ in 0..5 {
+        world.sync();
+        world.turn();
+    }
+    let numbers: Vec<u64> = world
+        .bodies(slow)
+        .iter()
+        .map(|body| body.as_str().expect("text")[..2].trim().parse().expect("a number"))
+        .collect();
+    assert_eq!(numbers, (0..50).collect::<Vec<_>>());
+    world.sync();
+    assert!(world.shelf.records.is_empty(), "{:?}", world.shelf.records.len());
+    world.end();
+}
+
+#[test]
+fn what_was_only_spilled_ends_with_the_linger_of_its_receiver() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.queue_bytes_max = 2_000;
+    });
+    let (a, slow) = (world.register("a"), world.register("slow"));
+    world.stop_reading(slow, 0);
+    for _ in 0..50 {
+        world.message(a, "slow", "x".repeat(100));
+    }
+    world.sync();
+    world.hang_up(slow);
+    world.pass_ms(3_100);
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    assert_eq!(world.counters().dropped_receiver_gone + world.counters().given_up, 50);
+    world.end();
+}
+
+// ---- time to live -----------------------------------------------------------------------------------
+
+#[test]
+fn a_message_that_is_not_wanted_any_more_is_not_delivered() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.register("b");
+    world.stop_reading(b, 0);
+    world.message(a, "b", "before");
+    world.ask(a, "b", json!({"id": "m1", "receipt": "delivered", "ttl_s": 1.5, "body": "late"}));
+    world.message(a, "b", "behind");
+    world.pass_ms(1_499);
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
+    world.pass_ms(1);
+    assert_eq!(briefly(&world.take(a)), ["error m1 expired"]);
+    world.read_on(b);
+    assert_eq!(world.bodies(b), [json!("before"), json!("behind")]);
+    world.end();
+}
+
+#[test]
+fn a_message_expires_in_a_mailbox_and_its_sender_hears_of_it() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "ttl_s": 2, "body": 1}));
+    world.sync();
+    world.pass_ms(2_100);
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), ["error m1 expired"]);
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    assert_eq!(world.shelf.dead.len(), 1);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn now_or_never() {
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    let b = world.register("b");
+    world.ask(a, "b", json!({"id": "m1", "receipt": "delivered", "ttl_s": 0, "body": 1}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 delivered"]);
+    world.stop_reading(b, 0);
+    world.ask(a, "b", json!({"id": "m2", "receipt": "delivered", "ttl_s": 0, "body": 2}));
+    world.pass_ms(1);
+    assert_eq!(briefly(&world.take(a)), ["error m2 expired"]);
+    world.end();
+}
+
+// ---- repetitions ------------------------------------------------------------------------------------
+
+#[test]
+fn a_message_that_is_sent_again_is_answered_and_not_delivered_again() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    let ask = json!({"id": "m1", "receipt": "acked", "body": 1});
+    world.ask(a, "b", ask.clone());
+    world.ask(a, "b", ask.clone());
+    let frames = world.take(b);
+    assert_eq!(briefly(&frames), ["message 1"]);
+    world.send(b, &json!({"type": "ack", "seqs": [frames[0]["seq"]]}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 acked", "receipt m1 acked"]);
+    world.ask(a, "b", ask);
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 acked"]);
+    assert_eq!(world.take(b).len(), 0);
+    assert_eq!(world.counters().repeated, 2);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_message_that_goes_round_in_circles_is_stopped() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.register("b"));
+    world.ask(a, "b", json!({"id": "ok", "hops": 16, "body": 1}));
+    world.ask(a, "b", json!({"id": "no", "hops": 17, "body": 2}));
+    assert_eq!(briefly(&world.take(a)), ["error no hops_exceeded"]);
+    assert_eq!(world.bodies(b), [json!(1)]);
+    world.end();
+}
+
+// ---- groups and topics ------------------------------------------------------------------------------
+
+#[test]
+fn a_group_s_message_goes_to_one_member_the_least_loaded_first() {
+    let mut world = World::new();
+    let a = world.register("a");
+    let one = world.join("one", json!({"ack": true, "groups": ["workers"]}));
+    let two = world.join("two", json!({"ack": true, "groups": ["@workers"]}));
+    for n in 1..=4 {
+        world.message(a, "@workers", n);
+    }
+    assert_eq!(briefly(&world.take(one)), ["message 1", "message 3"]);
+    let frames = world.take(two);
+    assert_eq!(briefly(&frames), ["message 2", "message 4"]);
+    assert_eq!(frames[0]["via"], "@workers");
+    world.send(two, &json!({"type": "ack", "up_to": 100}));
+    world.message(a, "@workers", 5);
+    assert_eq!(briefly(&world.take(two)), ["message 5"]);
+    world.end();
+}
+
+#[test]
+fn a_member_s_unfinished_work_goes_to_another_member() {
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    let one = world.join("one", json!({"ack": true, "groups": ["workers"]}));
+    let two = world.join("two", json!({"ack": true, "groups": ["workers"]}));
+    world.ask(a, "@workers", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    assert_eq!(world.take(one).len(), 1);
+    world.hang_up(one);
+    let frames = world.take(two);
+    assert_eq!(briefly(&frames), ["message 1 again:2"]);
+    world.send(two, &json!({"type": "ack", "seqs": [frames[0]["seq"]]}));
+    let receipt = &world.take(a)[0];
+    assert_eq!((&receipt["status"], &receipt["to"]), (&json!("acked"), &json!("two")));
+    world.end();
+}
+
+#[test]
+fn a_group_without_anybody_is_an_unknown_address() {
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    world.ask(a, "@nobody", json!({"id": "m1", "body": 1}));
+    assert_eq!(briefly(&world.take(a)), ["error m1 endpoint_not_found"]);
+    world.end();
+}
+
+#[test]
+fn a_topic_s_message_goes_to_every_subscriber_once() {
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    let one = world.join("one", json!({"topics": ["build.*", "build.done"]}));
+    let two = world.join("two", json!({"topics": ["build.>"]}));
+    let three = world.join("three", json!({"topics": ["test.>"]}));
+    world.ask(a, "#build.done", json!({"id": "m1", "receipt": "delivered", "body": 1}));
+    let frames = world.take(one);
+    assert_eq!(briefly(&frames), ["message 1"]);
+    assert_eq!(frames[0]["via"], "#build.done");
+    assert_eq!(world.take(two).len(), 1);
+    assert_eq!(world.take(three).len(), 0);
+    let receipt = &world.take(a)[0];
+    assert_eq!(receipt["endpoints"], 2);
+    assert_eq!((&receipt["failed"], &receipt["status"]), (&json!(0), &json!("delivered")));
+    world.send(two, &json!({"type": "unsubscribe", "topics": ["build.>"], "req": "r"}));
+    let expected = json!({"type": "subscribed", "topics": [], "groups": [], "req": "r"});
+    assert_eq!(world.take(two), [expected]);
+    world.ask(a, "#build.done", json!({"body": 2}));
+    assert_eq!((world.take(one).len(), world.take(two).len()), (1, 0));
+    world.end();
+}
+
+#[test]
+fn a_subscription_of_an_endpoint_with_a_mailbox_outlives_its_session_and_a_crash() {
+    let mut world = durable();
+    let options = json!({"mailbox": true, "ack": true, "topics": ["news.>"]});
+    let b = world.join("b", options);
+    world.sync();
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    let a = world.register("a");
+    world.message(a, "#news.today", 1);
+    world.sync();
+    let mut world = world.crash();
+    let a = world.register("a");
+    world.message(a, "#news.today", 2);
+    world.sync();
+    let (b, _) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
+    world.sync();
+    assert_eq!(briefly(&world.take(b)), ["message 1 again:2", "message 2"]);
+    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_hears_of_its_gap() {
+    let mut world = World::with(|config| config.queue_bytes_max = 2_000);
+    let a = world.register("a");
+    let slow = world.join("slow", json!({"topics": ["t"]}));
+    world.stop_reading(slow, 0);
+    for _ in 0..50 {
+        world.message(a, "#t", "x".repeat(100));
+    }
+    world.read_on(slow);
+    let frames = world.take(slow);
+    let messages = frames.iter().filter(|frame| frame["type"] == "message").count();
+    let gap = frames.iter().find(|frame| frame["type"] == "gap").expect("a gap");
+    assert_eq!(gap["source"], "topic");
+    assert_eq!(gap["count"].as_u64(), Some(50 - messages as u64));
+    world.end();
+}
+
+#[test]
+fn an_acked_broadcast_has_one_receipt_when_the_last_one_has_confirmed() {
+    let mut world = World::new();
+    let a = world.join("a", json!({"ack": true}));
+    let b = world.join("b", json!({"ack": true}));
+    let old = world.register("old");
+    world.ask(a, "", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    for key in [a, b] {
+        world.send(key, &json!({"type": "ack", "ids": ["m1"]}));
+    }
+    let frames = world.take(a);
+    let receipt = frames.iter().find(|frame| frame["type"] == "receipt").expect("a receipt");
+    assert_eq!((&receipt["endpoints"], &receipt["failed"]), (&json!(3), &json!(1)));
+    assert_eq!(receipt["status"], "acked");
+    assert_eq!(world.bodies(old), [json!(1)]);
+    world.end();
+}
+
+// ---- sessions ---------------------------------------------------------------------------------------
+
+#[test]
+fn who_loses_its_name_is_told_so() {
+    let mut world = World::new();
+    let old = world.join("a", json!({}));
+    let _new = world.join("a", json!({}));
+    assert_eq!(world.take(old), [json!({"type": "bye", "reason": "replaced"})]);
+    assert!(world.closed(old).is_some());
+    world.end();
+}
+
+#[test]
+fn a_name_can_be_asked_for_without_taking_it_from_anybody() {
+    let mut world = World::new();
+    let old = world.join("a", json!({}));
+    let new = world.connect();
+    let ask = |conflict: &str| json!({"type": "register", "endpoint": "a", "protocol": 2, "conflict": conflict});
+    world.send(new, &ask("refuse"));
+    assert_eq!(world.take(new)[0]["code"], "name_taken");
+    world.send(new, &ask("suffix"));
+    assert_eq!(world.take(new)[0]["endpoint"], "a-2");
+    assert_eq!(world.closed(old), None);
+    world.end();
+}
+
+#[test]
+fn what_level_2_does_not_know_is_refused_and_level_1_never_hears_of_it() {
+    let mut world = World::new();
+    let (one, two) = (world.register("one"), world.join("two", json!({})));
+    for (frame, code) in [
+        (json!({"type": "sing", "req": 1}), "unknown_type"),
+        (json!({"type": "register", "endpoint": "x", "req": 2}), "forbidden"),
+        (json!({"type": "ack", "up_to": 1, "req": 3}), "forbidden"),
+        (json!({"type": "subscribe", "topics": "x", "req": 4}), "invalid_field"),
+        (json!({"type": "message", "to": "one", "receipt": "read", "req": 5}), "invalid_field"),
+    ] {
+        world.send(two, &frame);
+        let answer = world.take(two);
+        assert_eq!(answer[0]["code"], code, "{frame}");
+        world.send(one, &frame);
+        let heard = world.take(one);
+        assert!(heard.iter().all(|frame| frame["type"] == "message"), "{heard:?}");
+    }
+    assert_eq!(world.closed(two), None);
+    world.end();
+}
+
+#[test]
+fn those_who_watch_hear_who_comes_and_who_goes_for_good() {
+    let mut world = World::new();
+    let watcher = world.join("watcher", json!({}));
+    world.send(watcher, &json!({"type": "watch", "presence": true}));
+    let b = world.register("b");
+    world.hang_up(b);
+    world.pass_ms(3_100);
+    let frames = world.take(watcher);
+    let seen: Vec<(&str, &str)> = frames
+        .iter()
+        .filter(|frame| frame["type"] == "presence")
+        .map(|frame| {
+            (frame["endpoint"].as_str().unwrap_or(""), frame["state"].as_str().unwrap_or(""))
+        })
+        .collect();
+    assert_eq!(seen, [("b", "online"), ("b", "offline")]);
+    world.end();
+}
+
+#[test]
+fn the_owner_can_look_at_everything_that_is_routed() {
+    let mut world = World::new();
+    let watcher = world.join("watcher", json!({}));
+    world.send(watcher, &json!({"type": "watch", "tap": "messages"}));
+    let (a, _b) = (world.register("a"), world.register("b"));
+    world.message(a, "b", "x");
+    let frames = world.take(watcher);
+    let tapped = frames.iter().find(|frame| frame["type"] == "tap").expect("a tap");
+    assert_eq!(tapped["outcome"], "accepted");
+    assert_eq!(tapped["message"]["body"], "x");
+    world.end();
+}
+
+// ---- the owner's books ------------------------------------------------------------------------------
+
+#[test]
+fn a_mailbox_can_be_emptied_by_the_owner() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true, "in_flight": 1}));
+    for n in 1..=3 {
+        world.ask(a, "b", json!({"id": n, "receipt": "acked", "body": n}));
+    }
+    world.sync();
+    assert_eq!(world.take(b).len(), 1);
+    let removed = world.router.purge("b").expect("it has a mailbox");
+    assert_eq!(removed.messages, 2, "one is in the receiver's hands");
+    world.turn();
+    assert_eq!(briefly(&world.take(a)), ["error 2 rejected", "error 3 rejected"]);
+    world.send(b, &json!({"type": "ack", "up_to": 100}));
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), ["receipt 1 acked"]);
+    assert!(world.shelf.records.is_empty());
+    assert_eq!(world.router.mailboxes()[0].kept.messages, 0);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_trace_tells_who_holds_a_message() {
+    use hermes_bus_proto::Raw;
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"ack": true, "in_flight": 1}));
+    for n in 1..=2 {
+        world.ask(a, "b", json!({"id": format!("m{n}"), "receipt": "acked", "body": n}));
+    }
+    world.take(b);
+    let held = world.router.trace_of(a, Raw::new(b"\"m1\""));
+    let states: Vec<&str> = held.states.iter().map(|state| state.state).collect();
+    assert_eq!(states, ["accepted", "delivered"]);
+    assert_eq!(held.standings[0].place, "in_flight");
+    let waiting = world.router.trace_of(a, Raw::new(b"\"m2\""));
+    assert_eq!(waiting.standings[0].place, "waiting");
+    assert!(waiting.standings[0].blocked_by.contains("holds 1"), "{waiting:?}");
+    world.end();
+}

@@ -1,0 +1,277 @@
+//! The answer to `trace`: what the router knows of a message, and what stands of it on disk.
+
+use bytes::Bytes;
+use hermes_bus_core::{SessionKey, Standing, Traced};
+use hermes_bus_proto::control::{self, unix_seconds};
+use hermes_bus_proto::{EndpointName, Raw};
+use hermes_bus_store::{Seen, Step};
+use serde_json::{Map, Value, json};
+
+/// Somebody asks where a message is.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) key: SessionKey,
+    /// The message's id, as JSON.
+    pub(crate) id: Bytes,
+    /// As JSON.
+    pub(crate) req: Option<Bytes>,
+    /// What the router knows.
+    pub(crate) known: Traced,
+}
+
+/// Something that has happened to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    word: String,
+    unix_us: u64,
+    endpoint: Option<EndpointName>,
+    detail: Option<String>,
+}
+
+impl Question {
+    /// The id as stored messages are looked for: only text is.
+    pub(crate) fn id_text(&self) -> Option<String> {
+        Raw::new(&self.id).text().ok().map(std::borrow::Cow::into_owned)
+    }
+
+    /// The whole answer: a frame. `seen` is what stands on disk, `is_present` says whether an endpoint
+    /// has a session.
+    pub(crate) fn answer(
+        self,
+        seen: Vec<Seen>,
+        is_present: impl Fn(&EndpointName) -> bool,
+    ) -> Vec<u8> {
+        let Question { id, req, known, .. } = self;
+        let Traced { states, mut standings } = known;
+        let only_on_disk = waiting_on_disk(&seen, &standings, is_present);
+        standings.extend(only_on_disk);
+        let known: Vec<State> = states
+            .into_iter()
+            .map(|state| State {
+                word: state.state.to_owned(),
+                unix_us: state.unix_us,
+                endpoint: state.endpoint,
+                detail: state.reason.map(|reason| reason.as_str().to_owned()),
+            })
+            .collect();
+        let states = merged(known, seen);
+        let states = states.iter().map(|state| control::TracedState {
+            state: &state.word,
+            unix_us: state.unix_us,
+            endpoint: state.endpoint.as_ref(),
+            detail: state.detail.as_deref(),
+        });
+        let mut further = Map::new();
+        if !standings.is_empty() {
+            let standings: Vec<Value> = standings.iter().map(standing).collect();
+            further.insert("standings".to_owned(), standings.into());
+        }
+        let mut frame = Vec::new();
+        let req = req.as_deref().map(Raw::new);
+        control::traced(&mut frame, Raw::new(&id), states, &further, req);
+        frame
+    }
+}
+
+/// Of the messages that stand on disk and are not at their end, those that the router has not in memory.
+fn waiting_on_disk(
+    seen: &[Seen],
+    in_memory: &[Standing],
+    is_present: impl Fn(&EndpointName) -> bool,
+) -> Vec<Standing> {
+    let mut waiting: Vec<Standing> = Vec::new();
+    for one in seen.iter().filter(|one| one.step == Step::Stored) {
+        let has_ended = seen.iter().any(|other| {
+            other.step == Step::Ended && other.seq == one.seq && other.endpoint == one.endpoint
+        });
+        let is_told = in_memory.iter().chain(&waiting).any(|told| told.endpoint == one.endpoint);
+        if has_ended || is_told {
+            continue;
+        }
+        let name = one.endpoint.as_str();
+        let (blocked_by, next) = match is_present(&one.endpoint) {
+            true => (
+                format!("{name} has not dealt with what came before"),
+                format!("it is read from disk as soon as {name} has room"),
+            ),
+            false => (format!("{name} is away"), format!("it is handed over when {name} is back")),
+        };
+        waiting.push(Standing {
+            endpoint: one.endpoint.clone(),
+            place: "stored",
+            since_unix_us: one.unix_us,
+            blocked_by,
+            next,
+        });
+    }
+    waiting
+}
+
+fn standing(standing: &Standing) -> Value {
+    let Standing { endpoint, place, since_unix_us, blocked_by, next } = standing;
+    let since: Option<f64> = since_unix_us.and_then(|at| unix_seconds(at).parse().ok());
+    json!({
+        "endpoint": endpoint.as_str(),
+        "place": place,
+        "since_ts": since,
+        "blocked_by": blocked_by,
+        "next": next,
+    })
+}
+
+/// What the router knows, and of what stands on disk what the router does not know any more. Oldest
+/// first.
+fn merged(known: Vec<State>, seen: Vec<Seen>) -> Vec<State> {
+    let mut last_unix_us = 0;
+    let mut states = Vec::new();
+    for Seen { step, endpoint, unix_us, seq: _, detail } in seen {
+        let (word, detail) = in_words(step, detail);
+        let is_known = known.iter().any(|state| {
+            state.word == word && state.endpoint.as_ref().is_none_or(|name| *name == endpoint)
+        });
+        // Where no time is recorded, it was after the step before.
+        last_unix_us = unix_us.unwrap_or(last_unix_us);
+        if !is_known {
+            let endpoint = Some(endpoint);
+            states.push(State { word, unix_us: last_unix_us, endpoint, detail });
+        }
+    }
+    states.extend(known);
+    states.sort_by_key(|state| state.unix_us);
+    states
+}
+
+/// The state in a word, and what else there is to say.
+fn in_words(step: Step, detail: String) -> (String, Option<String>) {
+    const DEAD: &str = "dead letter: ";
+    let rest = |detail: String| Some(detail).filter(|detail| !detail.is_empty());
+    match step {
+        Step::Accepted => ("accepted".to_owned(), rest(detail)),
+        Step::Stored => ("stored".to_owned(), rest(detail)),
+        Step::Delivered => ("delivered".to_owned(), rest(detail)),
+        Step::Ended => match detail.strip_prefix(DEAD) {
+            Some(why) => ("dead".to_owned(), Some(why.to_owned())),
+            None => (detail, None),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermes_bus_core::TracedState;
+    use hermes_bus_proto::ErrorCode;
+
+    use super::*;
+    use crate::control::tests::{said, some_key};
+
+    fn name(name: &str) -> EndpointName {
+        EndpointName::level_1(name).unwrap()
+    }
+
+    fn seen(step: Step, unix_us: Option<u64>, detail: &str) -> Seen {
+        Seen { step, endpoint: name("worker"), unix_us, seq: 1, detail: detail.to_owned() }
+    }
+
+    fn known(state: &'static str, unix_us: u64, endpoint: Option<&str>) -> TracedState {
+        TracedState { state, unix_us, endpoint: endpoint.map(name), reason: None }
+    }
+
+    fn ask(known: Traced, seen: Vec<Seen>) -> Value {
+        let (id, req) = (Bytes::from_static(b"\"m1\""), Some(Bytes::from_static(b"7")));
+        let question = Question { key: some_key(), id, req, known };
+        assert_eq!(question.id_text().as_deref(), Some("m1"));
+        said(&question.answer(seen, |name| name.as_str() == "here"))
+    }
+
+    fn words(answer: &Value) -> Vec<(&str, f64)> {
+        let states = answer["states"].as_array().unwrap().iter();
+        states.map(|s| (s["state"].as_str().unwrap(), s["ts"].as_f64().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_the_router_knows_is_not_told_twice() {
+        let states = vec![
+            known("accepted", 1_000_000, None),
+            known("stored", 1_500_000, Some("worker")),
+            known("requeued", 3_000_000, Some("worker")),
+        ];
+        let seen = vec![
+            seen(Step::Accepted, Some(1_000_000), ""),
+            seen(Step::Stored, Some(1_400_000), ""),
+            seen(Step::Delivered, Some(2_000_000), "2 times"),
+        ];
+        let answer = ask(Traced { states, standings: Vec::new() }, seen);
+        assert_eq!((&answer["type"], &answer["id"]), (&json!("traced"), &json!("m1")));
+        assert_eq!(answer["req"], 7);
+        let expected = [("accepted", 1.0), ("stored", 1.5), ("delivered", 2.0), ("requeued", 3.0)];
+        assert_eq!(words(&answer), expected);
+        assert_eq!(answer["states"][2]["detail"], "2 times");
+        assert_eq!(answer.get("standings"), None);
+    }
+
+    #[test]
+    fn who_blocks_what_waits_on_disk_is_told() {
+        let stored = |endpoint: &str| {
+            let one = seen(Step::Stored, Some(2_000_000), "");
+            vec![Seen { endpoint: name(endpoint), ..one }]
+        };
+        let answer = ask(Traced::default(), stored("gone"));
+        let standing = &answer["standings"][0];
+        assert_eq!((&standing["place"], &standing["since_ts"]), (&json!("stored"), &json!(2.0)));
+        assert_eq!(standing["blocked_by"], "gone is away");
+        let answer = ask(Traced::default(), stored("here"));
+        assert!(!answer["standings"][0]["blocked_by"].as_str().unwrap().contains("away"));
+        // What the router has in memory, it knows better; what has ended, waits for nothing.
+        let known = Standing {
+            endpoint: name("gone"),
+            place: "paused",
+            since_unix_us: None,
+            blocked_by: String::new(),
+            next: String::new(),
+        };
+        let answer = ask(Traced { states: Vec::new(), standings: vec![known] }, stored("gone"));
+        assert_eq!(answer["standings"].as_array().map(Vec::len), Some(1));
+        let mut ended = stored("gone");
+        ended.push(Seen { endpoint: name("gone"), ..seen(Step::Ended, Some(3), "acked") });
+        assert_eq!(ask(Traced::default(), ended).get("standings"), None);
+    }
+
+    #[test]
+    fn what_only_the_disk_knows_is_told_to_its_end() {
+        let life = |end: &str| {
+            vec![
+                seen(Step::Accepted, Some(1_000_000), ""),
+                seen(Step::Delivered, None, ""),
+                seen(Step::Ended, Some(4_000_000), end),
+            ]
+        };
+        let answer = ask(Traced::default(), life("acked"));
+        assert_eq!(words(&answer), [("accepted", 1.0), ("delivered", 1.0), ("acked", 4.0)]);
+        assert_eq!(answer["states"][2]["endpoint"], "worker");
+        let answer = ask(Traced::default(), life("dead letter: rejected (no)"));
+        assert_eq!(words(&answer).last(), Some(&("dead", 4.0)));
+        assert_eq!(answer["states"][2]["detail"], "rejected (no)");
+    }
+
+    #[test]
+    fn reasons_and_whereabouts_are_told() {
+        let mut refused = known("refused", 1, None);
+        refused.reason = Some(ErrorCode::MailboxFull);
+        let standings = vec![Standing {
+            endpoint: name("worker"),
+            place: "in_flight",
+            since_unix_us: Some(2_500_000),
+            blocked_by: "worker holds it".to_owned(),
+            next: "it comes again".to_owned(),
+        }];
+        let answer = ask(Traced { states: vec![refused], standings }, Vec::new());
+        assert_eq!(answer["states"][0]["detail"], "mailbox_full");
+        assert_eq!(
+            answer["standings"],
+            json!([{
+                "endpoint": "worker", "place": "in_flight", "since_ts": 2.5,
+                "blocked_by": "worker holds it", "next": "it comes again",
+            }])
+        );
+    }
+}

@@ -1,0 +1,258 @@
+//! The one connection that writes, and what is known of the write-ahead log behind it.
+//!
+//! A commit whose sync failed may still stand in the log, whole: the next process would take it for
+//! committed. So the end of the last good commit is known at any time, and the log is cut there before
+//! anybody is told that something was refused.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::Connection;
+
+use crate::schema;
+
+/// Bytes before the first frame of a write-ahead log, and of each frame before its page.
+/// <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
+pub(crate) const WAL_HEADER_BYTES: u64 = 32;
+/// See [`WAL_HEADER_BYTES`].
+pub(crate) const FRAME_HEADER_BYTES: u64 = 24;
+/// Where the two salts stand in the log's header. They change when the log begins anew.
+pub(crate) const SALTS: std::ops::Range<usize> = 16..24;
+
+/// Frames in the log from which on a pause is used to move them into the database: 4 MiB.
+const CHECKPOINT_IN_PAUSE_FRAMES: u64 = 1_000;
+/// Frames in the log from which on that is done in any case: 32 MiB.
+const CHECKPOINT_FRAMES: u64 = 8 * 1024;
+
+/// The end of the last good commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Good {
+    salts: [u8; 8],
+    frames: u64,
+}
+
+/// The connection that writes.
+pub(crate) struct Database {
+    pub(crate) connection: Connection,
+    path: PathBuf,
+    wal: PathBuf,
+    /// Pages in the log after the last commit, as SQLite says.
+    frames: Arc<AtomicU64>,
+    good: Good,
+    /// How many of the frames were in the log at the last checkpoint.
+    checkpointed_frames: u64,
+    /// The next commits that fail, for tests.
+    #[cfg(test)]
+    pub(crate) faults: crate::tests::Faults,
+}
+
+/// The file beside a database that its write-ahead log is in.
+pub(crate) fn wal_file(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+impl Database {
+    /// Opens the database. It is made if it is not there.
+    pub(crate) fn open(path: &Path, bytes_max: Option<u64>) -> rusqlite::Result<Self> {
+        let mut connection = schema::open_for_writing(path)?;
+        if let Some(bytes_max) = bytes_max {
+            let pages = bytes_max / u64::from(schema::PAGE_BYTES);
+            connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        }
+        let frames = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&frames);
+        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
+            counted.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let mut database = Database {
+            connection,
+            path: path.to_owned(),
+            wal: wal_file(path),
+            frames,
+            good: Good::default(),
+            checkpointed_frames: 0,
+            #[cfg(test)]
+            faults: crate::tests::Faults::of(path),
+        };
+        // All that stands in the log now is good.
+        database.checkpoint()?;
+        database.note_good();
+        Ok(database)
+    }
+
+    /// Opens the database anew, and lets go of the old connection if that succeeds.
+    pub(crate) fn reopen(&mut self, bytes_max: Option<u64>) -> rusqlite::Result<()> {
+        *self = Database::open(&self.path, bytes_max)?;
+        Ok(())
+    }
+
+    fn note_good(&mut self) {
+        self.good = Good { salts: self.salts(), frames: self.frames.load(Ordering::Relaxed) };
+    }
+
+    /// Begins a change that will be durable when [`Database::commit`] returns.
+    pub(crate) fn begin(&self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
+    /// Makes everything since [`Database::begin`] durable: it returns when the log is synced.
+    pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        self.faults.strike()?;
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        self.note_good();
+        Ok(())
+    }
+
+    fn salts(&self) -> [u8; 8] {
+        let mut salts = [0; 8];
+        let read =
+            File::open(&self.wal).and_then(|wal| wal.read_exact_at(&mut salts, SALTS.start as u64));
+        // A log that was not begun has none.
+        read.map_or([0; 8], |()| salts)
+    }
+
+    /// Takes everything since [`Database::begin`] back, also from the log.
+    pub(crate) fn roll_back(&mut self) {
+        if !self.connection.is_autocommit() {
+            // It fails where SQLite has done so itself.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        // Where even this is impossible, nothing of the failed commit has reached the log.
+        let _ = self.cut_log();
+    }
+
+    fn cut_log(&self) -> io::Result<()> {
+        let wal = match File::options().write(true).read(true).open(&self.wal) {
+            Ok(wal) => wal,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let frame_bytes = FRAME_HEADER_BYTES + u64::from(schema::PAGE_BYTES);
+        let is_same_log = self.salts() == self.good.salts;
+        let end = if is_same_log && self.good.frames > 0 {
+            WAL_HEADER_BYTES + self.good.frames * frame_bytes
+        } else {
+            // It had begun anew, or not at all: all that was good is in the database.
+            0
+        };
+        if wal.metadata()?.len() > end {
+            wal.set_len(end)?;
+            wal.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Moves what is in the log into the database, if it is time for that.
+    pub(crate) fn checkpoint_if_due(&mut self, is_pause: bool) -> rusqlite::Result<()> {
+        let frames = self.frames.load(Ordering::Relaxed);
+        if frames < self.checkpointed_frames {
+            self.checkpointed_frames = 0;
+        }
+        let new = frames - self.checkpointed_frames;
+        let due = if is_pause { CHECKPOINT_IN_PAUSE_FRAMES } else { CHECKPOINT_FRAMES };
+        if new < due {
+            return Ok(());
+        }
+        self.checkpoint()
+    }
+
+    /// Never waits for readers: what they still look at is moved the next time.
+    fn checkpoint(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare("PRAGMA wal_checkpoint(PASSIVE)")?;
+        let (frames, moved): (i64, i64) =
+            statement.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
+        self.frames.store(u64::try_from(frames).unwrap_or(0), Ordering::Relaxed);
+        self.checkpointed_frames = u64::try_from(moved).unwrap_or(0);
+        Ok(())
+    }
+
+    /// Moves all of the log into the database, if nobody looks at it.
+    pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(std::time::Duration::ZERO)?;
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Database {
+        let mut database = Database::open(path, None).unwrap();
+        schema::migrate(&mut database.connection).unwrap();
+        database
+    }
+
+    fn write(database: &mut Database, key: &str) {
+        database.begin().unwrap();
+        schema::set_meta(&database.connection, key, 1).unwrap();
+        database.commit().unwrap();
+    }
+
+    /// What the next process finds after a crash at this moment.
+    fn keys_after_crash(path: &Path) -> Vec<String> {
+        let copy = tempfile::tempdir().unwrap();
+        let copied = copy.path().join("copy.db");
+        std::fs::copy(path, &copied).unwrap();
+        std::fs::copy(wal_file(path), wal_file(&copied)).unwrap();
+        let connection = schema::open_for_writing(&copied).unwrap();
+        let mut statement = connection.prepare("SELECT key FROM meta ORDER BY key").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn a_commit_that_was_taken_back_is_not_there_after_a_crash() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        let good = database.good;
+        write(&mut database, "b");
+        assert_eq!(keys_after_crash(&path), ["a", "b"]);
+        // As if its sync had failed when all of it was in the log.
+        database.good = good;
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a"]);
+    }
+
+    #[test]
+    fn nor_is_the_first_commit_of_a_log_that_had_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        let good = database.good;
+        database.checkpoint().unwrap();
+        write(&mut database, "b");
+        assert_ne!(database.good.salts, good.salts);
+        database.good = good;
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a"]);
+    }
+
+    #[test]
+    fn taking_back_leaves_good_commits_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        database.reopen(None).unwrap();
+        database.roll_back();
+        write(&mut database, "b");
+        database.begin().unwrap();
+        schema::set_meta(&database.connection, "c", 1).unwrap();
+        database.roll_back();
+        write(&mut database, "d");
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a", "b", "d"]);
+    }
+}

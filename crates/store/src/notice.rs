@@ -1,0 +1,71 @@
+//! What the store has to tell people, besides its answers to the router.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A damaged database that was moved out of the way. Nothing of it is ever deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where it is now. Its write-ahead log, if it had one, lies beside it.
+    pub path: PathBuf,
+    /// What was wrong with it.
+    pub why: String,
+    /// Rows that could be read and are in the new database.
+    pub saved_rows: u64,
+    /// Places where reading failed.
+    pub unreadable: u64,
+}
+
+/// Something for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The integrity check after an unclean stop found nothing.
+    Sound {
+        /// How long it took.
+        took: Duration,
+    },
+    /// The integrity check after an unclean stop found damage: the first findings.
+    Damaged(Vec<String>),
+    /// A message of a mailbox cannot be read and is passed over.
+    Unreadable {
+        /// Its `seq`.
+        seq: u64,
+        /// Why.
+        why: String,
+    },
+    /// Entries of the history that were dropped, because the disk did not keep up with them.
+    HistoryDropped(u64),
+    /// Search does not know the newest messages, because its index cannot be written.
+    SearchFails(String),
+}
+
+impl Notice {
+    /// Whether somebody should look.
+    pub fn is_bad(&self) -> bool {
+        !matches!(self, Notice::Sound { .. })
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Sound { took } => {
+                write!(f, "the store was checked after an unclean stop, in {took:.1?}: it is sound")
+            }
+            Notice::Damaged(findings) => write!(
+                f,
+                "the store is damaged: {}; stop the bus, look at `hermes-bus doctor`, and start it \
+                 again",
+                findings.join("; ")
+            ),
+            Notice::Unreadable { seq, why } => {
+                write!(f, "message {seq} of the store cannot be read and is passed over: {why}")
+            }
+            Notice::HistoryDropped(entries) => {
+                write!(f, "entries of the history dropped: {entries}; the disk does not keep up")
+            }
+            Notice::SearchFails(why) => write!(f, "search does not know new messages: {why}"),
+        }
+    }
+}

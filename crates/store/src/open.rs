@@ -1,0 +1,223 @@
+//! From a path to a store that can be written.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use hermes_bus_core::storage::{Recovered, Ticket};
+use rusqlite::InterruptHandle;
+
+use crate::damage::{self, Look};
+use crate::database::Database;
+use crate::lock::{Lock, Taken};
+use crate::notice::{Notice, SetAside};
+use crate::options::Options;
+use crate::queue::Shared;
+use crate::reader::Reader;
+use crate::recover;
+use crate::rows::Names;
+use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
+use crate::search::Search;
+use crate::store::{CloseError, OpenError};
+use crate::writer::{Chores, Writer, now_unix_us};
+
+/// A process that ends without saying so has used fewer numbers than this.
+const SEQS_RESERVED: u64 = 1 << 32;
+
+const FOREIGN: &str = "it is a database of something else";
+
+/// A database that is ready to be written, and what was found in it.
+pub(crate) struct Prepared {
+    pub(crate) database: Database,
+    pub(crate) recovered: Recovered,
+    pub(crate) set_aside: Option<SetAside>,
+}
+
+/// Makes sure that nobody else writes this database.
+pub(crate) fn lock(path: &Path) -> Result<Lock, OpenError> {
+    match Lock::take(path) {
+        Ok(Taken::Ours(lock)) => Ok(lock),
+        Ok(Taken::Theirs(pid)) => Err(OpenError::InUse { path: path.to_owned(), pid }),
+        Err(error) => Err(failed(path, error)),
+    }
+}
+
+fn failed(path: &Path, error: impl std::fmt::Display) -> OpenError {
+    OpenError::Failed { path: path.to_owned(), why: error.to_string() }
+}
+
+/// Opens the database, or makes it, or makes another one in the place of a damaged one.
+pub(crate) fn prepare(options: &Options) -> Result<Prepared, OpenError> {
+    let path = &options.path;
+    let why = match damage::look(path).map_err(|error| failed(path, error))? {
+        Look::Nothing => {
+            make_private(path)?;
+            return begin(options).map_err(Broken::into_error(path));
+        }
+        Look::Plausible => match begin(options) {
+            Ok(prepared) => return Ok(prepared),
+            Err(Broken::Damaged(why)) => why,
+            Err(broken) => return Err(Broken::into_error(path)(broken)),
+        },
+        Look::Damaged(why) => why,
+        Look::Foreign => return Err(failed(path, FOREIGN)),
+    };
+    begin_anew(options, why)
+}
+
+/// Why a database cannot be used.
+enum Broken {
+    Damaged(String),
+    Other(OpenError),
+}
+
+impl Broken {
+    fn into_error(path: &Path) -> impl FnOnce(Broken) -> OpenError {
+        move |broken| match broken {
+            Broken::Damaged(why) => failed(path, why),
+            Broken::Other(error) => error,
+        }
+    }
+}
+
+/// Takes a database over that is there, or begins a new one in an empty file.
+fn begin(options: &Options) -> Result<Prepared, Broken> {
+    let path = &options.path;
+    let broken = |error: rusqlite::Error| {
+        if schema::is_damage(&error) {
+            Broken::Damaged(error.to_string())
+        } else {
+            Broken::Other(failed(path, error))
+        }
+    };
+    // A newer program's database must stay as it is: this looks before anything is changed.
+    if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        let found = schema::open_for_reading(path)
+            .and_then(|connection| schema::found_version(&connection))
+            .map_err(broken)?;
+        let Some(found) = found else {
+            return Err(Broken::Other(failed(path, FOREIGN)));
+        };
+        if found > schema::VERSION {
+            let known = schema::VERSION;
+            return Err(Broken::Other(OpenError::TooNew { path: path.clone(), found, known }));
+        }
+    }
+    let mut database = Database::open(path, options.database_bytes_max).map_err(broken)?;
+    schema::migrate(&mut database.connection).map_err(broken)?;
+    let recovered =
+        recover::recovered(&database.connection, options, now_unix_us()).map_err(broken)?;
+    claim(&mut database, recovered.seq_from).map_err(broken)?;
+    damage::sync_directory(path).map_err(|error| Broken::Other(failed(path, error)))?;
+    Ok(Prepared { database, recovered, set_aside: None })
+}
+
+/// Says that the database is in use, and that all numbers that may be given out now are used.
+fn claim(database: &mut Database, seq_from: u64) -> rusqlite::Result<()> {
+    database.begin()?;
+    let reserved = seq_from.saturating_add(SEQS_RESERVED);
+    schema::set_meta(&database.connection, META_SEQ_FROM, reserved)?;
+    schema::set_meta(&database.connection, META_UNCLEAN, true)?;
+    database.commit()
+}
+
+/// Moves a damaged database out of the way, and saves what can be read of it.
+fn begin_anew(options: &Options, why: String) -> Result<Prepared, OpenError> {
+    let path = &options.path;
+    let aside = damage::set_aside(path, now_unix_us()).map_err(|error| failed(path, error))?;
+    make_private(path)?;
+    let saved = save(options, &aside).map_err(|error| failed(path, error))?;
+    let mut prepared = begin(options).map_err(Broken::into_error(path))?;
+    prepared.recovered.unclean = true;
+    let damage::Saved { rows: saved_rows, unreadable } = saved;
+    prepared.set_aside = Some(SetAside { path: aside, why, saved_rows, unreadable });
+    Ok(prepared)
+}
+
+fn save(options: &Options, aside: &Path) -> rusqlite::Result<damage::Saved> {
+    let mut database = Database::open(&options.path, options.database_bytes_max)?;
+    schema::migrate(&mut database.connection)?;
+    let saved = damage::salvage(aside, &mut database.connection)?;
+    // What the old database knew of its numbers may be lost: those that it can have given out are
+    // not given out again.
+    let highest: Option<u64> = database.connection.query_row(
+        "SELECT max(seq) FROM (SELECT max(seq) AS seq FROM message UNION ALL SELECT max(seq) FROM dead)",
+        [],
+        |row| row.get(0),
+    )?;
+    let next = highest.unwrap_or(0).saturating_add(SEQS_RESERVED);
+    schema::set_meta(&database.connection, META_SEQ_FROM, next)?;
+    database.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    Ok(saved)
+}
+
+/// Makes an empty file that only its owner may read. Its log gets the same rights.
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| failed(path, error))?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| failed(path, error))
+}
+
+/// The thread's own state.
+pub(crate) fn writer(
+    options: Options,
+    shared: &Arc<Shared>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    database: Database,
+    recovered: &Recovered,
+    ended: Sender<Result<(), CloseError>>,
+) -> Writer {
+    let now = Instant::now();
+    Writer {
+        options,
+        shared: Arc::clone(shared),
+        wake,
+        ended,
+        database,
+        names: Names::default(),
+        seq_from: recovered.seq_from,
+        seq_next: recovered.seq_from,
+        last_ticket: Ticket(0),
+        trouble: None,
+        search: Search::new(),
+        chores: Chores {
+            retention_at: now,
+            search_at: now,
+            last_work: now,
+            has_old_spills: true,
+            is_search_on: true,
+        },
+    }
+}
+
+/// Checks everything after an unclean stop, in a thread of its own. Returns what ends it early.
+pub(crate) fn check_in_background(
+    path: &Path,
+    shared: &Arc<Shared>,
+    wake: &Arc<dyn Fn() + Send + Sync>,
+) -> Option<InterruptHandle> {
+    let reader = Reader::open(path).ok()?;
+    let interrupt = reader.interrupt_handle();
+    let (shared, wake) = (Arc::clone(shared), Arc::clone(wake));
+    let check = move || {
+        let begin = Instant::now();
+        let notice = match reader.integrity() {
+            Ok(findings) if findings.is_empty() => Notice::Sound { took: begin.elapsed() },
+            Ok(findings) => Notice::Damaged(findings),
+            // It was ended early, or the trouble shows elsewhere.
+            Err(_) => return,
+        };
+        shared.notice(notice);
+        wake();
+    };
+    std::thread::Builder::new().name("store-check".to_owned()).spawn(check).ok()?;
+    Some(interrupt)
+}

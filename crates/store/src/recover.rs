@@ -1,0 +1,167 @@
+//! Reads what an earlier process has left.
+
+use hermes_bus_core::storage::{Ending, Recent, Recovered, Remembered, Waiting};
+use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{EndpointName, Envelope};
+use rusqlite::Connection;
+
+use crate::options::Options;
+use crate::rows;
+use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
+use crate::trail::Unpacker;
+
+/// Reads everything but what follows from how the last process ended.
+pub(crate) fn recovered(
+    connection: &Connection,
+    options: &Options,
+    now_unix_us: u64,
+) -> rusqlite::Result<Recovered> {
+    let seq_from = schema::meta(connection, META_SEQ_FROM)?.unwrap_or(1);
+    let unclean = schema::meta(connection, META_UNCLEAN)?.unwrap_or(false);
+    Ok(Recovered {
+        seq_from,
+        unclean,
+        remembered: remembered(connection)?,
+        waiting: waiting(connection)?,
+        recent: recent(connection, options, now_unix_us)?,
+    })
+}
+
+fn remembered(connection: &Connection) -> rusqlite::Result<Vec<Remembered>> {
+    let mut statement = connection
+        .prepare("SELECT endpoint, uid, seen, mailbox, groups, topics FROM known ORDER BY seen")?;
+    let mut found = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = found.next()? {
+        let Ok(endpoint) = EndpointName::level_1(&row.get::<_, String>(0)?) else { continue };
+        let list = |column| -> rusqlite::Result<Vec<Box<str>>> {
+            Ok(serde_json::from_str(&row.get::<_, String>(column)?).unwrap_or_default())
+        };
+        all.push(Remembered {
+            endpoint,
+            uid: row.get(1)?,
+            seen_unix_us: row.get(2)?,
+            mailbox: row.get(3)?,
+            groups: list(4)?,
+            topics: list(5)?,
+        });
+    }
+    Ok(all)
+}
+
+fn waiting(connection: &Connection) -> rusqlite::Result<Vec<Waiting>> {
+    let mut statement = connection.prepare(
+        "SELECT name, messages, bytes, first, oldest FROM (\
+             SELECT endpoint, count(*) AS messages, sum(bytes) AS bytes, min(seq) AS first, \
+                    min(arrived) AS oldest \
+             FROM message INDEXED BY message_by_endpoint WHERE keep <> 2 GROUP BY endpoint\
+         ) AS sums JOIN endpoint ON endpoint.id = sums.endpoint ORDER BY name",
+    )?;
+    let mut found = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = found.next()? {
+        let Ok(endpoint) = EndpointName::level_1(&row.get::<_, String>(0)?) else { continue };
+        all.push(Waiting {
+            endpoint,
+            messages: row.get(1)?,
+            load_bytes: row.get(2)?,
+            first_seq: row.get(3)?,
+            oldest_unix_us: row.get(4)?,
+        });
+    }
+    Ok(all)
+}
+
+/// Messages are written nearly in the order in which they arrived: one may come so much later.
+const OUT_OF_ORDER_US: u64 = 60_000_000;
+
+fn recent(
+    connection: &Connection,
+    options: &Options,
+    now_unix_us: u64,
+) -> rusqlite::Result<Vec<Recent>> {
+    let window_us = u64::try_from(options.recent.as_micros()).unwrap_or(u64::MAX);
+    let since = now_unix_us.saturating_sub(window_us);
+    let mut recent = ended(connection, since, options.recent_max)?;
+    waiting_recent(connection, since, options.recent_max, &mut recent)?;
+    recent.sort_by_key(|recent| recent.arrived_unix_us);
+    let too_many = recent.len().saturating_sub(options.recent_max);
+    recent.drain(..too_many);
+    Ok(recent)
+}
+
+fn ended(connection: &Connection, since: u64, max: usize) -> rusqlite::Result<Vec<Recent>> {
+    let mut statement =
+        connection.prepare("SELECT ended FROM trail WHERE until >= ?1 ORDER BY number DESC")?;
+    let mut blobs = statement.query([since])?;
+    let mut recent = Vec::new();
+    while let Some(row) = blobs.next()? {
+        for ended in Unpacker::of(row.get_ref(0)?.as_blob().unwrap_or_default()) {
+            // What failed may be sent anew.
+            let status = match ended.ending {
+                Ending::Acked => Status::Acked,
+                Ending::Read => Status::Stored,
+                Ending::Expired
+                | Ending::Dead
+                | Ending::Dropped
+                | Ending::Purged
+                | Ending::Rerouted => continue,
+            };
+            let Some(judged) = ended.judged.filter(|_| ended.arrived_unix_us >= since) else {
+                continue;
+            };
+            recent.push(Recent {
+                uid: judged.uid,
+                from: judged.from.map(Into::into),
+                to: judged.to.into(),
+                id: ended.id.into(),
+                status,
+                arrived_unix_us: ended.arrived_unix_us,
+            });
+        }
+        if recent.len() >= max {
+            break;
+        }
+    }
+    Ok(recent)
+}
+
+fn waiting_recent(
+    connection: &Connection,
+    since: u64,
+    max: usize,
+    recent: &mut Vec<Recent>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "SELECT arrived, keep, wanted, uid, sender, payload FROM message ORDER BY seq DESC",
+    )?;
+    let mut found = statement.query([])?;
+    let mut count = 0;
+    while let Some(row) = found.next()? {
+        let arrived_unix_us: u64 = row.get(0)?;
+        if arrived_unix_us.saturating_add(OUT_OF_ORDER_US) < since || count >= max {
+            break;
+        }
+        let keep: u8 = row.get(1)?;
+        let is_judged = keep != 2 && rows::is_judged(keep, rows::wanted(row, 2)?);
+        if arrived_unix_us < since || !is_judged {
+            continue;
+        }
+        let Ok(payload) = row.get_ref(5)?.as_blob() else { continue };
+        let Ok(envelope) = Envelope::scan(payload) else { continue };
+        let Some(id) = rows::text_id(&envelope) else { continue };
+        let Some(to) = envelope.to.and_then(|to| to.text().ok()) else { continue };
+        let sender: Option<Box<str>> = row.get(4)?;
+        let from = || Some(envelope.from?.text().ok()?.into());
+        recent.push(Recent {
+            uid: row.get(3)?,
+            from: sender.or_else(from),
+            to: to.into(),
+            id: id.into(),
+            status: Status::Stored,
+            arrived_unix_us,
+        });
+        count += 1;
+    }
+    Ok(())
+}

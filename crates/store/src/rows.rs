@@ -1,0 +1,237 @@
+//! Messages as rows, and rows as messages.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use hermes_bus_core::storage::{DeadLetter, Keep, RECORD_OVERHEAD_BYTES, Record, Sender};
+use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{EndpointName, Envelope};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
+
+use crate::codes;
+use crate::reader::NumberedDeadLetter;
+
+/// From so many bytes of payload on, a row repeats the id, so that the payload need not be read for it.
+const TAG_FROM_BYTES: usize = 2048;
+
+/// An id that is longer is not looked for.
+const ID_BYTES_MAX: usize = 255;
+
+/// The numbers by which the database knows endpoints. A look-up table that is filled as it is used.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    ids: HashMap<EndpointName, i64>,
+    names: HashMap<i64, EndpointName>,
+}
+
+impl Names {
+    /// The number of an endpoint, if it has one.
+    pub(crate) fn id(
+        &mut self,
+        connection: &Connection,
+        name: &EndpointName,
+    ) -> rusqlite::Result<Option<i64>> {
+        if let Some(id) = self.ids.get(name) {
+            return Ok(Some(*id));
+        }
+        let mut statement = connection.prepare_cached("SELECT id FROM endpoint WHERE name = ?1")?;
+        let id = statement.query_row([name.as_str()], |row| row.get(0)).optional()?;
+        if let Some(id) = id {
+            self.remember(id, name.clone());
+        }
+        Ok(id)
+    }
+
+    /// The number of an endpoint. It gets one if it has none.
+    pub(crate) fn id_or_new(
+        &mut self,
+        connection: &Connection,
+        name: &EndpointName,
+    ) -> rusqlite::Result<i64> {
+        if let Some(id) = self.id(connection, name)? {
+            return Ok(id);
+        }
+        connection
+            .prepare_cached("INSERT INTO endpoint (name) VALUES (?1)")?
+            .execute([name.as_str()])?;
+        let id = connection.last_insert_rowid();
+        self.remember(id, name.clone());
+        Ok(id)
+    }
+
+    /// The endpoint with this number.
+    pub(crate) fn name(
+        &mut self,
+        connection: &Connection,
+        id: i64,
+    ) -> rusqlite::Result<Option<EndpointName>> {
+        if let Some(name) = self.names.get(&id) {
+            return Ok(Some(name.clone()));
+        }
+        let mut statement = connection.prepare_cached("SELECT name FROM endpoint WHERE id = ?1")?;
+        let text: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
+        let name = text.and_then(|text| EndpointName::level_1(&text).ok());
+        if let Some(name) = &name {
+            self.remember(id, name.clone());
+        }
+        Ok(name)
+    }
+
+    fn remember(&mut self, id: i64, name: EndpointName) {
+        self.ids.insert(name.clone(), id);
+        self.names.insert(id, name);
+    }
+
+    /// Forgets all, because what was written may not hold.
+    pub(crate) fn clear(&mut self) {
+        self.ids.clear();
+        self.names.clear();
+    }
+}
+
+/// Bookkeeping of one message, as quotas count it.
+pub(crate) const OVERHEAD_BYTES: i64 = RECORD_OVERHEAD_BYTES as i64;
+
+/// Writes a message; one with the same `seq` is replaced. Its values come from [`insert`].
+pub(crate) const INSERT_MESSAGE: &str = "INSERT OR REPLACE INTO message VALUES \
+     (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+
+/// Writes a message by [`INSERT_MESSAGE`].
+pub(crate) fn insert(
+    statement: &mut Statement<'_>,
+    endpoint: i64,
+    record: &Record,
+    deliveries: u32,
+    stored_unix_us: u64,
+) -> rusqlite::Result<()> {
+    let is_large = record.payload.len() >= TAG_FROM_BYTES;
+    let tag = is_large.then(|| id_of(&record.payload)).flatten();
+    statement.execute(params![
+        record.seq,
+        endpoint,
+        codes::of_keep(record.keep),
+        record.load_bytes(),
+        record.arrived_unix_us,
+        stored_unix_us,
+        record.expires_unix_us,
+        record.wanted.map(codes::of_status),
+        record.sender.uid,
+        record.sender.pid,
+        record.sender.endpoint.as_ref().map(EndpointName::as_str),
+        record.via.as_deref(),
+        deliveries,
+        tag.as_deref().map(str::as_bytes),
+        &record.payload[..],
+    ])?;
+    Ok(())
+}
+
+/// The columns that [`message`] reads, of `message AS m LEFT JOIN delivery AS d`.
+pub(crate) const MESSAGE_COLUMNS: &str = "m.seq, m.keep, m.arrived, m.expires, m.wanted, m.uid, m.pid, \
+     m.sender, m.via, coalesce(d.deliveries, m.deliveries), m.payload";
+
+/// Where [`message`] reads from.
+pub(crate) const MESSAGE_SOURCE: &str = "message AS m LEFT JOIN delivery AS d ON d.seq = m.seq";
+
+/// Reads a message.
+pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result<Record> {
+    Ok(Record {
+        seq: row.get(0)?,
+        endpoint,
+        keep: codes::keep(row.get(1)?).ok_or_else(|| unknown(1))?,
+        payload: Bytes::copy_from_slice(row.get_ref(10)?.as_blob().map_err(|_| unknown(10))?),
+        sender: Sender { uid: row.get(5)?, pid: row.get(6)?, endpoint: name(row, 7)? },
+        via: row.get::<_, Option<Box<str>>>(8)?,
+        wanted: wanted(row, 4)?,
+        arrived_unix_us: row.get(2)?,
+        expires_unix_us: row.get(3)?,
+        deliveries: row.get(9)?,
+    })
+}
+
+pub(crate) fn wanted(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Status>> {
+    Ok(row.get::<_, Option<u8>>(column)?.and_then(codes::status))
+}
+
+fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EndpointName>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.and_then(|text| EndpointName::level_1(&text).ok()))
+}
+
+fn unknown(column: usize) -> rusqlite::Error {
+    rusqlite::Error::InvalidColumnType(column, "value".to_owned(), rusqlite::types::Type::Blob)
+}
+
+/// Writes a dead letter. Returns what it counts, in bytes.
+pub(crate) fn insert_dead(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<u64> {
+    let DeadLetter { record, reason, detail, died_unix_us } = letter;
+    connection
+        .prepare_cached(
+            "INSERT INTO dead (seq, endpoint, keep, arrived, expires, wanted, uid, pid, sender, via, \
+             deliveries, reason, detail, died, payload) VALUES \
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            record.seq,
+            record.endpoint.as_str(),
+            codes::of_keep(record.keep),
+            record.arrived_unix_us,
+            record.expires_unix_us,
+            record.wanted.map(codes::of_status),
+            record.sender.uid,
+            record.sender.pid,
+            record.sender.endpoint.as_ref().map(EndpointName::as_str),
+            record.via.as_deref(),
+            record.deliveries,
+            reason.as_str(),
+            detail,
+            died_unix_us,
+            &record.payload[..],
+        ])?;
+    Ok(record.load_bytes())
+}
+
+/// The columns that [`dead_letter`] reads.
+pub(crate) const DEAD_COLUMNS: &str = "number, seq, endpoint, keep, arrived, expires, wanted, uid, pid, \
+     sender, via, deliveries, reason, detail, died, payload";
+
+/// Reads a dead letter.
+pub(crate) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<NumberedDeadLetter> {
+    let record = Record {
+        seq: row.get(1)?,
+        endpoint: name(row, 2)?.ok_or_else(|| unknown(2))?,
+        keep: codes::keep(row.get(3)?).ok_or_else(|| unknown(3))?,
+        payload: Bytes::copy_from_slice(row.get_ref(15)?.as_blob().map_err(|_| unknown(15))?),
+        sender: Sender { uid: row.get(7)?, pid: row.get(8)?, endpoint: name(row, 9)? },
+        via: row.get::<_, Option<Box<str>>>(10)?,
+        wanted: wanted(row, 6)?,
+        arrived_unix_us: row.get(4)?,
+        expires_unix_us: row.get(5)?,
+        deliveries: row.get(11)?,
+    };
+    let letter = DeadLetter {
+        record,
+        reason: codes::reason(&row.get::<_, String>(12)?),
+        detail: row.get(13)?,
+        died_unix_us: row.get(14)?,
+    };
+    Ok(NumberedDeadLetter { number: row.get(0)?, letter })
+}
+
+/// The string id of a message, if it has one of 1 to 255 bytes.
+pub(crate) fn id_of(payload: &[u8]) -> Option<Cow<'_, str>> {
+    text_id(&Envelope::scan(payload).ok()?)
+}
+
+/// The same, of an envelope that was read already.
+pub(crate) fn text_id<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
+    let id = envelope.id?.text().ok()?;
+    (1..=ID_BYTES_MAX).contains(&id.len()).then_some(id)
+}
+
+/// Whether a repetition of a message is judged by its id.
+pub(crate) fn is_judged(keep: u8, wanted: Option<Status>) -> bool {
+    codes::keep(keep) == Some(Keep::Queued)
+        || matches!(wanted, Some(Status::Stored | Status::Acked))
+}
