@@ -358,6 +358,8 @@ impl Router {
         let Some((from, disk_to)) = backlog.loading.take() else { return };
         if !is_wanted || backlog.disk_from != Some(from) {
             // Older ones were left on disk meanwhile, or there is nobody to read for any more.
+            // What was to expire as soon as it was read has to be looked for again.
+            self.sweep_at(self.now.moment);
             self.load_ahead(endpoint);
             return self.forget_backlog_if_empty(endpoint);
         }

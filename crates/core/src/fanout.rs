@@ -100,6 +100,11 @@ impl Router {
         let Ok(place) = self.place_for(other, parcel.payload.len(), keep) else {
             return Some(parcel);
         };
+        // What is to survive stays where it does, if it would not there.
+        let survives_here = parcel.kept.is_some_and(|kept| kept.why != Keep::Spill);
+        if survives_here && matches!(place, Place::Memory { keep: None }) {
+            return Some(parcel);
+        }
         let kept_here = parcel.kept.take().map(|kept| (parcel.seq, kept, parcel.payload.len()));
         let unix_us = self.now.unix_us;
         self.trace.note(parcel.fate.trace, TraceState::Rerouted, Some(other), unix_us);

@@ -306,9 +306,12 @@ impl Router {
             let Some(endpoint) = self.names.get(record.endpoint.as_str()).copied() else {
                 continue;
             };
-            // What is in memory, or in somebody's hands, has its own clock.
+            // What is in memory, or in somebody's hands, has its own clock. What is just being read
+            // will have it, too.
             let Some(backlog) = self.backlog(endpoint) else { continue };
+            let is_being_read = backlog.loading.is_some_and(|(from, _)| from <= record.seq);
             let is_on_disk_only = backlog.disk_from.is_some_and(|from| from <= record.seq)
+                && !is_being_read
                 && !backlog.waiting.contains_key(&record.seq)
                 && !backlog.paused.values().any(|parcel| parcel.seq == record.seq);
             if !is_on_disk_only {

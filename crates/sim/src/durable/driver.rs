@@ -278,7 +278,9 @@ impl World<'_> {
             Some("ack") => self.model.acknowledged(id, &frame),
             Some("nack") => self.model.gave_back(id, &frame),
             Some("subscribe") => {
-                let Some(join) = self.links[id].join else { return };
+                let Some(join) = self.links[id].join.filter(|_| self.model.has_name(id)) else {
+                    return;
+                };
                 self.model.subscribed(join.name, bits("topics", super::script::PATTERNS));
                 self.model.joined_groups(join.name, bits("groups", super::script::GROUPS));
             }

@@ -229,6 +229,11 @@ impl Model {
         self.sessions.insert(link, session);
     }
 
+    /// Whether a connection has, or had, a name.
+    pub(super) fn has_name(&self, link: LinkId) -> bool {
+        self.sessions.contains_key(&link)
+    }
+
     pub(super) fn subscribed(&mut self, endpoint: u8, topics: u8) {
         for place in 0..super::script::PATTERNS.len() as u8 {
             if topics & 1 << place != 0 {

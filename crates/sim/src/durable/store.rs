@@ -23,6 +23,9 @@ pub(super) struct Disk {
     pub(super) dead: Vec<DeadLetter>,
     known: BTreeMap<EndpointName, Remembered>,
     ended: Vec<Recent>,
+    /// Rows below this `seq` were left by a process that did not say that it ended: they may have been
+    /// handed over.
+    unclean_below: u64,
 }
 
 /// A commit under way: it covers so many of the orders that wait.
@@ -219,6 +222,7 @@ impl Store {
             self.disk.apply(&order);
         }
         self.is_clean = false;
+        self.disk.unclean_below = self.seq_next;
         self.forget();
     }
 
@@ -226,6 +230,7 @@ impl Store {
     pub(super) fn close(&mut self) {
         if self.health == Health::Broken {
             self.is_clean = false;
+            self.disk.unclean_below = self.seq_next;
         } else {
             let orders = self.waiting.len();
             self.carry_out(orders, false, self.health == Health::Full);
@@ -295,7 +300,9 @@ impl Disk {
             Order::ReleaseSpilled(endpoint) => {
                 self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill)
             }
-            Order::Purge(endpoint) => self.rows.retain(|_, row| row.endpoint != *endpoint),
+            Order::Purge { endpoint, from, to } => self.rows.retain(|seq, row| {
+                row.endpoint != *endpoint || !(from..=to).contains(&seq)
+            }),
             Order::Delivered { seq, deliveries, .. } => {
                 if let Some(row) = self.rows.get_mut(seq) {
                     row.deliveries = *deliveries;
@@ -310,6 +317,11 @@ impl Disk {
             }
             Order::Load { .. } | Order::LoadOverdue { .. } => {}
         }
+    }
+
+    fn read(&self, row: &Record) -> Record {
+        let may_have_come = u32::from(row.seq < self.unclean_below);
+        Record { deliveries: row.deliveries.max(may_have_come), ..row.clone() }
     }
 
     fn load(&self, order: &Order, dice: &mut Dice) -> Option<Answer> {
@@ -331,13 +343,13 @@ impl Disk {
                         break;
                     }
                     bytes += row.payload.len();
-                    records.push(row.clone());
+                    records.push(self.read(row));
                 }
                 Some(Answer::Loaded { endpoint: endpoint.clone(), records, is_all })
             }
             Order::LoadOverdue { unix_us, messages_max } => {
                 let is_due = |row: &&Record| row.expires_unix_us.is_some_and(|at| at <= *unix_us);
-                let mut due: Vec<Record> = self.rows.values().filter(is_due).cloned().collect();
+                let mut due: Vec<Record> = self.rows.values().filter(is_due).map(|row| self.read(row)).collect();
                 due.sort_by_key(|row| row.expires_unix_us);
                 due.truncate(*messages_max);
                 Some(Answer::Overdue(due))

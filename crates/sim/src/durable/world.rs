@@ -363,7 +363,7 @@ impl<'a> World<'a> {
             client,
             link: id,
             uid: link.credentials.uid,
-            from: link.join.map(|join| join.name),
+            from: None,
             to,
             asks,
             body_bytes,

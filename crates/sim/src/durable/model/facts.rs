@@ -18,6 +18,7 @@ impl Model {
         let taken = Taken { at_us: self.now_us, process: self.process, order: self.orders };
         let Some(sent) = self.sent.get_mut(&n) else { return };
         sent.taken = Some(taken);
+        sent.from = self.sessions.get(&sent.link).map(|session| session.endpoint);
         if !sent.is_anonymous {
             let id = Model::id_of(sent);
             let promises: &mut Promises = self.promises.entry((sent.link, id)).or_default();
@@ -316,7 +317,7 @@ impl Model {
                 }
                 Ok(())
             }
-            Order::Purge(_) => {
+            Order::Purge { .. } => {
                 ensure!(false, "books", "nobody has purged anything");
                 Ok(())
             }
