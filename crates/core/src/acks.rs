@@ -318,8 +318,13 @@ impl Router {
         let Some(endpoint) = self.endpoint_of(key) else { return };
         let Some(session) = self.session_mut(key) else { return };
         let user = session.user;
-        let acking = session.acking.as_mut();
-        let held = acking.map(|acking| {
+        let outbox = &session.outbox;
+        let held = session.acking.as_mut().map(|acking| {
+            // The rest of what is begun may still reach the peer.
+            let begun = acking.unwritten.front().filter(|(mark, _)| outbox.has_begun(*mark));
+            if let Some(held) = begun.and_then(|(_, seq)| acking.in_flight.get_mut(seq)) {
+                held.is_written = true;
+            }
             let bytes = core::mem::take(&mut acking.in_flight_bytes);
             acking.unwritten.clear();
             (core::mem::take(&mut acking.in_flight), bytes)

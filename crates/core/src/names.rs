@@ -26,6 +26,7 @@ use crate::parcel::Parcel;
 use crate::presence::Change;
 use crate::router::{Next, Probed, Router};
 use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey, Stalled};
+use crate::storage::Order;
 use crate::timers::Timer;
 use crate::{CloseReason, Effect, Event};
 
@@ -557,6 +558,10 @@ impl Router {
         });
         for Handing { seq, tracking, .. } in begun {
             if tracking.kept.is_some() {
+                // The rest may still reach the peer.
+                let (name, deliveries) =
+                    (self.endpoints[endpoint.0].name.clone(), tracking.deliveries);
+                self.order(Order::Delivered { endpoint: name, seq, deliveries });
                 kept.push((seq, tracking));
             } else {
                 let what = "the endpoint's connection ended while the message was handed over";

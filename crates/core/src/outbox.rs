@@ -252,6 +252,11 @@ impl Outbox {
         self.frames_done >= mark
     }
 
+    /// Whether the frame before the mark has begun to leave for the socket, or is there.
+    pub(crate) fn has_begun(&self, mark: u64) -> bool {
+        self.frames_done >= mark || self.frames_done + 1 == mark && self.frame_written > 0
+    }
+
     /// Queues a frame by copying its parts.
     #[inline]
     pub(crate) fn push_copy(&mut self, parts: &[&[u8]], kind: FrameKind, account: Account<'_>) {

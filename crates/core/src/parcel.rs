@@ -103,22 +103,24 @@ impl Parcel {
     /// One that was held for a name whose session ended.
     pub(crate) fn from_loose(message: LooseMessage, unix_us: u64) -> Self {
         let LooseMessage { seq, frame, provenance, sender, tracking, level, .. } = message;
-        let (fate, deadline) =
-            tracking.map_or_else(Default::default, |tracking| (tracking.fate, tracking.deadline));
+        let (fate, deadline, deliveries) = tracking.map_or_else(Default::default, |tracking| {
+            // It has not begun to be handed over this time.
+            (tracking.fate, tracking.deadline, tracking.deliveries.saturating_sub(1))
+        });
         let payload = frame.slice(HEADER_BYTES..);
-        let (payload, sender) = match level {
-            Level::One => (payload, sender.map(|sender| *sender)),
+        let (payload, sender, via) = match level {
+            Level::One => (payload, sender.map(|sender| *sender), None),
             Level::Two => as_it_came(payload),
         };
         Parcel {
             seq,
             payload,
             sender,
-            via: None,
+            via,
             arrived: provenance.arrived,
             arrived_unix_us: unix_us,
             deadline,
-            deliveries: 0,
+            deliveries,
             kept: None,
             is_mourned: fate.promise.is_some(),
             fate,
@@ -156,13 +158,14 @@ impl Parcel {
     }
 }
 
-/// A message from its level 2 form: without what the bus has added, and who sent it.
-fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>) {
-    let Ok(envelope) = Envelope::scan(&payload) else { return (payload, None) };
+/// A message from its level 2 form: without what the bus has added, who sent it, and through what.
+fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>, Option<Box<str>>) {
+    let Ok(envelope) = Envelope::scan(&payload) else { return (payload, None, None) };
     let sender = envelope.member("sender").and_then(|sender| read_sender(sender.as_bytes()));
+    let via = envelope.member("via").and_then(|via| Some(via.text().ok()?.into()));
     let mut without = envelope.without_keys_of_the_bus();
     without.push(b'}');
-    (Bytes::from(without), sender)
+    (Bytes::from(without), sender, via)
 }
 
 fn read_sender(json: &[u8]) -> Option<Sender> {

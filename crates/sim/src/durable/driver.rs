@@ -68,6 +68,14 @@ impl World<'_> {
         Ok(())
     }
 
+    fn session_ended(&mut self, id: LinkId) {
+        let begun = &self.links[id].writing.bytes;
+        if !begun.is_empty() {
+            self.model.cut_off(begun.get(4..).and_then(number_in));
+        }
+        self.model.session_ended(id);
+    }
+
     // ---- the store ----------------------------------------------------------------------------------
 
     fn hear_the_store(&mut self) -> Checked {
@@ -127,7 +135,7 @@ impl World<'_> {
                         self.links[id].key = None;
                         self.sessions[key.index()] = None;
                         self.moves += 1;
-                        self.model.session_ended(id);
+                        self.session_ended(id);
                     }
                 }
                 Effect::Resume(_) => self.moves += 1,
@@ -163,7 +171,7 @@ impl World<'_> {
             self.moves += 1;
             if self.router.reading(key) == Reading::Held {
                 self.tell(|| format!("deaf #{id}"));
-                self.model.session_ended(id);
+                self.session_ended(id);
                 self.router.deaf(key);
             }
             self.carry_out_effects()?;
@@ -201,7 +209,7 @@ impl World<'_> {
             link.at_end = true;
             self.moves += 1;
             self.tell(|| format!("closed #{id}"));
-            self.model.session_ended(id);
+            self.session_ended(id);
             self.router.closed(key, CloseReason::PeerClosed);
             self.carry_out_effects()?;
         }
@@ -286,7 +294,8 @@ impl World<'_> {
             }
             Some("register") => {
                 let Some(join) = self.links[id].join else { return };
-                self.model.asked_to_join(id, &join);
+                let replaced = self.model.asked_to_join(id, &join);
+                replaced.into_iter().for_each(|replaced| self.session_ended(replaced));
             }
             _ => {}
         }
@@ -302,7 +311,7 @@ impl World<'_> {
         link.hung_up = true;
         while self.read_link(id, PROBE_BYTES)? > 0 {}
         self.tell(|| format!("leaving #{id}"));
-        self.model.session_ended(id);
+        self.session_ended(id);
         self.router.leaving(key);
         Ok(())
     }
@@ -366,7 +375,7 @@ impl World<'_> {
         link.hung_up = true;
         self.moves += 1;
         self.tell(|| format!("deaf #{id}: a write has failed"));
-        self.model.session_ended(id);
+        self.session_ended(id);
         self.router.deaf(key);
         self.carry_out_effects()
     }

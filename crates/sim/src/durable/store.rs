@@ -300,9 +300,9 @@ impl Disk {
             Order::ReleaseSpilled(endpoint) => {
                 self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill)
             }
-            Order::Purge { endpoint, from, to } => self.rows.retain(|seq, row| {
-                row.endpoint != *endpoint || !(from..=to).contains(&seq)
-            }),
+            Order::Purge { endpoint, from, to } => self
+                .rows
+                .retain(|seq, row| row.endpoint != *endpoint || !(from..=to).contains(&seq)),
             Order::Delivered { seq, deliveries, .. } => {
                 if let Some(row) = self.rows.get_mut(seq) {
                     row.deliveries = *deliveries;
@@ -349,7 +349,8 @@ impl Disk {
             }
             Order::LoadOverdue { unix_us, messages_max } => {
                 let is_due = |row: &&Record| row.expires_unix_us.is_some_and(|at| at <= *unix_us);
-                let mut due: Vec<Record> = self.rows.values().filter(is_due).map(|row| self.read(row)).collect();
+                let mut due: Vec<Record> =
+                    self.rows.values().filter(is_due).map(|row| self.read(row)).collect();
                 due.sort_by_key(|row| row.expires_unix_us);
                 due.truncate(*messages_max);
                 Some(Answer::Overdue(due))

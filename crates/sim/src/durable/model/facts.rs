@@ -40,15 +40,17 @@ impl Model {
         }
     }
 
-    /// A session's request for a name was taken: it has the name now, unless it is told that it has not.
-    pub(in super::super) fn asked_to_join(&mut self, link: LinkId, join: &Join) {
+    /// A session's request for a name was taken: it has the name now, unless that is in use.
+    /// Returns whose it was.
+    pub(in super::super) fn asked_to_join(&mut self, link: LinkId, join: &Join) -> Vec<LinkId> {
         let others =
             self.sessions.iter().filter(|(_, other)| other.endpoint == join.name && !other.is_over);
         let others: Vec<LinkId> = others.map(|(link, _)| *link).collect();
-        if !(join.level_2 && join.refuse && !others.is_empty()) {
-            others.into_iter().for_each(|other| self.session_ended(other));
-            self.joined(link, join);
+        if join.level_2 && join.refuse && !others.is_empty() {
+            return Vec::new();
         }
+        self.joined(link, join);
+        others
     }
 
     /// A sender is told something about a message.
@@ -257,6 +259,11 @@ impl Model {
         }
     }
 
+    /// A message has begun to be written to a session that ends. Its number may be cut off, too.
+    pub(in super::super) fn cut_off(&mut self, n: Option<u64>) {
+        *self.cuts.entry(n).or_default() += 1;
+    }
+
     /// A session has lost its name, or its connection.
     pub(in super::super) fn session_ended(&mut self, link: LinkId) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
@@ -446,5 +453,6 @@ fn matches(pattern: &str, name: &str) -> bool {
 pub(in super::super) fn number_in(payload: &[u8]) -> Option<u64> {
     let rest = payload.strip_prefix(br#"{"type":"message","n":"#)?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+    let is_whole = digits < rest.len();
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok().filter(|_| is_whole)
 }
