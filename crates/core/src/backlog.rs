@@ -399,7 +399,7 @@ impl Router {
             let Some(backlog) = self.backlog(endpoint) else { return };
             let Some(parcel) = backlog.waiting.remove(&seq) else { return };
             self.charge_waiting(endpoint, -(parcel.load_bytes() as isize));
-            if parcel.deadline.is_some_and(|deadline| deadline <= self.now.moment) {
+            if parcel.is_over(self.now.moment) {
                 self.expire(endpoint, parcel);
             } else {
                 self.hand_over(holder, parcel);

@@ -60,6 +60,13 @@ impl Parcel {
         self.payload.len() + PARCEL_OVERHEAD_BYTES
     }
 
+    /// Whether its time to live has run out. Without any, it is now or never.
+    pub(crate) fn is_over(&self, now: Moment) -> bool {
+        let has_just_come = self.kept.is_none_or(|kept| kept.ticket != Ticket::default());
+        let is_now_or_never = self.deadline == Some(self.arrived) && has_just_come;
+        self.deadline.is_some_and(|at| at < now || at == now && !is_now_or_never)
+    }
+
     /// As it is kept.
     pub(crate) fn record(
         &self,

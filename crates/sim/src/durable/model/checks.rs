@@ -109,7 +109,8 @@ impl Model {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
         let (Some(taken), Some(ttl_ms)) = (sent.taken, sent.asks.ttl_ms) else { return Ok(()) };
         let until = taken.at_us + u64::from(ttl_ms) * 1_000;
-        ensure!(began_us < until, "time to live", "message {n} at {began_us}, was over at {until}");
+        let is_in_time = began_us < until || ttl_ms == 0 && began_us == until;
+        ensure!(is_in_time, "time to live", "message {n} at {began_us}, was over at {until}");
         Ok(())
     }
 
