@@ -26,7 +26,7 @@ use crate::outbox::{Body, FrameKind, Provenance, SHARE_BYTES_MIN, Tracking};
 use crate::parcel::{Kept, PARCEL_OVERHEAD_BYTES, Parcel, added_fields};
 use crate::router::Router;
 use crate::session::{Courtesy, SessionKey};
-use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
+use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record, Ticket};
 use crate::time::Moment;
 use crate::timers::Timer;
 use crate::trace::TraceState;
@@ -62,6 +62,8 @@ pub(crate) struct Backlog {
     pub(crate) spilled: Amount,
     /// What becomes of those that are on disk only, where somebody waits to hear of it.
     pub(crate) promised: BTreeMap<u64, Fate>,
+    /// The newest order that let go of one of them.
+    pub(crate) released: Ticket,
     /// When the oldest row arrived, as far as known, in microseconds of Unix time.
     pub(crate) oldest_unix_us: Option<u64>,
 }
@@ -79,6 +81,7 @@ impl Backlog {
             kept: Amount::default(),
             spilled: Amount::default(),
             promised: BTreeMap::new(),
+            released: Ticket::default(),
             oldest_unix_us: None,
         }
     }
@@ -316,6 +319,8 @@ impl Router {
         self.forget_keeping(kept.ticket);
         let name = self.endpoints[endpoint.0].name.clone();
         self.order_release(name, seq, ending);
+        let newest = Ticket(self.tickets);
+        self.backlog_or_new(endpoint).released = newest;
     }
 
     /// One row less in the books.
@@ -657,7 +662,8 @@ impl Router {
         };
         self.kept_bytes -= bytes;
         self.counters.dropped_receiver_gone += messages;
-        self.order(Order::ReleaseSpilled(name.clone()));
+        let ticket = self.order(Order::ReleaseSpilled(name.clone()));
+        self.backlog_or_new(endpoint).released = ticket;
         for fate in promised.into_values() {
             self.failed(&fate, failure, Some(endpoint));
         }

@@ -292,38 +292,54 @@ impl Router {
     }
 
     pub(crate) fn sweep(&mut self) {
-        if self.config.store && self.kept_bytes > 0 {
-            let unix_us = self.bus_time(self.now.moment);
-            self.order(Order::LoadOverdue { unix_us, messages_max: OVERDUE_MESSAGES });
-            self.sweep_later();
+        if !self.config.store || self.kept_bytes == 0 {
+            return;
         }
+        // One at a time: what a second one finds may have been dealt with after the first.
+        if self.sweeping.is_some() {
+            self.sweep_again = true;
+            return;
+        }
+        let unix_us = self.bus_time(self.now.moment);
+        let order = Order::LoadOverdue { unix_us, messages_max: OVERDUE_MESSAGES };
+        self.sweeping = Some(self.order(order));
+        self.sweep_later();
     }
 
     fn overdue(&mut self, records: Vec<Record>) {
-        let is_more = records.len() >= OVERDUE_MESSAGES;
+        let Some(ordered) = self.sweeping.take() else { return };
         let now = self.now.moment;
+        let is_more = records.len() >= OVERDUE_MESSAGES;
+        let mut is_again = core::mem::take(&mut self.sweep_again) || is_more;
+        let mut found: Vec<(EndpointKey, Record)> = Vec::with_capacity(records.len());
         for record in records {
             let Some(endpoint) = self.names.get(record.endpoint.as_str()).copied() else {
                 continue;
             };
+            let Some(backlog) = self.backlog(endpoint) else { continue };
             // What is in memory, or in somebody's hands, has its own clock. What is just being read
             // will have it, too.
-            let Some(backlog) = self.backlog(endpoint) else { continue };
             let is_being_read = backlog.loading.is_some_and(|(from, _)| from <= record.seq);
             let is_on_disk_only = backlog.disk_from.is_some_and(|from| from <= record.seq)
                 && !is_being_read
                 && !backlog.waiting.contains_key(&record.seq)
                 && !backlog.paused.values().any(|parcel| parcel.seq == record.seq);
-            if !is_on_disk_only {
-                continue;
+            // It may have been let go of since this was read.
+            let may_be_gone = backlog.released > ordered;
+            is_again |= is_on_disk_only && may_be_gone;
+            if is_on_disk_only && !may_be_gone {
+                found.push((endpoint, record));
             }
-            let fate = backlog.promised.remove(&record.seq);
+        }
+        for (endpoint, record) in found {
+            let fate =
+                self.backlog(endpoint).and_then(|backlog| backlog.promised.remove(&record.seq));
             let mut parcel = Parcel::from_record(record, Some(now), now);
             parcel.fate = fate.unwrap_or_default();
             self.expire(endpoint, parcel);
             self.forget_backlog_if_empty(endpoint);
         }
-        if is_more {
+        if is_again {
             self.sweep();
         }
     }

@@ -27,6 +27,7 @@ use crate::ledger::{Budget, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind, Provenance};
 use crate::repetitions::Repetitions;
 use crate::session::{Credentials, Phase, Role, Session, SessionKey, Waited};
+use crate::storage::Ticket;
 use crate::tap::Tap;
 use crate::timers::{Timer, Timers};
 use crate::topics::Topics;
@@ -150,6 +151,9 @@ pub struct Router {
     /// Why nothing can be kept now.
     pub(crate) trouble: Option<String>,
     pub(crate) waiting_for_disk: Vec<SessionKey>,
+    /// Expired messages are being read from disk; and it is time to do so once more.
+    pub(crate) sweeping: Option<Ticket>,
+    pub(crate) sweep_again: bool,
     pub(crate) tallies: Tallies,
     /// When names and ids are next looked through for those that are over.
     pub(crate) forget_at: Moment,
@@ -209,6 +213,8 @@ impl Router {
             kept_bytes: 0,
             trouble: None,
             waiting_for_disk: Vec::new(),
+            sweeping: None,
+            sweep_again: false,
             tallies: Tallies::default(),
             forget_at: Moment::default(),
             repetitions: Repetitions::new(repetition_window, repetitions_max, random.u64(..)),

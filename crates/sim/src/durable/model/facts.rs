@@ -170,9 +170,12 @@ impl Model {
         let endpoint = session.endpoint;
         self.check_content(n, frame, &session)?;
         let copy = self.copy_for(n, endpoint);
-        self.check_again(link, copy, frame, &session)?;
         self.check_time(n, began_us)?;
-        if self.handed.get(&copy).is_none_or(Vec::is_empty) {
+        // What a session that has lost its name still gets had begun before it did.
+        if !session.is_over {
+            self.check_again(link, copy, frame, &session)?;
+        }
+        if !session.is_over && self.handed.get(&copy).is_none_or(Vec::is_empty) {
             self.check_order(n, endpoint, copy)?;
             self.check_repetition(n, endpoint)?;
         }
@@ -185,7 +188,7 @@ impl Model {
             endpoint,
             process: self.process,
             acks: session.acks,
-            is_over: false,
+            is_over: session.is_over,
             is_nacked: false,
             is_read: false,
             is_known_to_be_read: false,
