@@ -148,7 +148,7 @@ impl Router {
     /// The backlog of an endpoint, from now on tracked.
     pub(crate) fn backlog_or_new(&mut self, endpoint: EndpointKey) -> &mut Backlog {
         let uid = self.endpoints[endpoint.0].uid;
-        let user = self.queues.user(uid);
+        let user = self.user(uid);
         self.endpoints[endpoint.0].backlog.get_or_insert_with(|| Box::new(Backlog::new(user)))
     }
 

@@ -388,8 +388,7 @@ impl Router {
         let may_connect = uid == 0 || uid == owner_uid || self.config.allow_uids.contains(&uid);
         // Strangers have no budget of their own.
         let charged_uid = if may_connect { uid } else { owner_uid };
-        let user = self.queues.user(charged_uid);
-        self.intake.user(charged_uid);
+        let user = self.user(charged_uid);
         let session = Session::new(self.generation, credentials, user, self.now.moment);
         let index = self.sessions.insert(session) as u32;
         let key = SessionKey { index, generation: self.generation };
@@ -732,6 +731,12 @@ impl Router {
         }
         let user = session.user;
         Some((session, Account { pool: &mut self.pool, budget: &mut self.queues, user }))
+    }
+
+    /// A user's place in all budgets: it is the same in each.
+    pub(crate) fn user(&mut self, uid: u32) -> UserKey {
+        self.intake.user(uid);
+        self.queues.user(uid)
     }
 
     pub(crate) fn account(&mut self, user: UserKey) -> Account<'_> {

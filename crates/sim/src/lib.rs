@@ -17,6 +17,7 @@ pub mod character;
 pub mod coverage;
 pub mod disk;
 mod draw;
+pub mod durable;
 pub mod model;
 pub mod pipe;
 pub mod program;

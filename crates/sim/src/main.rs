@@ -9,7 +9,12 @@ use hermes_bus_sim::program::{Arguments, Simulator, run};
 fn main() -> ExitCode {
     let arguments = Arguments::parse().checked().unwrap_or_else(|error| error.exit());
     // Not locked: the watchdog writes to it, too.
-    match run(&arguments, &Simulator::real(), &mut io::stdout()) {
+    let out = &mut io::stdout();
+    let outcome = match arguments.durable {
+        true => run(&arguments, &Simulator::durable(), out),
+        false => run(&arguments, &Simulator::real(), out),
+    };
+    match outcome {
         Ok(outcome) => outcome.exit_code(),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(BROKEN_PIPE),
         Err(error) => {

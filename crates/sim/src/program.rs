@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::{Failure, Played, Script, play, shrink};
+use crate::shrink::{self, Scenario};
+use crate::{Failure, Played, Script, durable, play};
 pub use arguments::Arguments;
 pub use places::Places;
 use search::{Found, Searched, Sequence};
@@ -39,33 +40,52 @@ pub struct Run {
 }
 
 impl Run {
-    fn script(&self, simulator: &Simulator<'_>) -> Script {
+    fn script<S: Scenario>(&self, simulator: &Simulator<'_, S>) -> S {
         let whole = (simulator.draw)(self.seed, self.steps);
         match &self.only {
             None => whole,
-            Some(places) => shrink::only(&whole, places.as_slice()),
+            Some(places) => whole.only(places.as_slice()),
         }
     }
 }
 
 /// Draws a script from a seed with so many events.
-pub type Draw<'a> = &'a (dyn Fn(u64, usize) -> Script + Sync);
+pub type Draw<'a, S = Script> = &'a (dyn Fn(u64, usize) -> S + Sync);
 /// Plays a script.
-pub type Play<'a> = &'a (dyn Fn(&Script) -> Result<Played, Box<Failure>> + Sync);
+pub type Play<'a, S = Script> = &'a (dyn Fn(&S) -> Result<Played, Box<Failure>> + Sync);
 
 /// What draws and plays scripts. Tests bring their own.
 #[derive(Clone, Copy)]
-pub struct Simulator<'a> {
+pub struct Simulator<'a, S = Script> {
+    /// Which of the worlds it is.
+    pub world: World,
     /// Makes scripts.
-    pub draw: Draw<'a>,
+    pub draw: Draw<'a, S>,
     /// Plays them.
-    pub play: Play<'a>,
+    pub play: Play<'a, S>,
+}
+
+/// The worlds that the router is simulated in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// Clients of level 1, and an exact model.
+    Live,
+    /// Clients of both levels, a store that fails, and crashes.
+    Durable,
 }
 
 impl Simulator<'static> {
     /// The simulator of the router.
     pub fn real() -> Self {
-        Simulator { draw: &Script::draw, play: &play }
+        Simulator { world: World::Live, draw: &Script::draw, play: &play }
+    }
+}
+
+impl Simulator<'static, durable::Script> {
+    /// The simulator of the router with a store.
+    pub fn durable() -> Self {
+        let (draw, play) = (&durable::Script::draw, &durable::play);
+        Simulator { world: World::Durable, draw, play }
     }
 }
 
@@ -91,23 +111,23 @@ impl Outcome {
 /// Does what the command line asks for, which is [checked](Arguments::checked), and tells about it on
 /// `out`. Fails if `out` does, or the list
 /// of regression seeds cannot be read.
-pub fn run(
+pub fn run<S: Scenario>(
     arguments: &Arguments,
-    simulator: &Simulator<'_>,
+    simulator: &Simulator<'_, S>,
     out: &mut impl Write,
 ) -> anyhow::Result<Outcome> {
-    let sequence = sequence(arguments).context("crates/sim/seeds.txt")?;
+    let sequence = sequence(arguments, simulator.world).context("crates/sim/seeds.txt")?;
     report::beginning(&sequence, out)?;
     let threads = arguments.threads();
     let deadline = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let watch = Watch::new(threads);
-    let searched = watchdog::watched(&watch, stuck, || {
+    let searched = watchdog::watched(&watch, stuck(simulator.world), || {
         search::search(&sequence, simulator, threads, deadline, &watch)
     });
     match searched.found {
         Some(found) => {
             let budget = Duration::from_secs(arguments.shrink_seconds);
-            watchdog::watched(&watch, stuck, || {
+            watchdog::watched(&watch, stuck(simulator.world), || {
                 tell_failure(&found, searched.elapsed, budget, simulator, &watch, out)
             })?;
             report::clean_before(&searched.statistics, searched.elapsed, out)?;
@@ -117,15 +137,17 @@ pub fn run(
     }
 }
 
-fn sequence(arguments: &Arguments) -> anyhow::Result<Sequence> {
+fn sequence(arguments: &Arguments, world: World) -> anyhow::Result<Sequence> {
     let regressions = match arguments.seed {
         Some(_) => Vec::new(),
-        None => regressions::all()?,
+        None => regressions::all(world)?,
     };
     // The keys of a hash table are where the standard library has fresh random numbers. A shorter one
     // is easier to copy.
     let fresh = || RandomState::new().hash_one(0) >> 24;
     Ok(Sequence {
+        world,
+        crashes: arguments.crashes,
         regressions,
         seed: arguments.seed.unwrap_or_else(fresh),
         steps: arguments.steps,
@@ -136,21 +158,23 @@ fn sequence(arguments: &Arguments) -> anyhow::Result<Sequence> {
 }
 
 /// Tells that a run does not end, and ends the program: there is no other way to end the run.
-fn stuck(run: &Run) {
-    let mut out = io::stdout();
-    let _ = report::stuck(run, &mut out).and_then(|()| out.flush());
-    std::process::exit(1);
+fn stuck(world: World) -> impl Fn(&Run) + Sync {
+    move |run| {
+        let mut out = io::stdout();
+        let _ = report::stuck(world, run, &mut out).and_then(|()| out.flush());
+        std::process::exit(1);
+    }
 }
 
-fn tell_failure(
-    found: &Found,
+fn tell_failure<S: Scenario>(
+    found: &Found<S>,
     elapsed: Duration,
     budget: Duration,
-    simulator: &Simulator<'_>,
+    simulator: &Simulator<'_, S>,
     watch: &Watch,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    report::failure(found, elapsed, out)?;
+    report::failure(simulator.world, found, elapsed, out)?;
     let began = Instant::now();
     let place = |places: &[usize]| found.run.places(places);
     let shrunk = shrink::shrink(
@@ -163,17 +187,21 @@ fn tell_failure(
         |_| began.elapsed() < budget,
     );
     let run = Run { only: Some(place(&shrunk.kept)), ..found.run.clone() };
-    report::shrunk(found, &run, &shrunk, began.elapsed(), out)
+    report::shrunk(simulator.world, found, &run, &shrunk, began.elapsed(), out)
 }
 
-fn tell_end(sequence: &Sequence, searched: &Searched, out: &mut impl Write) -> io::Result<Outcome> {
+fn tell_end<S>(
+    sequence: &Sequence,
+    searched: &Searched<S>,
+    out: &mut impl Write,
+) -> io::Result<Outcome> {
     let statistics = &searched.statistics;
     report::clean(sequence, statistics, searched.elapsed, out)?;
     if statistics.runs > 1 && statistics.played.events > 0 {
-        writeln!(out, "\n{}", statistics.coverage)?;
+        report::seen(sequence.world, statistics, out)?;
         report::statistics(statistics, searched.elapsed, out)?;
     }
-    let missing = statistics.coverage.missing();
+    let missing = report::never_seen(sequence.world, statistics);
     let is_long = statistics.played.events >= COVERAGE_EVENTS_MIN && sequence.only.is_none();
     if !is_long || missing.is_empty() {
         return Ok(Outcome::Clean);

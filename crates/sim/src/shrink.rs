@@ -4,7 +4,23 @@
 //! easier to read: first what is behind the failure goes, then halves, then smaller pieces, then
 //! single events, until none can be spared.
 
-use crate::{Failure, Played, Script};
+use crate::{Failure, Played};
+
+/// What is to happen in a run of one of the worlds. Any subset of its events is one, too.
+pub trait Scenario: Sized + Send {
+    /// How many events it has.
+    fn events(&self) -> usize;
+
+    /// The same with only some of its events, by their places.
+    #[must_use]
+    fn only(&self, kept: &[usize]) -> Self;
+
+    /// What the run is like, in lines for people.
+    fn likeness(&self) -> Vec<String>;
+
+    /// One event, for people; nothing if there is none at this place.
+    fn event(&self, place: usize) -> String;
+}
 
 /// What is left of a script that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,23 +35,16 @@ pub struct Shrunk {
     pub is_minimal: bool,
 }
 
-/// The script with only some of its events.
-#[must_use]
-pub fn only(script: &Script, kept: &[usize]) -> Script {
-    let events = kept.iter().filter_map(|place| script.events.get(*place).cloned());
-    Script { seed: script.seed, character: script.character.clone(), events: events.collect() }
-}
-
 /// Finds a short subset of `script` that breaks the rule that `failure` broke. `play` plays the
 /// places given. `may_go_on` hears how many scripts were played, and is asked before each.
-pub fn shrink(
-    script: &Script,
+pub fn shrink<S: Scenario>(
+    script: &S,
     failure: &Failure,
-    mut play: impl FnMut(&Script, &[usize]) -> Result<Played, Box<Failure>>,
+    mut play: impl FnMut(&S, &[usize]) -> Result<Played, Box<Failure>>,
     mut may_go_on: impl FnMut(u64) -> bool,
 ) -> Shrunk {
     let mut shrunk = Shrunk {
-        kept: (0..script.events.len()).collect(),
+        kept: (0..script.events()).collect(),
         failure: Box::new(failure.clone()),
         tries: 0,
         is_minimal: false,
@@ -43,7 +52,7 @@ pub fn shrink(
     // Keeps a subset if it breaks the same rule, up to the event that breaks it.
     let mut try_only = |shrunk: &mut Shrunk, places: &[usize]| {
         shrunk.tries += 1;
-        match play(&only(script, places), places) {
+        match play(&script.only(places), places) {
             Err(failure) if failure.violation.rule == shrunk.failure.violation.rule => {
                 shrunk.kept = places[..played(&failure, places.len())].to_vec();
                 shrunk.failure = failure;
@@ -92,8 +101,8 @@ fn played(failure: &Failure, events: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Violation;
     use crate::script::{Action, Event};
+    use crate::{Script, Violation};
 
     /// A script whose events tell their place by their `draw`.
     fn script(events: usize) -> Script {

@@ -7,12 +7,12 @@ mod driver;
 mod ends;
 mod faults;
 mod link;
-mod panics;
+pub(crate) mod panics;
 mod trail;
 mod watched;
 mod words;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -42,6 +42,10 @@ pub struct Played {
     pub digest: u64,
     /// What was seen.
     pub coverage: Coverage,
+    /// Processes of the bus that were killed.
+    pub crashes: u64,
+    /// What was seen in the durable world.
+    pub seen: BTreeMap<String, u64>,
 }
 
 /// A run that broke a rule.
@@ -220,6 +224,7 @@ impl<'a> World<'a> {
             virtual_us: self.now_us,
             digest: self.watched.digest(),
             coverage: self.watched.coverage,
+            ..Played::default()
         }
     }
 

@@ -30,6 +30,13 @@ pub struct Arguments {
     /// Begins no further run after so many seconds of real time.
     #[arg(long, value_name = "N")]
     pub seconds: Option<u64>,
+    /// Simulates the router with a store that fails and processes that are killed, instead of the router
+    /// alone.
+    #[arg(long)]
+    pub durable: bool,
+    /// Begins no further run when so many processes of the bus were killed.
+    #[arg(long, value_name = "N", requires = "durable")]
+    pub crashes: Option<u64>,
     /// Events of a run, 10,000,000 at most.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = steps)]
     pub steps: usize,
@@ -70,6 +77,7 @@ impl Arguments {
             (Some(runs), _) => runs,
             (None, _) if self.only.is_some() => 1,
             (None, Some(_)) => u64::MAX,
+            (None, None) if self.crashes.is_some() => u64::MAX,
             (None, None) => RUNS,
         }
     }

@@ -5,10 +5,61 @@ use std::fmt::Debug;
 use hermes_bus_core::Config;
 
 use crate::character::{Character, Client, Driver, Reads};
-use crate::script::{Action, To};
+use crate::durable;
+use crate::script::{Action, Script, To};
+use crate::shrink::Scenario;
+
+impl Scenario for Script {
+    fn events(&self) -> usize {
+        self.events.len()
+    }
+
+    fn only(&self, kept: &[usize]) -> Self {
+        let events = kept.iter().filter_map(|place| self.events.get(*place).cloned());
+        Script { seed: self.seed, character: self.character.clone(), events: events.collect() }
+    }
+
+    fn likeness(&self) -> Vec<String> {
+        lines(&self.character)
+    }
+
+    fn event(&self, place: usize) -> String {
+        self.events.get(place).map_or_else(String::new, |event| {
+            let named = named(event.action, &self.character.names);
+            format!("client {} {:?}{named}", event.client, event.action)
+        })
+    }
+}
+
+impl Scenario for durable::Script {
+    fn events(&self) -> usize {
+        self.events.len()
+    }
+
+    fn only(&self, kept: &[usize]) -> Self {
+        let events = kept.iter().filter_map(|place| self.events.get(*place).cloned());
+        let events = events.collect();
+        durable::Script { seed: self.seed, character: self.character.clone(), events }
+    }
+
+    fn likeness(&self) -> Vec<String> {
+        let durable::script::Character { config, clients, .. } = &self.character;
+        let clients = clients.iter().enumerate();
+        let mut lines: Vec<String> =
+            clients.map(|(number, client)| format!("client {number}: {client:?}")).collect();
+        lines.extend(differing("limits", config, &Config::default()));
+        lines
+    }
+
+    fn event(&self, place: usize) -> String {
+        self.events
+            .get(place)
+            .map_or_else(String::new, |event| format!("client {} {:?}", event.client, event.action))
+    }
+}
 
 /// What a run is like: its names, each client, and what differs from the usual limits and driver.
-pub(super) fn lines(character: &Character) -> Vec<String> {
+fn lines(character: &Character) -> Vec<String> {
     let Character { config, names, clients, driver, is_huge, .. } = character;
     let numbered = names.iter().enumerate().map(|(number, name)| format!("{number} {name:?}"));
     let mut lines = vec![format!("names: {}", numbered.collect::<Vec<_>>().join(", "))];
@@ -71,7 +122,7 @@ fn fields(of: &impl Debug) -> Vec<String> {
 }
 
 /// The name that an action means by a number, as what stands behind the action.
-pub(super) fn named(action: Action, names: &[String]) -> String {
+fn named(action: Action, names: &[String]) -> String {
     let number = match action {
         Action::Register { name }
         | Action::Tire { name, .. }

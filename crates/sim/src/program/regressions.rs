@@ -2,26 +2,32 @@
 
 use anyhow::{Context, ensure};
 
-use super::{Places, Run};
+use super::{Places, Run, World};
 
 const LIST: &str = include_str!("../../seeds.txt");
 
-/// Every run of the list.
-pub(super) fn all() -> anyhow::Result<Vec<Run>> {
-    read(LIST)
+/// What the lines of the durable world begin with.
+const DURABLE: &str = "durable ";
+
+/// Every run of the list that is of this world.
+pub(super) fn all(world: World) -> anyhow::Result<Vec<Run>> {
+    read(LIST, world)
 }
 
-/// A line is `seed steps [places]  # what it showed`.
-fn read(list: &str) -> anyhow::Result<Vec<Run>> {
+/// A line is `[durable] seed steps [places]  # what it showed`.
+fn read(list: &str, world: World) -> anyhow::Result<Vec<Run>> {
     let mut runs = Vec::new();
     for (number, line) in list.lines().enumerate() {
         let (numbers, what) = line.split_once('#').unwrap_or((line, ""));
         if numbers.trim().is_empty() {
             continue;
         }
-        let run = one(numbers).with_context(|| format!("line {}: {line:?}", number + 1))?;
+        let of_durable = numbers.trim_start().strip_prefix(DURABLE);
+        let of = if of_durable.is_some() { World::Durable } else { World::Live };
+        let run = one(of_durable.unwrap_or(numbers))
+            .with_context(|| format!("line {}: {line:?}", number + 1))?;
         ensure!(!what.trim().is_empty(), "line {} does not say what the run showed", number + 1);
-        runs.push(run);
+        runs.extend(Some(run).filter(|_| of == world));
     }
     Ok(runs)
 }
@@ -44,7 +50,8 @@ mod tests {
 
     #[test]
     fn the_list_of_the_crate_can_be_read() {
-        all().unwrap();
+        all(World::Live).unwrap();
+        all(World::Durable).unwrap();
     }
 
     #[test]
@@ -53,11 +60,16 @@ mod tests {
         let only = Some([3, 5, 6].into_iter().collect());
         let expected =
             [Run { seed: 7, steps: 1000, only: None }, Run { seed: u64::MAX, steps: 30, only }];
-        assert_eq!(read(list).unwrap(), expected);
+        assert_eq!(read(list, World::Live).unwrap(), expected);
+        let list = format!("{list} durable 9 10 # three\n");
+        assert_eq!(read(&list, World::Live).unwrap(), expected);
+        let of_durable = [Run { seed: 9, steps: 10, only: None }];
+        assert_eq!(read(&list, World::Durable).unwrap(), of_durable);
         for wrong in
             ["7 1000", "7 # x", "x 3 # x", "7 -3 # x", "7 3 5-4 # x", "7 3 1 1 # x", "7 3 3 # x"]
         {
-            let error = format!("{:#}", read(&format!("# fine\n{wrong}\n")).unwrap_err());
+            let error =
+                format!("{:#}", read(&format!("# fine\n{wrong}\n"), World::Live).unwrap_err());
             assert!(error.contains("line 2"), "{error}");
         }
     }

@@ -4,11 +4,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::search::{Found, Sequence, Statistics};
-use super::{Run, likeness};
-use crate::coverage::Seen;
-use crate::shrink::Shrunk;
+use super::{Run, World};
+use crate::shrink::{Scenario, Shrunk};
 use crate::world::{Happened, Step};
-use crate::{Failure, Script};
+use crate::{Failure, durable};
 
 /// More events than anybody reads.
 const EVENTS_SHOWN_MAX: usize = 300;
@@ -17,10 +16,15 @@ const EVENTS_SHOWN_MAX: usize = 300;
 const PROFILE: &str = if cfg!(debug_assertions) { "--profile sim" } else { "--release" };
 
 /// The command that replays a run.
-pub(super) fn command(run: &Run) -> String {
+pub(super) fn command(world: World, run: &Run) -> String {
     let Run { seed, steps, only } = run;
-    let mut command =
-        format!("cargo run {PROFILE} -p hermes-bus-sim -- --seed {seed} --runs 1 --steps {steps}");
+    let world = match world {
+        World::Live => "",
+        World::Durable => "--durable ",
+    };
+    let mut command = format!(
+        "cargo run {PROFILE} -p hermes-bus-sim -- {world}--seed {seed} --runs 1 --steps {steps}"
+    );
     if let Some(places) = only {
         command += &format!(" --only {places}");
     }
@@ -38,29 +42,35 @@ pub(super) fn beginning(sequence: &Sequence, out: &mut impl Write) -> io::Result
     out.flush()
 }
 
-pub(super) fn stuck(run: &Run, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn stuck(world: World, run: &Run, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "FAILED: the run of seed {} does not end", run.seed)?;
-    writeln!(out, "replay:\n  {}", command(run))
+    writeln!(out, "replay:\n  {}", command(world, run))
 }
 
 /// Comes before the script is made shorter: that may take a while.
-pub(super) fn failure(found: &Found, elapsed: Duration, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn failure<S>(
+    world: World,
+    found: &Found<S>,
+    elapsed: Duration,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let Found { number, run, failure, .. } = found;
     let after = elapsed.as_secs_f64();
     let (seed, what) = (run.seed, broken(failure, run));
     writeln!(out, "FAILED after {after:.1} s, run {number}, seed {seed}, {what}")?;
-    writeln!(out, "  {}", command(run))?;
+    writeln!(out, "  {}", command(world, run))?;
     out.flush()
 }
 
-pub(super) fn shrunk(
-    found: &Found,
+pub(super) fn shrunk<S: Scenario>(
+    world: World,
+    found: &Found<S>,
     run: &Run,
     shrunk: &Shrunk,
     elapsed: Duration,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let (kept, all) = (shrunk.kept.len(), found.script.events.len());
+    let (kept, all) = (shrunk.kept.len(), found.script.events());
     let end = if shrunk.is_minimal { "none can be spared" } else { "there was no time for more" };
     writeln!(
         out,
@@ -70,13 +80,13 @@ pub(super) fn shrunk(
         counted(shrunk.tries, "script"),
     )?;
     writeln!(out, "\nwhat the run is like (what is not named is as usual):")?;
-    for line in likeness::lines(&found.script.character) {
+    for line in found.script.likeness() {
         writeln!(out, "  {line}")?;
     }
     writeln!(out, "\nwhat happens:")?;
     let drawn = run.only.as_ref().map(|places| places.as_slice()).unwrap_or_default();
     for (place, kept) in drawn.iter().zip(&shrunk.kept).take(EVENTS_SHOWN_MAX) {
-        writeln!(out, "  event {place:>6}: {}", event(&found.script, *kept))?;
+        writeln!(out, "  event {place:>6}: {}", found.script.event(*kept))?;
     }
     if kept > EVENTS_SHOWN_MAX {
         writeln!(out, "  … and {} more", kept - EVENTS_SHOWN_MAX)?;
@@ -89,14 +99,14 @@ pub(super) fn shrunk(
             Happened::Event(played) => {
                 let (place, kept) = (drawn.get(*played), shrunk.kept.get(*played));
                 let (Some(place), Some(kept)) = (place, kept) else { continue };
-                let what = format!("event {place}: {}", event(&found.script, *kept));
+                let what = format!("event {place}: {}", found.script.event(*kept));
                 let step = Step { at_us: step.at_us, what: Happened::Call(what) };
                 writeln!(out, "  {step}")?;
             }
             Happened::Call(_) => writeln!(out, "  {step}")?,
         }
     }
-    writeln!(out, "\nreplay:\n  {}\n", command(run))?;
+    writeln!(out, "\nreplay:\n  {}\n", command(world, run))?;
     out.flush()
 }
 
@@ -107,14 +117,6 @@ fn broken(failure: &Failure, run: &Run) -> String {
         Some(place) => format!("at event {place}: {violation}"),
         None => format!("after the last event: {violation}"),
     }
-}
-
-/// An event of the script that was found.
-fn event(script: &Script, place: usize) -> String {
-    script.events.get(place).map_or_else(String::new, |event| {
-        let named = likeness::named(event.action, &script.character.names);
-        format!("client {} {:?}{named}", event.client, event.action)
-    })
 }
 
 pub(super) fn clean(
@@ -173,15 +175,41 @@ pub(super) fn statistics(
     {
         writeln!(out, "{title:<14}{count:>14}  ({:.0} a second)", count as f64 / real_s)?;
     }
+    if played.crashes > 0 {
+        writeln!(out, "crashes       {:>14}", played.crashes)?;
+    }
     let faster = virtual_s / real_s;
     writeln!(out, "virtual time  {virtual_s:>12.0} s  ({faster:.0} times as fast as real time)")?;
     writeln!(out, "digest      {:016x}", played.digest)
 }
 
-pub(super) fn missing(missing: &[Seen], out: &mut impl Write) -> io::Result<()> {
+/// What was seen in all runs, as a table.
+pub(super) fn seen(world: World, statistics: &Statistics, out: &mut impl Write) -> io::Result<()> {
+    if world == World::Live {
+        return writeln!(out, "\n{}", statistics.coverage);
+    }
+    writeln!(out)?;
+    for (kind, times) in &statistics.played.seen {
+        writeln!(out, "{kind:<42}{times:>14}")?;
+    }
+    writeln!(out)
+}
+
+/// What must be seen in a long search and never was.
+pub(super) fn never_seen(world: World, statistics: &Statistics) -> Vec<String> {
+    match world {
+        World::Live => {
+            let missing = statistics.coverage.missing();
+            missing.iter().map(|seen| format!("{}: {}", seen.group, seen.kind)).collect()
+        }
+        World::Durable => durable::never_seen(&statistics.played.seen),
+    }
+}
+
+pub(super) fn missing(missing: &[String], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "\nFAILED: in so many events, these kinds were never seen:")?;
     for seen in missing {
-        writeln!(out, "  {}: {}", seen.group, seen.kind)?;
+        writeln!(out, "  {seen}")?;
     }
     Ok(())
 }

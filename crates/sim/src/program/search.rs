@@ -9,11 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::watchdog::Watch;
-use super::{Places, Run, Simulator};
-use crate::{Coverage, Failure, Played, Script, Violation};
+use super::{Places, Run, Simulator, World};
+use crate::shrink::Scenario;
+use crate::{Coverage, Failure, Played, Violation};
 
 /// The runs that are to be played.
 pub(super) struct Sequence {
+    pub(super) world: World,
+    /// It ends when so many processes of the bus were killed.
+    pub(super) crashes: Option<u64>,
     /// They come first.
     pub(super) regressions: Vec<Run>,
     pub(super) seed: u64,
@@ -39,11 +43,11 @@ impl Sequence {
 }
 
 /// A run that failed.
-pub(super) struct Found {
+pub(super) struct Found<S> {
     /// Its number, from 0.
     pub(super) number: u64,
     pub(super) run: Run,
-    pub(super) script: Script,
+    pub(super) script: S,
     pub(super) failure: Box<Failure>,
 }
 
@@ -80,50 +84,59 @@ impl Statistics {
         sum.messages += played.messages;
         sum.virtual_us += played.virtual_us;
         sum.digest = sum.digest.wrapping_add(played.digest);
+        sum.crashes += played.crashes;
+        for (kind, times) in &played.seen {
+            match sum.seen.get_mut(kind) {
+                Some(seen) => *seen += times,
+                None => drop(sum.seen.insert(kind.clone(), *times)),
+            }
+        }
     }
 }
 
 /// How the search ended.
-pub(super) struct Searched {
+pub(super) struct Searched<S> {
     pub(super) statistics: Statistics,
     /// The first run that failed.
-    pub(super) found: Option<Found>,
+    pub(super) found: Option<Found<S>>,
     pub(super) elapsed: Duration,
 }
 
 /// What all threads share.
-struct Shared<'a> {
+struct Shared<'a, S> {
     sequence: &'a Sequence,
-    simulator: &'a Simulator<'a>,
+    simulator: &'a Simulator<'a, S>,
     deadline: Option<Instant>,
     watch: &'a Watch,
     next: AtomicU64,
     /// Runs from this one on need not be played: it has failed.
     end: AtomicU64,
+    crashes: AtomicU64,
 }
 
 /// Plays until a run fails, all are played, or the deadline has passed.
-pub(super) fn search(
+pub(super) fn search<S: Scenario>(
     sequence: &Sequence,
-    simulator: &Simulator<'_>,
+    simulator: &Simulator<'_, S>,
     threads: usize,
     deadline: Option<Instant>,
     watch: &Watch,
-) -> Searched {
+) -> Searched<S> {
     let began = Instant::now();
     let (next, end) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
-    let shared = &Shared { sequence, simulator, deadline, watch, next, end };
-    let results: Vec<(Statistics, Option<Found>)> = thread::scope(|scope| {
+    let crashes = AtomicU64::new(0);
+    let shared = &Shared { sequence, simulator, deadline, watch, next, end, crashes };
+    let results: Vec<(Statistics, Option<Found<S>>)> = thread::scope(|scope| {
         let workers: Vec<_> =
             (0..threads).map(|thread| scope.spawn(move || work(shared, thread))).collect();
         let joined = workers.into_iter().map(|worker| worker.join());
         joined.map(|result| result.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
     });
-    let (mut statistics, mut found) = (Statistics::default(), None::<Found>);
+    let (mut statistics, mut found) = (Statistics::default(), None::<Found<S>>);
     for (of_thread, found_by_thread) in results {
         statistics.add(&of_thread);
         let earlier =
-            |other: &Found| found.as_ref().is_none_or(|found| other.number < found.number);
+            |other: &Found<S>| found.as_ref().is_none_or(|found| other.number < found.number);
         if let Some(first) = found_by_thread.filter(earlier) {
             found = Some(first);
         }
@@ -131,10 +144,14 @@ pub(super) fn search(
     Searched { statistics, found, elapsed: began.elapsed() }
 }
 
-fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
+fn work<S: Scenario>(shared: &Shared<'_, S>, thread: usize) -> (Statistics, Option<Found<S>>) {
     let mut statistics = Statistics::default();
     loop {
         if shared.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return (statistics, None);
+        }
+        let crashes = shared.crashes.load(Ordering::Relaxed);
+        if shared.sequence.crashes.is_some_and(|enough| crashes >= enough) {
             return (statistics, None);
         }
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -151,6 +168,7 @@ fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
         match shared.watch.playing(thread, &run, play) {
             Ok(played) => {
                 let is_regression = number < shared.sequence.regressions.len() as u64;
+                shared.crashes.fetch_add(played.crashes, Ordering::Relaxed);
                 statistics.add_run(is_regression, &played);
             }
             Err(failure) => {
@@ -164,7 +182,7 @@ fn work(shared: &Shared<'_>, thread: usize) -> (Statistics, Option<Found>) {
 /// The rule that the program itself watches.
 const SAME_AGAIN: &str = "the same script, the same run";
 
-fn play_twice(script: &Script, simulator: &Simulator<'_>) -> Result<Played, Box<Failure>> {
+fn play_twice<S>(script: &S, simulator: &Simulator<'_, S>) -> Result<Played, Box<Failure>> {
     let [first, second] = [(); 2].map(|()| (simulator.play)(script));
     if first == second {
         return first;
@@ -182,10 +200,10 @@ fn play_twice(script: &Script, simulator: &Simulator<'_>) -> Result<Played, Box<
 }
 
 /// Plays a part of a script that failed, in the way in which it failed.
-pub(super) fn play_again(
-    found: &Found,
-    script: &Script,
-    simulator: &Simulator<'_>,
+pub(super) fn play_again<S>(
+    found: &Found<S>,
+    script: &S,
+    simulator: &Simulator<'_, S>,
 ) -> Result<Played, Box<Failure>> {
     if found.failure.violation.rule == SAME_AGAIN {
         play_twice(script, simulator)

@@ -42,7 +42,8 @@ fn needs_two(script: &Script) -> Result<Played, Box<Failure>> {
 fn simulate(line: &str, play: Play<'_>) -> (Outcome, String) {
     let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
     let mut out = Vec::new();
-    let outcome = run(&arguments, &Simulator { draw: &draw, play }, &mut out).unwrap();
+    let outcome =
+        run(&arguments, &Simulator { world: World::Live, draw: &draw, play }, &mut out).unwrap();
     (outcome, String::from_utf8(out).unwrap())
 }
 
@@ -69,7 +70,7 @@ fn the_seed_is_told_before_anything_is_played() {
         clean(script)
     };
     let arguments = Arguments::parse_from(["sim", "--seed", "77", "--steps", "5", "--runs", "1"]);
-    let simulator = Simulator { draw: &draw, play: &play };
+    let simulator = Simulator { world: World::Live, draw: &draw, play: &play };
     assert_eq!(run(&arguments, &simulator, &mut Shared(&said)).unwrap(), Outcome::Clean);
 }
 

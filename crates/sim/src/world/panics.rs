@@ -12,7 +12,7 @@ thread_local! {
 static HOOK: Once = Once::new();
 
 /// Calls `play`. A panic on this thread meanwhile is caught; what it said is returned.
-pub(super) fn catch<T>(play: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch<T>(play: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(

@@ -111,7 +111,7 @@ impl Words {
                 let wrong = dice.pick(&["wrong!", "", "s", "sesam", "sesame!", "SESAME"]);
                 format!(", \"token\": \"{wrong}\"")
             }
-            4 => ", \"token\": 5, \"protocol\": 2".to_owned(),
+            4 => ", \"token\": 5, \"protocol\": 1".to_owned(),
             _ => String::new(),
         };
         frame::append(out, |out| {
