@@ -36,7 +36,7 @@ impl Seen {
             Order::Keep(record) => return self.add(format!("order keep {:?}", record.keep), 1),
             Order::Release { .. } => "order release",
             Order::ReleaseSpilled(_) => "order release_spilled",
-            Order::Purge(_) => "order purge",
+            Order::Purge { .. } => "order purge",
             Order::Delivered { .. } => "order delivered",
             Order::Bury(_) => "order bury",
             Order::Load { .. } => "order load",

@@ -293,9 +293,11 @@ impl Disk {
                 }
             }
             Order::ReleaseSpilled(endpoint) => {
-                self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill)
+                self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill);
             }
-            Order::Purge(endpoint) => self.rows.retain(|_, row| row.endpoint != *endpoint),
+            Order::Purge { endpoint, from, to } => self
+                .rows
+                .retain(|seq, row| row.endpoint != *endpoint || !(from..=to).contains(&seq)),
             Order::Delivered { seq, deliveries, .. } => {
                 if let Some(row) = self.rows.get_mut(seq) {
                     row.deliveries = *deliveries;

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::link::{Link, Writing};
 use super::model::{Checked, LinkId, Model, Sent, UNIX_US, ensure};
 use super::script::{
-    Acks, Action, Asks, CLIENTS, End, Event, GROUPS, Health, Join, NAMES, OTHER_USER, OWNER, PATTERNS,
-    Script, TOPICS, To,
+    Acks, Action, Asks, CLIENTS, End, Event, GROUPS, Health, Join, NAMES, OTHER_USER, OWNER,
+    PATTERNS, Script, TOPICS, To,
 };
 use super::seen::Seen;
 use super::store::Store;

@@ -316,7 +316,7 @@ impl Model {
                 }
                 Ok(())
             }
-            Order::Purge(_) => {
+            Order::Purge { .. } => {
                 ensure!(false, "books", "nobody has purged anything");
                 Ok(())
             }
