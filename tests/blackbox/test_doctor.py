@@ -325,7 +325,7 @@ def test_files_from_the_future(world):
 
 def test_an_open_configuration(world):
     """Who can write it decides who may connect."""
-    (world.root / "hermes-bus").mkdir()
+    (world.root / "hermes-bus").mkdir(exist_ok=True)
     config = world.root / "hermes-bus" / "config.yaml"
     config.write_text("")
     os.chmod(config, 0o666)

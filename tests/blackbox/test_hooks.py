@@ -156,7 +156,7 @@ def test_a_hook_for_some_messages_only(world):
 def test_hooks_are_switched_off(world, value):
     """The variable wins over the file, and the server says that there are none."""
     hook = recorder(world)
-    (world.root / "hermes-bus").mkdir()
+    (world.root / "hermes-bus").mkdir(exist_ok=True)
     (world.root / "hermes-bus" / "hooks.yaml").write_text("- %s\n" % hook)
     server = world.serve(env={"HERMES_BUS_HOOKS": value})
     sender = server.connect("sender")

@@ -98,7 +98,10 @@ BY_NAME = {
     "replaced": ("replaced_sessions_total", {}), "sender_waits": ("sender_waits_total", {"reason": "queue_full"}), "pace_waits": ("sender_waits_total", {"reason": "pace"}),
     "queued_bytes": ("memory_bytes", {"of": "queues"}), "answer_bytes": ("memory_bytes", {"of": "answers"}),
     "intake_bytes": ("memory_bytes", {"of": "intake"}), "held_bytes": ("memory_bytes", {"of": "held"}), "open_connections": ("open_connections", {}),
+    "published": ("published_messages_total", {}), "dead_letters": ("followed_messages_total", {"step": "dead"}),
 }
+STEPS = ("kept", "spilled", "stored", "acked", "nacked", "rerouted", "repeated", "given_up", "expired", "purged", "retried")
+BY_NAME.update({step: ("followed_messages_total", {"step": step}) for step in STEPS})
 
 
 def place_of(counter):

@@ -529,7 +529,7 @@ def test_flags_are_kept_unless_others_are_given(world):
     assert started.returncode == 0
     restart(world)
     path = world.root / "hermes-bus" / "config.yaml"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text("sessions:\n  linger: 9s\n")
     assert "linger" not in world.busd("reload").stdout
     assert world.busd("restart", "--set", "sessions.drain=1s").returncode == 0

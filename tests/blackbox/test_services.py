@@ -124,7 +124,7 @@ def test_stop_signals_nobody_where_only_a_manager_listens(world, manager):
 def test_the_managers_socket_is_opened_to_users_who_may_connect(world, manager):
     """Its unit does not know of them. A reload closes it again."""
     os.chmod(world.socket_path, 0o600)
-    (world.root / "hermes-bus").mkdir()
+    (world.root / "hermes-bus").mkdir(exist_ok=True)
     config = world.root / "hermes-bus" / "config.yaml"
     config.write_text("access: {allow_uids: [12345]}")
     os.chmod(config, 0o600)
@@ -334,7 +334,7 @@ def test_a_restart_keeps_the_managers_socket_and_tells_it_who_goes_on(world, man
     wait_until(lambda: "WATCHDOG=1" in ear.next(), "a sign of life of the new one")
     assert world.socket_identity() == manager.identity
     # The manager's files say how it runs, not whoever asks for the restart.
-    (world.root / "hermes-bus").mkdir()
+    (world.root / "hermes-bus").mkdir(exist_ok=True)
     (world.root / "hermes-bus" / "config.yaml").write_text("sessions:\n  linger: 9s\n")
     assert "linger" not in world.busd("reload").stdout, "--set still holds"
     os.kill(int(new), signal.SIGTERM)

@@ -282,8 +282,13 @@ impl Failure {
             .flat_map(|listing| listing.endpoints.keys())
             .map(String::as_str)
             .collect();
+        // Those who are away, but for whom the bus keeps messages, stand in the details.
+        let known = listing.iter().flat_map(|listing| &listing.details);
+        let known = known.map(|details| details.endpoint.as_str());
+        let known = known.filter(|name| !names.contains(name));
+        let candidates = names.iter().copied().chain(known);
         // It may have come meanwhile: its own name is no advice.
-        let near = nearest(to, names.iter().copied().filter(|name| *name != to));
+        let near = nearest(to, candidates.filter(|name| *name != to));
         let listed = |names: &[&str]| quoted_list(names.iter().map(|name| harmless_line(name)));
         let advice = if listing.is_none() {
             String::new()

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -25,8 +26,7 @@ fn read_frame(stream: &mut UnixStream) -> io::Result<Value> {
     Ok(serde_json::from_slice(&payload)?)
 }
 
-fn write_frame(stream: &mut UnixStream, frame: &Value) -> io::Result<()> {
-    let json = frame.to_string();
+fn write_frame(stream: &mut UnixStream, json: &str) -> io::Result<()> {
     let header = u32::try_from(json.len()).unwrap().to_be_bytes();
     stream.write_all(&[&header, json.as_bytes()].concat())
 }
@@ -35,7 +35,12 @@ fn write_frame(stream: &mut UnixStream, frame: &Value) -> io::Result<()> {
 struct ScriptedBus {
     directory: TempDir,
     got: Receiver<Value>,
+    replacement: Replacement,
 }
+
+/// Text that stands in an answer in place of [`REPLACED`]: for what a `Value` cannot hold.
+type Replacement = Arc<Mutex<String>>;
+const REPLACED: &str = "\"REPLACED\"";
 
 impl ScriptedBus {
     /// `script` is asked for the answers to every frame, besides what every bus answers.
@@ -43,14 +48,17 @@ impl ScriptedBus {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("bus.sock")).unwrap();
         let (tell, got) = channel();
+        let replacement = Replacement::default();
+        let replacing = Arc::clone(&replacement);
         // Ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, script, tell) = (stream.unwrap(), script.clone(), tell.clone());
-                thread::spawn(move || converse(stream, script, &tell));
+                let replacement = Arc::clone(&replacing);
+                thread::spawn(move || converse(stream, script, &tell, &replacement));
             }
         });
-        ScriptedBus { directory, got }
+        ScriptedBus { directory, got, replacement }
     }
 
     fn socket(&self) -> PathBuf {
@@ -122,7 +130,12 @@ const OPS: [&str; 9] = [
     "groups",
 ];
 
-fn converse(mut stream: UnixStream, script: impl Fn(&Value) -> Vec<Value>, tell: &Sender<Value>) {
+fn converse(
+    mut stream: UnixStream,
+    script: impl Fn(&Value) -> Vec<Value>,
+    tell: &Sender<Value>,
+    replacement: &Replacement,
+) {
     while let Ok(frame) = read_frame(&mut stream) {
         let mut answers = match frame["type"].as_str() {
             Some("register") => vec![json!({
@@ -142,7 +155,8 @@ fn converse(mut stream: UnixStream, script: impl Fn(&Value) -> Vec<Value>, tell:
             if !frame["req"].is_null() {
                 answer["req"] = frame["req"].clone();
             }
-            if write_frame(&mut stream, &answer).is_err() {
+            let json = answer.to_string().replace(REPLACED, &replacement.lock().unwrap());
+            if write_frame(&mut stream, &json).is_err() {
                 return;
             }
         }
@@ -408,6 +422,18 @@ a         online  1         5      1970-01-01 00:01:00
     assert_eq!(bus.run(&["mailbox", "list"]).well(), "nothing waits for anybody\n");
 }
 
+/// What Python writes as JSON, and others do not read.
+#[test]
+fn messages_are_shown_and_printed_as_they_came() {
+    let bus = keeping("mailbox.show", |_| json!({"messages": ["REPLACED"]}));
+    let entry = r#"{"seq": 1, "from": "x", "arrived_ts": 0, "message": {"body": {"n": NaN, "s": "\ud800", "f": 1.0e0}}}"#;
+    entry.clone_into(&mut bus.replacement.lock().unwrap());
+    let said = bus.run(&["mailbox", "show", "w", "--json"]).well();
+    assert_eq!(said, format!("{entry}\n"));
+    let said = bus.run(&["mailbox", "show", "w"]).well();
+    assert_eq!(said, "1  1970-01-01 00:00:00  x  {\"n\": NaN, \"s\": \"\\ud800\", \"f\": 1.0e0}\n");
+}
+
 /// Numbers from `after` on, two a page, five in all.
 fn page(asked: &Value, entry: fn(u64) -> Value, key: &str) -> Value {
     let after = asked["after"].as_u64().unwrap_or(0);
@@ -445,7 +471,7 @@ fn what_waits_is_shown_page_after_page() {
 #[test]
 fn a_mailbox_is_drained_and_purged() {
     let bus = ScriptedBus::start({
-        let left = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(3));
+        let left = Arc::new(std::sync::atomic::AtomicU64::new(3));
         move |frame| {
             if !is(frame, "admin") {
                 return Vec::new();
@@ -479,7 +505,7 @@ key  endpoint  from  died                 reason
         |asked| json!({"key": asked["key"], "died_ts": 0, "message": {"body": 1}}),
     );
     let lines = bus.run(&["dead", "show", "9"]).well();
-    assert_eq!(lines, "died_ts: 1970-01-01 00:00:00\nkey: 9\nmessage: {\"body\":1}\n");
+    assert_eq!(lines, "key: 9\ndied_ts: 1970-01-01 00:00:00\nmessage: {\"body\":1}\n");
     let bus = keeping("dead.retry", |_| json!({"retried": 2}));
     for (arguments, asked) in [
         (&["9"][..], json!({"key": 9})),
@@ -529,7 +555,7 @@ fn the_past_is_printed_in_its_order() {
 #[test]
 fn history_follows_what_comes_and_prints_nothing_twice() {
     let bus = ScriptedBus::start({
-        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(1));
+        let asked = Arc::new(std::sync::atomic::AtomicU64::new(1));
         move |frame| {
             if !is(frame, "admin") {
                 return Vec::new();
@@ -594,7 +620,10 @@ fn a_refusal_of_the_daemon_is_said() {
 fn a_trace_is_told_state_by_state() {
     let bus = ScriptedBus::start(|frame| match frame["type"].as_str() {
         Some("trace") if frame["id"] == "7" => vec![json!({
-            "type": "traced", "id": "7", "next": "is delivered when worker registers", "states": [
+            "type": "traced", "id": "7", "standings": [
+                {"endpoint": "worker", "place": "waiting", "since_ts": 3,
+                 "blocked_by": "worker is away", "next": "it is handed over when worker is back"},
+            ], "states": [
                 {"state": "accepted", "ts": 1, "endpoint": null, "detail": null},
                 {"state": "stored", "ts": 2, "endpoint": "worker", "detail": null},
                 {"state": "waiting", "ts": 3, "endpoint": "worker", "detail": null},
@@ -607,8 +636,9 @@ fn a_trace_is_told_state_by_state() {
 1970-01-01 00:00:01  accepted
 1970-01-01 00:00:02  stored  worker
 1970-01-01 00:00:03  in the mailbox of  worker
-waits since 00:00:03 for worker, who is away, to register again
-next: is delivered when worker registers
+now in the mailbox of worker since 00:00:03
+  because: worker is away
+  then: it is handed over when worker is back
 ";
     assert_eq!(bus.run(&["trace", "7"]).well(), expected);
     let told: Value = serde_json::from_str(&bus.run(&["trace", "7", "--json"]).well()).unwrap();

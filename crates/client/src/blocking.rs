@@ -18,6 +18,7 @@
 use std::io;
 use std::time::Duration;
 
+use hermes_bus_proto::Object;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::client::ClientBuilder;
@@ -198,7 +199,7 @@ impl Client {
         &self,
         op: &str,
         arguments: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<serde_json::Map<String, serde_json::Value>, CallError> {
+    ) -> Result<Object, CallError> {
         self.runtime.block_on(self.client.admin(op, arguments))
     }
 

@@ -476,18 +476,16 @@ impl Client {
             .map_err(|error| CallError::Unexpected(error.to_string()))
     }
 
-    /// Has the daemon do something. See [`crate::Connection::admin`].
+    /// Has the daemon do something. See [`crate::Connection::admin_raw`].
     pub async fn admin(
         &self,
         op: &str,
         arguments: &Map<String, Value>,
-    ) -> Result<Map<String, Value>, CallError> {
+    ) -> Result<Object, CallError> {
         let mut request = arguments.clone();
         request.insert("op".to_owned(), op.into());
         request.insert("protocol".to_owned(), 2.into());
-        let answer = self.ask("admin", request, "administration").await?;
-        serde_json::from_slice(answer.as_bytes())
-            .map_err(|error| CallError::Unexpected(error.to_string()))
+        self.ask("admin", request, "administration").await
     }
 
     /// Asks the bus something, and waits for its answer for as long as the bus's patience.

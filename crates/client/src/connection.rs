@@ -67,11 +67,22 @@ impl Connection {
         arguments: &Map<String, Value>,
         patience: Duration,
     ) -> Result<Map<String, Value>, CallError> {
-        let mut request = Vec::new();
-        control::admin(&mut request, op, arguments);
-        let answer = self.ask(&request, &[control::ADMIN_RESULT_TYPE], patience).await?;
+        let answer = self.admin_raw(op, arguments, patience).await?;
         serde_json::from_slice(answer.as_bytes())
             .map_err(|error| CallError::Unexpected(error.to_string()))
+    }
+
+    /// The same, with the answer as it came: it may hold messages with Python's `NaN` and lone
+    /// surrogates, which a [`Value`] cannot.
+    pub async fn admin_raw(
+        &mut self,
+        op: &str,
+        arguments: &Map<String, Value>,
+        patience: Duration,
+    ) -> Result<Object, CallError> {
+        let mut request = Vec::new();
+        control::admin(&mut request, op, arguments);
+        self.ask(&request, &[control::ADMIN_RESULT_TYPE], patience).await
     }
 
     /// How long the bus takes to answer.

@@ -90,4 +90,4 @@ pub use options::{
 pub use receipts::{Outstanding, Receipt};
 pub use sighting::{Gap, Presence, Sighting, Sightings, Tapped};
 pub use start::{Start, StartError, executables_on_path};
-pub use trace::{Trace, TraceState};
+pub use trace::{Standing, Trace, TraceState};

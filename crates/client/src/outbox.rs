@@ -161,21 +161,23 @@ impl Outbox {
         patience: Duration,
     ) -> Result<(), SendError> {
         let (done, mut outcome) = oneshot::channel();
-        let withdrawal = Withdrawal { progress: progress.clone() };
-        let ticket = Ticket { progress, done: Some(done) };
+        let mut withdrawal = Withdrawal { progress: Some(progress.clone()) };
+        let ticket = Ticket { progress: progress.clone(), done: Some(done) };
         let item = Item { frame, ticket: Some(ticket), _permit: Some(permit) };
         self.queue.send(item).map_err(|_| SendError::Closed)?;
         let outcome = match timeout_at(deadline, &mut outcome).await {
             Ok(outcome) => outcome,
-            Err(_) if withdrawal.progress.give_up() => {
-                return Err(SendError::NotTaken(patience));
-            }
+            Err(_) if progress.give_up() => return Err(SendError::NotTaken(patience)),
             // Part of it is in the socket: what becomes of it is known soon, because a session in
             // which nothing can be written any more ends.
             Err(_) => outcome.await,
         };
         match outcome {
-            Ok(Outcome::Written) => Ok(()),
+            Ok(Outcome::Written) => {
+                // By now it may be waiting to be sent once more.
+                withdrawal.progress = None;
+                Ok(())
+            }
             Ok(Outcome::GivenUp) => Err(SendError::NotTaken(patience)),
             Err(_) => Err(SendError::Closed),
         }
@@ -184,12 +186,15 @@ impl Outbox {
 
 /// Takes the message back when the call is dropped.
 struct Withdrawal {
-    progress: Progress,
+    /// `None`: it was written, and what becomes of it is for others to say.
+    progress: Option<Progress>,
 }
 
 impl Drop for Withdrawal {
     fn drop(&mut self) {
-        self.progress.give_up();
+        if let Some(progress) = &self.progress {
+            progress.give_up();
+        }
     }
 }
 
@@ -349,5 +354,41 @@ impl Writing {
             self.give_back(0);
         }
         self.items.retain(|item| item.ticket.is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::task::Waker;
+
+    /// A sender may hear that its message was written only when the session has ended and the message
+    /// waits to be sent again.
+    #[tokio::test]
+    async fn a_sender_that_is_slow_to_hear_does_not_take_back_what_is_to_be_sent_again() {
+        let (outbox, mut arrivals) = outbox();
+        let (mut writing, progress) = (Writing::default(), Progress::default());
+        let frame = Bytes::from_static(b"frame");
+        let patience = Duration::from_secs(5);
+        let permit = outbox.admit(frame.len(), patience).await.unwrap();
+        let mut sending = Box::pin(outbox.queue(
+            frame.clone(),
+            Arc::clone(&permit),
+            progress.clone(),
+            deadline(patience),
+            patience,
+        ));
+        assert!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        writing.push(arrivals.next().await.unwrap());
+        let mut socket = Vec::new();
+        poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();
+        assert!(progress.is_written());
+        writing.connection_ended();
+        progress.begin_again();
+        writing.push_again(frame, permit, progress);
+        sending.await.unwrap();
+        poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();
+        assert_eq!(socket, b"frameframe");
     }
 }

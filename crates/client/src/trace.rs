@@ -12,6 +12,9 @@ pub struct Trace {
     /// What happened to it, oldest first.
     #[serde(default)]
     pub states: Vec<TraceState>,
+    /// Where it is now, for each endpoint that it is still on its way to.
+    #[serde(default)]
+    pub standings: Vec<Standing>,
     /// Whatever else the bus says.
     #[serde(flatten)]
     pub further: Map<String, Value>,
@@ -32,6 +35,29 @@ pub struct TraceState {
     /// What there is to say about it.
     #[serde(default)]
     pub detail: Option<String>,
+    /// Whatever else the bus says.
+    #[serde(flatten)]
+    pub further: Map<String, Value>,
+}
+
+/// Where a message is on its way to one endpoint, and what it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Standing {
+    /// The endpoint.
+    #[serde(default)]
+    pub endpoint: String,
+    /// One word: `in_flight`, `queued`, `waiting`, `paused`, `held` or `stored`.
+    #[serde(default)]
+    pub place: String,
+    /// Since when: Unix time in seconds.
+    #[serde(default)]
+    pub since_ts: Option<f64>,
+    /// Who or what keeps it there, for people.
+    #[serde(default)]
+    pub blocked_by: String,
+    /// What happens next, for people.
+    #[serde(default)]
+    pub next: String,
     /// Whatever else the bus says.
     #[serde(flatten)]
     pub further: Map<String, Value>,

@@ -164,6 +164,11 @@ impl Router {
         self.timers.set(at, Timer::LookWhetherRead(key));
     }
 
+    /// Whether this session has messages in its socket that stay on disk until they are read.
+    pub fn has_unread(&self, key: SessionKey) -> bool {
+        self.session(key).is_some_and(|session| !session.unread.is_empty())
+    }
+
     /// The peer of this session has read everything that its socket was given: the answer to
     /// [`Effect::LookWhetherRead`].
     pub fn has_read_all(&mut self, key: SessionKey) {

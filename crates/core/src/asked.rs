@@ -60,7 +60,7 @@ impl Router {
         self.trace.note(message.provenance.trace, TraceState::Repeated, None, unix_us);
         if let Some(wanted) = message.ask.receipt {
             if status >= wanted {
-                self.tell_state(message, status);
+                self.tell_state(message, destination, status);
             } else if let Ok(promise) = self.promise(message.sender, message.id, wanted)
                 && let Some(entry) = self.repetitions.seen(&names.identity())
             {
@@ -70,10 +70,22 @@ impl Router {
         Some(self.hold_if_answers_pile_up(message.sender))
     }
 
-    /// Tells the sender at once how far its message has come.
-    fn tell_state(&mut self, message: &Outgoing<'_>, status: Status) {
+    /// Tells the sender at once how far its message has come. Which member of a group it was that took
+    /// it is not remembered.
+    fn tell_state(
+        &mut self,
+        message: &Outgoing<'_>,
+        destination: &Destination<'_>,
+        status: Status,
+    ) {
         self.counters.receipts += 1;
-        let receipt = Receipt { id: message.id, status, to: None, targets: None };
+        let to = match destination {
+            Destination::Endpoint(name) if !name.starts_with('@') => {
+                EndpointName::level_1(name).ok()
+            }
+            _ => None,
+        };
+        let receipt = Receipt { id: message.id, status, to: to.as_ref(), targets: None };
         self.tell(message.sender, |out| control::receipt(out, &receipt));
     }
 

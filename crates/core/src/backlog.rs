@@ -333,9 +333,8 @@ impl Router {
             backlog.spilled.messages = backlog.spilled.messages.saturating_sub(1);
             backlog.spilled.bytes = backlog.spilled.bytes.saturating_sub(load);
         }
-        if backlog.kept.messages == 0 {
-            backlog.oldest_unix_us = None;
-        }
+        // Which one is the oldest now is known again when it is read.
+        backlog.oldest_unix_us = None;
     }
 
     /// Reads on from disk, if the session that is there will soon need more.
@@ -385,6 +384,7 @@ impl Router {
         let deadline = record.expires_unix_us.map(|unix_us| self.moment_of(unix_us));
         let mut parcel = Parcel::from_record(record, deadline, self.now.moment);
         let Some(backlog) = self.backlog(endpoint) else { return };
+        backlog.oldest_unix_us.get_or_insert(parcel.arrived_unix_us);
         let is_here = backlog.waiting.contains_key(&parcel.seq)
             || backlog.paused.values().any(|paused| paused.seq == parcel.seq);
         if is_here {

@@ -7,10 +7,10 @@ use core::time::Duration;
 use alloc::collections::VecDeque;
 
 use bytes::Bytes;
-use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::limits::HEADER_BYTES;
+use hermes_bus_proto::{EndpointName, frame};
 
-use crate::endpoint::{EndpointState, Linger};
+use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Linger};
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
@@ -61,6 +61,21 @@ pub struct Lingering {
     pub uid: u32,
     /// What is held for it, oldest first: whole frames with their headers.
     pub frames: Vec<Bytes>,
+}
+
+/// What waits for a name in memory only, oldest first.
+fn frames_left(endpoint: &Endpoint, linger: &Linger) -> Vec<Bytes> {
+    let held = linger.messages.iter().map(|message| (message.seq, message.frame.clone()));
+    let waiting = endpoint.backlog.iter().flat_map(|backlog| {
+        backlog.waiting.values().chain(backlog.paused.values()).filter(|p| p.kept.is_none())
+    });
+    let waiting = waiting.map(|parcel| {
+        let header = frame::header(parcel.payload.len());
+        (parcel.seq, Bytes::from([&header, &*parcel.payload].concat()))
+    });
+    let mut frames: Vec<(u64, Bytes)> = held.chain(waiting).collect();
+    frames.sort_by_key(|(seq, _)| *seq);
+    frames.into_iter().map(|(_, frame)| frame).collect()
 }
 
 impl Router {
@@ -129,7 +144,7 @@ impl Router {
             EndpointState::Lingering(linger) => Some(Lingering {
                 name: endpoint.name.clone(),
                 uid: linger.uid,
-                frames: linger.messages.iter().map(|message| message.frame.clone()).collect(),
+                frames: frames_left(endpoint, linger),
             }),
         });
         lingering.collect()
@@ -142,7 +157,11 @@ impl Router {
         let now = self.now.moment;
         let until = now.after(self.config.linger);
         for Lingering { name, uid, frames } in left {
-            if self.names.contains_key(name.as_str()) {
+            let known = self.names.get(name.as_str()).copied();
+            let is_away = |endpoint: &EndpointKey| {
+                matches!(self.endpoints[endpoint.0].state, EndpointState::Away)
+            };
+            if known.is_some_and(|endpoint| !is_away(&endpoint)) {
                 let messages = frames.len() as u64;
                 if messages > 0 {
                     self.counters.dropped_receiver_gone += messages;
@@ -159,7 +178,14 @@ impl Router {
             self.held.allow_more(bytes);
             self.counters.held += messages.len() as u64;
             let linger = Linger { until, uid, messages, bytes, inherited_bytes: bytes };
-            let endpoint = self.insert_endpoint(&name, uid, EndpointState::Lingering(linger));
+            let state = EndpointState::Lingering(linger);
+            let endpoint = match known {
+                Some(endpoint) => {
+                    self.endpoints[endpoint.0].state = state;
+                    endpoint
+                }
+                None => self.insert_endpoint(&name, uid, state),
+            };
             self.timers.set(until, Timer::LingerEnd(endpoint));
         }
     }

@@ -319,7 +319,13 @@ impl Router {
     pub fn begin_turn(&mut self, now: Now) {
         debug_assert!(now.moment >= self.now.moment, "the monotonic clock ran back");
         self.now = now;
-        self.began.get_or_insert(now);
+        if self.began.is_none() {
+            self.began = Some(now);
+            if !self.config.store {
+                // Whatever a disk holds that comes later has lower places.
+                self.seq = now.unix_us;
+            }
+        }
         self.turn += 1;
         while let Some(timer) = self.timers.pop_due(now.moment) {
             self.fire(timer);

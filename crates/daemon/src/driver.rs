@@ -532,6 +532,10 @@ impl Driver {
         connection.at_end |= is_at_end;
         connection.is_lost |= read == Read::Lost;
         self.router.buffered(key, bytes, missing);
+        if is_at_end && self.router.has_unread(key) {
+            // What the peer had read before it left need not come again.
+            self.look_whether_read(key);
+        }
         match read {
             Read::End if hung_up => self.router.closed(key, CloseReason::PeerClosed),
             // The bus itself has ended it, and what comes for the session is still to be written.

@@ -78,6 +78,28 @@ impl<'a> Walker<'a> {
         Ok(closing_brace_at)
     }
 
+    /// From an array's opening bracket past its closing one. Hands over every element.
+    pub(crate) fn elements(&mut self, mut element: impl FnMut(&'a [u8])) -> Result<(), Malformed> {
+        self.step();
+        self.skip_white_space();
+        while self.peek() != b']' {
+            let start = self.at;
+            self.value(1)?;
+            element(self.slice_from(start));
+            self.skip_white_space();
+            match self.peek() {
+                b',' => {
+                    self.step();
+                    self.skip_white_space();
+                }
+                b']' => {}
+                _ => return self.wrong("expected ',' or ']'"),
+            }
+        }
+        self.step();
+        Ok(())
+    }
+
     /// Nothing but white space may follow.
     pub(crate) fn end_of_document(&mut self) -> Result<(), Malformed> {
         self.skip_white_space();

@@ -87,6 +87,15 @@ impl Object {
     }
 }
 
+/// The elements of an array, as they stand in its text; `None` if the value is something else.
+pub fn elements(value: Raw<'_>) -> Option<Vec<Raw<'_>>> {
+    let mut walker = Walker::new(value.as_bytes());
+    let mut elements = Vec::new();
+    let is_array = walker.peek() == b'[';
+    let walked = is_array.then(|| walker.elements(|element| elements.push(Raw::new(element))));
+    walked?.ok().map(|()| elements)
+}
+
 /// Text that the scan has found to be UTF-8.
 fn utf8(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
@@ -141,6 +150,19 @@ mod tests {
         assert_eq!(body.with("type", "\"done\""), r#"{"text": "x", "type": "done", "n": 1.0e0}"#);
         assert_eq!(object("{}").with("a b", "1"), r#"{"a b": 1}"#);
         assert_eq!(object(r#"{"x":{}}"#).with("y", "[]"), r#"{"x": {}, "y": []}"#);
+    }
+
+    #[test]
+    fn an_array_is_taken_apart_and_its_elements_keep_their_bytes() {
+        let frame = object(r#"{"a": [ {"b":1.0e0} ,NaN,"x,]" , [] ], "e": [ ], "o": {}}"#);
+        let found = |key| {
+            let elements = elements(frame.get(key).unwrap())?;
+            let text = |raw: Raw<'_>| std::str::from_utf8(raw.as_bytes()).unwrap().to_owned();
+            Some(elements.into_iter().map(text).collect::<Vec<_>>())
+        };
+        assert_eq!(found("a").unwrap(), [r#"{"b":1.0e0}"#, "NaN", r#""x,]""#, "[]"]);
+        assert_eq!(found("e"), Some(Vec::new()));
+        assert_eq!(found("o"), None);
     }
 
     #[test]

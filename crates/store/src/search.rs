@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::execution::Changes;
-use crate::schema::{TEXT_OF_DEAD, TEXT_OF_HISTORY, TEXT_OF_MESSAGES, TEXTS_EACH};
+use crate::schema::{TEXT_OF_DEAD, TEXT_OF_HISTORY, TEXT_OF_MESSAGES};
 use crate::text;
 
 /// Numbers that are remembered at most.
@@ -22,18 +22,13 @@ const STEP_BYTES: usize = 128 * 1024;
 const STEP_COMPARED: i64 = 2_000;
 
 /// The tables whose bodies are searched, with where their numbers begin in the index.
-const TABLES: [(&str, &str, i64); 3] = [
+const TABLES: [(&str, i64); 3] = [
+    ("SELECT number FROM history WHERE number > ?1 ORDER BY number LIMIT ?2", TEXT_OF_HISTORY),
     (
-        "history",
-        "SELECT number FROM history WHERE number > ?1 ORDER BY number LIMIT ?2",
-        TEXT_OF_HISTORY,
-    ),
-    (
-        "message",
         "SELECT seq FROM message WHERE seq > ?1 AND keep <> 2 ORDER BY seq LIMIT ?2",
         TEXT_OF_MESSAGES,
     ),
-    ("dead", "SELECT number FROM dead WHERE number > ?1 ORDER BY number LIMIT ?2", TEXT_OF_DEAD),
+    ("SELECT number FROM dead WHERE number > ?1 ORDER BY number LIMIT ?2", TEXT_OF_DEAD),
 ];
 
 /// How far a comparison of the index with the tables has come.
@@ -159,7 +154,7 @@ impl Search {
                 };
             }
             Sweep::Missing(place, after) => {
-                let Some((_, query, begin)) = TABLES.get(place) else {
+                let Some((query, begin)) = TABLES.get(place) else {
                     self.sweep = Sweep::Done;
                     return Ok(());
                 };
@@ -213,5 +208,3 @@ fn payload(connection: &Connection, text: i64) -> rusqlite::Result<Option<Vec<u8
     let query = format!("SELECT payload FROM {table} WHERE rowid = ?1");
     connection.prepare_cached(&query)?.query_row([number], |row| row.get(0)).optional()
 }
-
-const _: () = assert!(TABLES.len() == 3 && TEXT_OF_MESSAGES == TEXTS_EACH);

@@ -183,9 +183,9 @@ impl Clerk {
     }
 
     /// Goes on with an errand, or gives it back when it is done. Who has begun is not turned away.
-    pub(crate) fn go_on(&self, errand: Errand, path: &Path) -> Result<(), Errand> {
+    pub(crate) fn go_on(&self, errand: Errand, path: &Path) -> Result<(), Box<Errand>> {
         if errand.is_last {
-            return Err(errand);
+            return Err(Box::new(errand));
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let job = Job::Letters { errand, path: path.to_owned() };

@@ -206,7 +206,7 @@ mod tests {
         let expected = [("accepted", 1.0), ("stored", 1.5), ("delivered", 2.0), ("requeued", 3.0)];
         assert_eq!(words(&answer), expected);
         assert_eq!(answer["states"][2]["detail"], "2 times");
-        assert_eq!(answer.get("standings"), None);
+        assert_eq!(answer["standings"][0]["place"], "stored", "it is not at its end");
     }
 
     #[test]

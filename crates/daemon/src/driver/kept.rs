@@ -168,7 +168,7 @@ impl Driver {
         }
         let gone_on = match self.storage.path() {
             Some(path) => self.clerk.go_on(errand, path),
-            None => Err(errand),
+            None => Err(Box::new(errand)),
         };
         if let Err(errand) = gone_on {
             let answer = match errand.what {

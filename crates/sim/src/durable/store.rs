@@ -298,7 +298,7 @@ impl Disk {
                 }
             }
             Order::ReleaseSpilled(endpoint) => {
-                self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill)
+                self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill);
             }
             Order::Purge { endpoint, from, to } => self
                 .rows

@@ -99,7 +99,7 @@ fn within_a_limit_of_file_size() {
     world.carry_out([large(1)]);
     let before = getrlimit(Resource::Fsize);
     // The log cannot grow over this. Writing fails as on a disk with a bad place in it.
-    setrlimit(Resource::Fsize, Rlimit { current: Some(1_000_000), ..before.clone() }).unwrap();
+    setrlimit(Resource::Fsize, Rlimit { current: Some(1_000_000), ..before }).unwrap();
     let mut stored = vec![1];
     let refused = loop {
         let seq = stored.len() as u64 + 1;

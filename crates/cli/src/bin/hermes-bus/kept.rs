@@ -5,10 +5,13 @@ use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hermes_bus::arguments::bus::{Dead, Group, History, Mailbox, Place, Which};
 use hermes_bus::failure::Failure;
-use hermes_bus::screen::{Palette, columns, date_and_time, harmless, harmless_line, note, say};
+use hermes_bus::screen::{Palette, columns, date_and_time, harmless_line, note, say};
 use hermes_bus_client::{Bus, CallError, Connection};
+use hermes_bus_proto::object::elements;
+use hermes_bus_proto::{Object, Raw};
 use serde_json::{Map, Value, json};
 
 use crate::listen::reader_is_gone;
@@ -41,13 +44,13 @@ impl<'a> Keeper<'a> {
         Ok(Keeper { bus, connection })
     }
 
-    async fn ask(&mut self, op: &str, arguments: Value) -> Result<Map<String, Value>, Failure> {
+    async fn ask(&mut self, op: &str, arguments: Value) -> Result<Object, Failure> {
         let arguments = match arguments {
             Value::Object(arguments) => arguments,
             _ => Map::new(),
         };
         let arguments = arguments.into_iter().filter(|(_, value)| !value.is_null()).collect();
-        let answer = self.connection.admin(op, &arguments, PATIENCE).await;
+        let answer = self.connection.admin_raw(op, &arguments, PATIENCE).await;
         answer.map_err(|error| Failure::asking(&error, self.bus))
     }
 
@@ -58,7 +61,7 @@ impl<'a> Keeper<'a> {
         key: &str,
         mut arguments: Value,
         limit: Option<u64>,
-        mut each: impl FnMut(&Value) -> anyhow::Result<()>,
+        mut each: impl FnMut(&Object) -> anyhow::Result<()>,
     ) -> anyhow::Result<u64> {
         let mut left = limit.unwrap_or(u64::MAX);
         let mut count = 0;
@@ -71,9 +74,11 @@ impl<'a> Keeper<'a> {
                 count += 1;
                 left -= 1;
             }
-            match answer.get("next") {
-                Some(next) if !next.is_null() && !entries.is_empty() => {
-                    arguments["after"] = next.clone();
+            // A number or text, to be given back as it came.
+            let next = answer.get("next").map(|next| serde_json::from_slice(next.as_bytes()));
+            match next {
+                Some(Ok(next)) if next != Value::Null && !entries.is_empty() => {
+                    arguments["after"] = next;
                 }
                 _ => break,
             }
@@ -82,10 +87,13 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// A list in an answer.
-fn list<'v>(answer: &'v Map<String, Value>, key: &str) -> Result<&'v Vec<Value>, Failure> {
-    answer.get(key).and_then(Value::as_array).ok_or_else(|| {
-        Failure::new("unexpected", format!("the bus sent an answer without '{key}'"))
+/// A list of objects in an answer.
+fn list(answer: &Object, key: &str) -> Result<Vec<Object>, Failure> {
+    let object = |raw: Raw<'_>| Object::scan(Bytes::copy_from_slice(raw.as_bytes())).ok();
+    let entries = answer.get(key).and_then(elements);
+    let entries = entries.and_then(|entries| entries.into_iter().map(object).collect());
+    entries.ok_or_else(|| {
+        Failure::new("unexpected", format!("the bus sent an answer without a list '{key}'"))
     })
 }
 
@@ -97,7 +105,7 @@ pub(crate) async fn mailbox(asked: &Mailbox, place: &Place, bus: &Bus) -> anyhow
         Mailbox::Show { name, limit } => {
             let mut keeper = Keeper::find(bus, "mailbox.show").await?;
             let palette = Palette::new(place.color);
-            let each = |entry: &Value| print(entry, place, |entry| waiting_line(entry, &palette));
+            let each = |entry: &Object| print(entry, place, |entry| waiting_line(entry, &palette));
             let arguments = json!({"endpoint": name});
             let shown = keeper.pages("mailbox.show", "messages", arguments, *limit, each).await?;
             if shown == 0 && !place.json {
@@ -122,19 +130,23 @@ pub(crate) async fn mailbox(asked: &Mailbox, place: &Place, bus: &Bus) -> anyhow
 
 async fn list_mailboxes(place: &Place, bus: &Bus) -> anyhow::Result<()> {
     let mut keeper = Keeper::find(bus, "mailbox.list").await?;
-    let answer = keeper.ask("mailbox.list", json!({})).await?;
-    let mailboxes = list(&answer, "mailboxes")?;
+    let mut mailboxes = Vec::new();
+    let each = |mailbox: &Object| {
+        mailboxes.push(mailbox.clone());
+        Ok(())
+    };
+    keeper.pages("mailbox.list", "mailboxes", json!({}), None, each).await?;
     if place.json {
-        return each_as_json(mailboxes);
+        return each_as_json(&mailboxes);
     }
     if mailboxes.is_empty() {
         return Ok(say("nothing waits for anybody")?);
     }
-    let row = |mailbox: &Value| {
-        let oldest = mailbox["oldest_ts"].as_f64().and_then(date_and_time).unwrap_or_default();
-        let state = if mailbox["online"] == json!(true) { "online" } else { "away" };
-        let (messages, bytes) = (shown(&mailbox["messages"]), shown(&mailbox["bytes"]));
-        vec![shown(&mailbox["endpoint"]), state.to_owned(), messages, bytes, oldest]
+    let row = |mailbox: &Object| {
+        let shown = |key| shown(mailbox, key);
+        let oldest = moment(mailbox, "oldest_ts").unwrap_or_default();
+        let state = state(mailbox).to_owned();
+        vec![shown("endpoint"), state, shown("messages"), shown("bytes"), oldest]
     };
     table(["endpoint", "state", "messages", "bytes", "oldest"], mailboxes.iter().map(row), place)
 }
@@ -149,13 +161,13 @@ async fn drain(name: &str, limit: Option<u64>, place: &Place, bus: &Bus) -> anyh
         let arguments = json!({"endpoint": name, "limit": left.min(PAGE)});
         let answer = keeper.ask("mailbox.drain", arguments).await?;
         let messages = list(&answer, "messages")?;
-        for entry in messages {
+        for entry in &messages {
             print(entry, place, |entry| waiting_line(entry, &palette))?;
         }
         let count = messages.len() as u64;
         drained += count;
         left = left.saturating_sub(count);
-        if count == 0 || answer.get("more") != Some(&json!(true)) {
+        if count == 0 || !is_true(&answer, "more") {
             break;
         }
     }
@@ -164,22 +176,25 @@ async fn drain(name: &str, limit: Option<u64>, place: &Place, bus: &Bus) -> anyh
 }
 
 /// `SEQ  DATE TIME  SENDER  TEXT`
-fn waiting_line(entry: &Value, palette: &Palette) -> String {
-    let when = entry["arrived_ts"].as_f64().or_else(|| entry["ts"].as_f64());
-    let when = palette.dim(&when.and_then(date_and_time).unwrap_or_default());
-    let (seq, from) = (shown(&entry["seq"]), palette.name(&shown(&entry["from"])));
+fn waiting_line(entry: &Object, palette: &Palette) -> String {
+    let when = moment(entry, "arrived_ts").or_else(|| moment(entry, "ts"));
+    let when = palette.dim(&when.unwrap_or_default());
+    let (seq, from) = (shown(entry, "seq"), palette.name(&shown(entry, "from")));
     let mut notes = Vec::new();
-    if let Some(via) = entry["via"].as_str() {
-        notes.push(format!("via {}", harmless_line(via)));
+    if let Some(via) = entry.text("via") {
+        notes.push(format!("via {}", harmless_line(&via)));
     }
-    if let Some(deliveries) = entry["deliveries"].as_u64().filter(|deliveries| *deliveries > 0) {
-        notes.push(format!("handed over {deliveries} times"));
+    match number(entry, "deliveries") {
+        0 => {}
+        1 => notes.push("handed over once".to_owned()),
+        deliveries => notes.push(format!("handed over {deliveries} times")),
     }
-    if let Some(expires) = entry["expires_ts"].as_f64().and_then(date_and_time) {
+    if let Some(expires) = moment(entry, "expires_ts") {
         notes.push(format!("until {expires}"));
     }
     let notes = if notes.is_empty() { String::new() } else { format!("  ({})", notes.join(", ")) };
-    format!("{seq}  {when}  {from}  {}{}", text_of(&entry["message"]), palette.dim(&notes))
+    let text = text_of(entry).unwrap_or_default();
+    format!("{seq}  {when}  {from}  {text}{}", palette.dim(&notes))
 }
 
 // ---- dead letters ---------------------------------------------------------------------------------
@@ -190,9 +205,9 @@ pub(crate) async fn dead(asked: &Dead, place: &Place, bus: &Bus) -> anyhow::Resu
             let mut keeper = Keeper::find(bus, "dead.list").await?;
             let arguments = json!({"endpoint": name});
             let mut letters = Vec::new();
-            let each = |entry: &Value| {
+            let each = |entry: &Object| {
                 if place.json {
-                    return Ok(say(&entry.to_string())?);
+                    return Ok(say(&json_line(entry))?);
                 }
                 letters.push(dead_row(entry));
                 Ok(())
@@ -209,7 +224,7 @@ pub(crate) async fn dead(asked: &Dead, place: &Place, bus: &Bus) -> anyhow::Resu
         Dead::Show { key } => {
             let mut keeper = Keeper::find(bus, "dead.show").await?;
             let answer = keeper.ask("dead.show", json!({"key": key_of(key)})).await?;
-            show_letter(answer, place)?;
+            show_letter(&answer, place)?;
         }
         Dead::Retry(which) => change(which, "dead.retry", "retried", place, bus).await?,
         Dead::Drop(which) => change(which, "dead.drop", "dropped", place, bus).await?,
@@ -217,29 +232,39 @@ pub(crate) async fn dead(asked: &Dead, place: &Place, bus: &Bus) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-fn dead_row(entry: &Value) -> Vec<String> {
-    let died = entry["died_ts"].as_f64().and_then(date_and_time).unwrap_or_default();
-    let detail = shown(&entry["detail"]);
-    let reason = shown(&entry["reason"]);
+fn dead_row(entry: &Object) -> Vec<String> {
+    let shown = |key| shown(entry, key);
+    let died = moment(entry, "died_ts").unwrap_or_default();
+    let (reason, detail) = (shown("reason"), shown("detail"));
     let reason = if detail.is_empty() { reason } else { format!("{reason}: {detail}") };
-    vec![shown(&entry["key"]), shown(&entry["endpoint"]), shown(&entry["from"]), died, reason]
+    vec![shown("key"), shown("endpoint"), shown("from"), died, reason]
 }
 
-fn show_letter(mut letter: Map<String, Value>, place: &Place) -> anyhow::Result<()> {
-    for key in ["type", "op", "req"] {
-        letter.remove(key);
-    }
+fn show_letter(letter: &Object, place: &Place) -> anyhow::Result<()> {
     if place.json {
-        return Ok(say(&Value::Object(letter).to_string())?);
+        return Ok(say(&json_line(letter))?);
     }
-    let message = letter.remove("message");
-    for (key, value) in &letter {
-        let is_time = key == "ts" || key.ends_with("_ts");
-        let time = value.as_f64().filter(|_| is_time).and_then(date_and_time);
-        say(&format!("{}: {}", harmless_line(key), time.unwrap_or_else(|| shown(value))))?;
-    }
-    if let Some(message) = message {
-        say(&format!("message: {}", harmless(&message.to_string())))?;
+    const TIMES: [&str; 3] = ["ts", "arrived_ts", "died_ts"];
+    const KEYS: [&str; 12] = [
+        "key",
+        "endpoint",
+        "reason",
+        "detail",
+        "died_ts",
+        "arrived_ts",
+        "ts",
+        "id",
+        "from",
+        "via",
+        "deliveries",
+        "message",
+    ];
+    for key in KEYS.into_iter().filter(|key| letter.get(key).is_some()) {
+        let time = moment(letter, key).filter(|_| TIMES.contains(&key));
+        let value = time.unwrap_or_else(|| shown(letter, key));
+        if !value.is_empty() {
+            say(&format!("{key}: {value}"))?;
+        }
     }
     Ok(())
 }
@@ -287,7 +312,7 @@ pub(crate) async fn history(asked: &History, place: &Place, bus: &Bus) -> anyhow
     let mut followed = Followed::since(since.unwrap_or(0.0));
     let mut newest = Vec::new();
     let is_all = limit.is_none();
-    let each = |entry: &Value| {
+    let each = |entry: &Object| {
         if is_all {
             followed.is_new(entry);
             print(entry, place, |entry| past_line(entry, &palette))
@@ -296,7 +321,12 @@ pub(crate) async fn history(asked: &History, place: &Place, bus: &Bus) -> anyhow
             Ok(())
         }
     };
-    keeper.pages(OP, "entries", arguments, limit, each).await?;
+    let found = keeper.pages(OP, "entries", arguments, limit, each).await?;
+    if found == 0 && !place.json && !follow {
+        let advice =
+            "what goes through is kept only where 'store.history' of the configuration says so";
+        note(&format!("hermes-bus: nothing was found; {advice}"));
+    }
     for entry in newest.iter().rev() {
         followed.is_new(entry);
         print(entry, place, |entry| past_line(entry, &palette))?;
@@ -308,7 +338,7 @@ pub(crate) async fn history(asked: &History, place: &Place, bus: &Bus) -> anyhow
                 let mut arguments = filter.clone();
                 arguments["order"] = "oldest".into();
                 arguments["since"] = followed.last.into();
-                let each = |entry: &Value| match followed.is_new(entry) {
+                let each = |entry: &Object| match followed.is_new(entry) {
                     true => print(entry, place, |entry| past_line(entry, &palette)),
                     false => Ok(()),
                 };
@@ -336,8 +366,8 @@ impl Followed {
         Followed { last: unix_s, at_last: HashSet::new() }
     }
 
-    fn is_new(&mut self, entry: &Value) -> bool {
-        let ts = entry["ts"].as_f64().unwrap_or(self.last);
+    fn is_new(&mut self, entry: &Object) -> bool {
+        let ts = entry.get("ts").and_then(|ts| ts.finite_number()).unwrap_or(self.last);
         if ts < self.last {
             return false;
         }
@@ -345,21 +375,18 @@ impl Followed {
             self.last = ts;
             self.at_last.clear();
         }
-        self.at_last.insert(entry.to_string())
+        self.at_last.insert(json_line(entry))
     }
 }
 
 /// `DATE TIME  SENDER → RECEIVER  OUTCOME  TEXT`
-fn past_line(entry: &Value, palette: &Palette) -> String {
-    let when = entry["ts"].as_f64().and_then(date_and_time).unwrap_or_default();
-    let to = shown(&entry["to"]);
+fn past_line(entry: &Object, palette: &Palette) -> String {
+    let when = moment(entry, "ts").unwrap_or_default();
+    let to = shown(entry, "to");
     let to = if to.is_empty() { "all".to_owned() } else { to };
-    let (from, to) = (palette.name(&shown(&entry["from"])), palette.name(&to));
-    let what = match entry.get("message") {
-        Some(message) if !message.is_null() => text_of(message),
-        _ => format!("{} bytes", shown(&entry["bytes"])),
-    };
-    let outcome = palette.kind(&shown(&entry["outcome"]));
+    let (from, to) = (palette.name(&shown(entry, "from")), palette.name(&to));
+    let what = text_of(entry).unwrap_or_else(|| format!("{} bytes", shown(entry, "bytes")));
+    let outcome = palette.kind(&shown(entry, "outcome"));
     format!("{}  {from} → {to}  {outcome}  {what}", palette.dim(&when))
 }
 
@@ -374,28 +401,27 @@ pub(crate) async fn group(asked: &Group, place: &Place, bus: &Bus) -> anyhow::Re
     let answer = keeper.ask("groups", json!({"group": wanted})).await?;
     let groups = list(&answer, "groups")?;
     if place.json {
-        return each_as_json(groups).map(|()| ExitCode::SUCCESS);
+        return each_as_json(&groups).map(|()| ExitCode::SUCCESS);
     }
-    let members = |group: &Value| group["members"].as_array().cloned().unwrap_or_default();
+    let members = |group: &Object| list(group, "members").unwrap_or_default();
     match wanted {
         None if groups.is_empty() => say("there are no groups")?,
         None => {
-            let row = |group: &Value| {
+            let row = |group: &Object| {
                 let names = members(group);
-                let names = names.iter().map(|member| shown(&member["endpoint"]));
-                vec![shown(&group["group"]), names.collect::<Vec<_>>().join(", ")]
+                let names = names.iter().map(|member| shown(member, "endpoint"));
+                vec![shown(group, "group"), names.collect::<Vec<_>>().join(", ")]
             };
             table(["group", "members"], groups.iter().map(row), place)?;
         }
         Some(name) => {
-            let members: Vec<Value> = groups.iter().flat_map(members).collect();
+            let members: Vec<Object> = groups.iter().flat_map(members).collect();
             if members.is_empty() {
                 let text = format!("the group '{}' has no members", harmless_line(name));
                 return Err(Failure::new("no_such_group", text).into());
             }
-            let row = |member: &Value| {
-                let state = if member["online"] == json!(true) { "online" } else { "away" };
-                vec![shown(&member["endpoint"]), state.to_owned(), shown(&member["load"])]
+            let row = |member: &Object| {
+                vec![shown(member, "endpoint"), state(member).to_owned(), shown(member, "load")]
             };
             table(["endpoint", "state", "load"], members.iter().map(row), place)?;
         }
@@ -406,12 +432,21 @@ pub(crate) async fn group(asked: &Group, place: &Place, bus: &Bus) -> anyhow::Re
 // ---- printing -------------------------------------------------------------------------------------
 
 /// Prints an entry as a line for people, or as JSON.
-fn print(entry: &Value, place: &Place, line: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-    Ok(say(&if place.json { entry.to_string() } else { line(entry) })?)
+fn print(
+    entry: &Object,
+    place: &Place,
+    line: impl FnOnce(&Object) -> String,
+) -> anyhow::Result<()> {
+    Ok(say(&if place.json { json_line(entry) } else { line(entry) })?)
 }
 
-fn each_as_json(entries: &[Value]) -> anyhow::Result<()> {
-    entries.iter().try_for_each(|entry| Ok(say(&entry.to_string())?))
+fn each_as_json(entries: &[Object]) -> anyhow::Result<()> {
+    entries.iter().try_for_each(|entry| Ok(say(&json_line(entry))?))
+}
+
+/// An object as it came, on one line.
+fn json_line(object: &Object) -> String {
+    String::from_utf8_lossy(object.as_bytes()).replace(['\n', '\r'], " ")
 }
 
 fn table<const N: usize>(
@@ -428,24 +463,43 @@ fn table<const N: usize>(
     Ok(())
 }
 
-/// A value on one line: text without its quotes.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => harmless_line(text),
-        other => harmless_line(&other.to_string()),
+/// A member on one line: text without its quotes, nothing for `null`.
+fn shown(object: &Object, key: &str) -> String {
+    let Some(value) = object.get(key) else { return String::new() };
+    match value.text() {
+        Ok(text) => harmless_line(&text),
+        Err(_) if value.as_bytes() == b"null" => String::new(),
+        Err(_) => harmless_line(&String::from_utf8_lossy(value.as_bytes())),
     }
 }
 
-/// The text of a message, or its body where it has none.
-fn text_of(message: &Value) -> String {
-    let body = &message["body"];
-    let text = body["text"].as_str().map(str::to_owned).unwrap_or_else(|| body.to_string());
-    harmless_line(&text)
+/// A member that is a Unix time, as a local date and time.
+fn moment(object: &Object, key: &str) -> Option<String> {
+    date_and_time(object.get(key)?.finite_number()?)
 }
 
-fn number(answer: &Map<String, Value>, key: &str) -> u64 {
-    answer.get(key).and_then(Value::as_u64).unwrap_or(0)
+fn number(object: &Object, key: &str) -> u64 {
+    let number = object.get(key).and_then(|value| value.integer());
+    number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+}
+
+fn is_true(object: &Object, key: &str) -> bool {
+    object.get(key).is_some_and(|value| value.as_bytes() == b"true")
+}
+
+fn state(endpoint: &Object) -> &'static str {
+    if is_true(endpoint, "online") { "online" } else { "away" }
+}
+
+/// The text of an entry's message, or its body where it has none. `None`: there is no message.
+fn text_of(entry: &Object) -> Option<String> {
+    let part = |object: &Object, key: &str| {
+        let part = object.get(key)?;
+        Object::scan(Bytes::copy_from_slice(part.as_bytes())).ok()
+    };
+    let message = part(entry, "message")?;
+    let text = part(&message, "body").and_then(|body| Some(body.text("text")?.into_owned()));
+    Some(text.map_or_else(|| shown(&message, "body"), |text| harmless_line(&text)))
 }
 
 fn counted(messages: u64) -> String {
