@@ -53,7 +53,8 @@ impl Router {
         destination: &Destination<'_>,
     ) -> Option<Next> {
         let names = self.identity_of(message, destination)?;
-        let status = self.repetitions.seen(&names.identity())?.status();
+        let first = self.repetitions.seen(&names.identity())?;
+        let (status, is_unackable) = (first.status(), first.is_unackable());
         self.accept(message);
         self.counters.repeated += 1;
         let unix_us = self.now.unix_us;
@@ -61,10 +62,13 @@ impl Router {
         if let Some(wanted) = message.ask.receipt {
             if status >= wanted {
                 self.tell_state(message, destination, status);
-            } else if let Ok(promise) = self.promise(message.sender, message.id, wanted)
-                && let Some(entry) = self.repetitions.seen(&names.identity())
-            {
-                entry.follow(wanted, promise);
+            } else if let Ok(promise) = self.promise(message.sender, message.id, wanted) {
+                if is_unackable && wanted == Status::Acked {
+                    let status = Some(Status::Delivered);
+                    self.break_promise(&promise, &Failure::unackable(), None, status);
+                } else if let Some(entry) = self.repetitions.seen(&names.identity()) {
+                    entry.follow(wanted, promise);
+                }
             }
         }
         Some(self.hold_if_answers_pile_up(message.sender))

@@ -76,6 +76,11 @@ impl Failure {
     pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Failure { code, detail: detail.into() }
     }
+
+    /// The receiver had it, and that is all that there will be to hear.
+    pub(crate) fn unackable() -> Self {
+        Failure::new(ErrorCode::ReceiptImpossible, "the receiver does not acknowledge")
+    }
 }
 
 /// Receipts of broadcasts that still wait, the one that began to wait first at the front.

@@ -62,6 +62,8 @@ pub(crate) struct Entry<F> {
     expires: Moment,
     /// Whether it is found by its identity. If not, it is here only for its followers.
     is_listed: bool,
+    /// Whether its receiver had it and does not acknowledge.
+    is_unackable: bool,
     followers: Vec<(Status, F)>,
     uid: u32,
     /// `from`, `to` and `id`, one behind the other.
@@ -76,10 +78,14 @@ impl<F> Entry<F> {
         self.status
     }
 
-    #[cfg(test)]
     /// Its name for [`Repetitions::reached`] and [`Repetitions::failed`].
     pub(crate) fn key(&self) -> RepetitionKey {
         self.key
+    }
+
+    /// Whether its receiver had it, and will never acknowledge it.
+    pub(crate) fn is_unackable(&self) -> bool {
+        self.is_unackable
     }
 
     /// `follower` waits until the message has come as far as `wanted`, or has failed. It must not have
@@ -143,7 +149,13 @@ impl<F> Repetitions<F> {
             let age = Duration::from_micros(now.unix_us.saturating_sub(arrived_unix_us));
             let Some(left) = self.window.checked_sub(age) else { continue };
             let identity = Identity { uid, from: from.as_deref(), to: &to, id: &id };
-            self.insert(&identity, status, now.moment.after(left));
+            let key = self.insert(&identity, status, now.moment.after(left));
+            // One that was acknowledged would have come further.
+            if status == Status::Delivered
+                && let Some(entry) = self.entry_mut(key)
+            {
+                entry.is_unackable = true;
+            }
         }
     }
 
@@ -169,6 +181,17 @@ impl<F> Repetitions<F> {
         }
         let status = entry.status;
         let told = entry.followers.extract_if(.., |(wanted, _)| *wanted <= status);
+        let told = told.map(|(_, follower)| follower).collect();
+        self.drop_if_done(key);
+        told
+    }
+
+    /// A message has come to a receiver that does not acknowledge. Returns those who waited for that.
+    #[must_use = "they wait to be told"]
+    pub(crate) fn cannot_be_acked(&mut self, key: RepetitionKey) -> Vec<F> {
+        let Some(entry) = self.entry_mut(key) else { return Vec::new() };
+        entry.is_unackable = true;
+        let told = entry.followers.extract_if(.., |(wanted, _)| *wanted == Status::Acked);
         let told = told.map(|(_, follower)| follower).collect();
         self.drop_if_done(key);
         told
@@ -243,6 +266,7 @@ impl<F> Repetitions<F> {
             status,
             expires,
             is_listed: true,
+            is_unackable: false,
             followers: Vec::new(),
             uid,
             text: text.into_boxed_str(),

@@ -264,7 +264,8 @@ pub struct Recent {
     pub to: Box<str>,
     /// Its id.
     pub id: Box<str>,
-    /// How far it has come: [`Status::Stored`] or [`Status::Acked`].
+    /// How far it has come: [`Status::Stored`] if it waits, [`Status::Delivered`] if a receiver that
+    /// does not acknowledge has read it, or [`Status::Acked`].
     pub status: Status,
     /// When it arrived, in microseconds of Unix time.
     pub arrived_unix_us: u64,

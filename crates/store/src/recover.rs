@@ -100,7 +100,7 @@ fn ended(connection: &Connection, since: u64, max: usize) -> rusqlite::Result<Ve
             // What failed may be sent anew.
             let status = match ended.ending {
                 Ending::Acked => Status::Acked,
-                Ending::Read => Status::Stored,
+                Ending::Read => Status::Delivered,
                 Ending::Expired
                 | Ending::Dead
                 | Ending::Dropped

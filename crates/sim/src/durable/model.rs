@@ -137,6 +137,8 @@ pub(super) struct Model {
     /// The newest message of each sender that came to each endpoint for the first time.
     newest: BTreeMap<(usize, u8), (u64, u64)>,
     orders: u64,
+    /// The ids of messages, whoever made them.
+    ids: BTreeMap<u64, String>,
     /// Messages that were cut off, and how often.
     cuts: BTreeMap<Option<u64>, u64>,
     pub(super) process: u32,
@@ -177,6 +179,7 @@ impl Model {
             books: BTreeMap::new(),
             newest: BTreeMap::new(),
             orders: 0,
+            ids: BTreeMap::new(),
             cuts: BTreeMap::new(),
             process: 0,
             unclean: BTreeSet::new(),

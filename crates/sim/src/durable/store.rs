@@ -291,7 +291,7 @@ impl Disk {
                     };
                     let status = match ending {
                         Ending::Acked => Status::Acked,
-                        Ending::Read => Status::Stored,
+                        Ending::Read => Status::Delivered,
                         _ => continue,
                     };
                     self.ended.extend(recent(&row, status));

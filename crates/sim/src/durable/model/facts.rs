@@ -180,6 +180,7 @@ impl Model {
             self.check_repetition(n, endpoint)?;
         }
         self.delivered += 1;
+        self.ids.insert(n, frame["id"].as_str().unwrap_or_default().to_owned());
         if let Some(seq) = frame["seq"].as_u64() {
             self.check_window(link, seq, n, copy)?;
         }
@@ -231,8 +232,8 @@ impl Model {
             seqs.extend(session.held.range(..=up_to).map(|(seq, _)| *seq));
         }
         for id in frame["ids"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let sent = &self.sent;
-            let is_it = |n: &u64| sent.get(n).is_some_and(|sent| Model::id_of(sent) == id);
+            let ids = &self.ids;
+            let is_it = |n: &u64| ids.get(n).is_some_and(|known| known == id);
             seqs.extend(session.held.iter().filter(|(_, n)| is_it(n)).map(|(seq, _)| *seq));
         }
         let taken: Vec<u64> = seqs.iter().filter_map(|seq| session.held.remove(seq)).collect();
