@@ -12,10 +12,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::repetitions::Identity;
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::listing::{Amount, Level};
-use hermes_bus_proto::{ErrorCode, Raw, frame};
+use hermes_bus_proto::{ErrorCode, frame};
 
 use crate::Event;
 use crate::acks::{Handing, InFlight};
@@ -382,7 +381,6 @@ impl Router {
             record.deliveries = record.deliveries.max(1);
         }
         let deadline = record.expires_unix_us.map(|unix_us| self.moment_of(unix_us));
-        let left = self.fate_of_left(&record);
         let mut parcel = Parcel::from_record(record, deadline, self.now.moment);
         let Some(backlog) = self.backlog(endpoint) else { return };
         backlog.oldest_unix_us.get_or_insert(parcel.arrived_unix_us);
@@ -391,9 +389,8 @@ impl Router {
         if is_here {
             return;
         }
-        match backlog.promised.remove(&parcel.seq) {
-            Some(fate) => parcel.fate = fate,
-            None => parcel.fate = left,
+        if let Some(fate) = backlog.promised.remove(&parcel.seq) {
+            parcel.fate = fate;
         }
         self.wait_in_memory(endpoint, parcel);
     }
@@ -680,28 +677,6 @@ impl Router {
             let failure = Failure::unackable();
             self.break_promise(&promise, &failure, Some(to), Some(Status::Delivered));
         }
-    }
-
-    /// What is known of a message that an earlier process has left: others may wait to hear of it.
-    pub(crate) fn fate_of_left(&mut self, record: &Record) -> Fate {
-        if record.seq >= self.seq_own {
-            return Fate::default();
-        }
-        let Ok(envelope) = hermes_bus_proto::Envelope::scan(&record.payload) else {
-            return Fate::default();
-        };
-        let text = |value: Option<Raw<'_>>| Some(value?.text().ok()?.into_owned());
-        let (Some(id), Some(to)) = (text(envelope.id), text(envelope.to)) else {
-            return Fate::default();
-        };
-        let from = match &record.sender.endpoint {
-            Some(endpoint) => Some(String::from(endpoint.as_str())),
-            None => text(envelope.from),
-        };
-        let uid = record.sender.uid;
-        let identity = Identity { uid, from: from.as_deref(), to: &to, id: &id };
-        let repetition = self.repetitions.seen(&identity).map(|entry| entry.key());
-        Fate { repetition, ..Fate::default() }
     }
 }
 

@@ -334,9 +334,8 @@ impl Router {
         for (endpoint, record) in found {
             let fate =
                 self.backlog(endpoint).and_then(|backlog| backlog.promised.remove(&record.seq));
-            let fate = fate.unwrap_or_else(|| self.fate_of_left(&record));
             let mut parcel = Parcel::from_record(record, Some(now), now);
-            parcel.fate = fate;
+            parcel.fate = fate.unwrap_or_default();
             self.expire(endpoint, parcel);
             self.forget_backlog_if_empty(endpoint);
         }
@@ -352,7 +351,6 @@ impl Router {
     pub fn recover(&mut self, recovered: Recovered) {
         let Recovered { seq_from, unclean, remembered, waiting, recent } = recovered;
         self.seq = self.seq.max(seq_from.saturating_sub(1));
-        self.seq_own = seq_from;
         if unclean {
             self.seq_unclean = seq_from;
         }
