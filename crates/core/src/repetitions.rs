@@ -76,7 +76,6 @@ impl<F> Entry<F> {
         self.status
     }
 
-    #[cfg(test)]
     /// Its name for [`Repetitions::reached`] and [`Repetitions::failed`].
     pub(crate) fn key(&self) -> RepetitionKey {
         self.key
