@@ -1,7 +1,7 @@
 //! Messages that ask for more than to be routed, or go to an endpoint that acknowledges, has a mailbox
 //! or a backlog.
 
-use alloc::borrow::ToOwned;
+use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status};
 use hermes_bus_proto::limits::{DEDUP_ID_BYTES_MAX, HOPS_MAX};
-use hermes_bus_proto::{Destination, EndpointName, ErrorCode};
+use hermes_bus_proto::{Destination, EndpointName, Envelope, ErrorCode};
 
 use crate::backlog::{NoPlace, Place};
 use crate::endpoint::{EndpointKey, EndpointState};
@@ -18,7 +18,7 @@ use crate::parcel::Parcel;
 use crate::repetitions::{Identity, RepetitionKey};
 use crate::router::{Next, Router};
 use crate::routing::{Admission, Outgoing};
-use crate::storage::Keep;
+use crate::storage::{Keep, Record};
 use crate::tap::Outcome;
 use crate::trace::TraceState;
 
@@ -112,6 +112,23 @@ impl Router {
         };
         let uid = session.credentials.uid;
         Some(Names { uid, from, to: to.clone().into_owned(), id: id.into_owned() })
+    }
+
+    /// A message that an earlier process has kept, if it is known by its id: whoever has sent it again
+    /// since waits to hear of this one.
+    pub(crate) fn repetition_of(&mut self, record: &Record) -> Option<RepetitionKey> {
+        let asks = record.keep == Keep::Queued || record.wanted >= Some(Status::Stored);
+        if !asks || record.seq >= self.seq_recovered {
+            return None;
+        }
+        let envelope = Envelope::scan(&record.payload).ok()?;
+        let from = match &record.sender.endpoint {
+            Some(endpoint) => Some(endpoint.as_str().to_owned()),
+            None => envelope.from.and_then(|from| from.text().ok()).map(Cow::into_owned),
+        };
+        let (to, id) = (envelope.to?.text().ok()?, envelope.id?.text().ok()?);
+        let identity = Identity { uid: record.sender.uid, from: from.as_deref(), to: &to, id: &id };
+        Some(self.repetitions.seen(&identity)?.key())
     }
 
     /// The fate of a message for one target, from now on in the router's hands.

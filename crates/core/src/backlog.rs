@@ -381,7 +381,9 @@ impl Router {
             record.deliveries = record.deliveries.max(1);
         }
         let deadline = record.expires_unix_us.map(|unix_us| self.moment_of(unix_us));
+        let repetition = self.repetition_of(&record);
         let mut parcel = Parcel::from_record(record, deadline, self.now.moment);
+        parcel.fate.repetition = repetition;
         let Some(backlog) = self.backlog(endpoint) else { return };
         backlog.oldest_unix_us.get_or_insert(parcel.arrived_unix_us);
         let is_here = backlog.waiting.contains_key(&parcel.seq)

@@ -334,8 +334,9 @@ impl Router {
         for (endpoint, record) in found {
             let fate =
                 self.backlog(endpoint).and_then(|backlog| backlog.promised.remove(&record.seq));
+            let repetition = self.repetition_of(&record);
             let mut parcel = Parcel::from_record(record, Some(now), now);
-            parcel.fate = fate.unwrap_or_default();
+            parcel.fate = fate.unwrap_or_else(|| Fate { repetition, ..Fate::default() });
             self.expire(endpoint, parcel);
             self.forget_backlog_if_empty(endpoint);
         }
@@ -351,6 +352,7 @@ impl Router {
     pub fn recover(&mut self, recovered: Recovered) {
         let Recovered { seq_from, unclean, remembered, waiting, recent } = recovered;
         self.seq = self.seq.max(seq_from.saturating_sub(1));
+        self.seq_recovered = seq_from;
         if unclean {
             self.seq_unclean = seq_from;
         }

@@ -142,6 +142,8 @@ pub struct Router {
     pub(crate) seq: u64,
     /// Messages before this place were left by a process that did not end in good order.
     pub(crate) seq_unclean: u64,
+    /// Messages before this place were left by an earlier process.
+    pub(crate) seq_recovered: u64,
     pub(crate) tickets: u64,
     /// Messages on their way to the disk, and their bytes.
     pub(crate) keeping: Keepings,
@@ -207,6 +209,7 @@ impl Router {
             delivery: Histogram::default(),
             seq: 0,
             seq_unclean: 0,
+            seq_recovered: 0,
             tickets: 0,
             keeping: Keepings::default(),
             keeping_bytes: 0,

@@ -6,6 +6,9 @@ use serde_json::json;
 use crate::shelf::briefly;
 use crate::world::{OWNER, World};
 
+/// A place behind all messages.
+const EVERYTHING: u64 = 1 << 52;
+
 /// A bus with a disk.
 fn durable() -> World {
     World::with(|config| config.store = true)
@@ -55,10 +58,10 @@ fn nobody_can_confirm_what_it_has_not_been_sent() {
     let (a, b) = (world.join("a", json!({})), world.join("b", json!({"ack": true})));
     world.stop_reading(b, 0);
     world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": "x"}));
-    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
     world.read_on(b);
-    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     assert_eq!(briefly(&world.take(a)), ["receipt m1 acked"]);
     world.end();
 }
@@ -95,10 +98,12 @@ fn a_worker_takes_as_many_messages_as_it_has_asked_for() {
         world.message(a, "b", n);
     }
     assert_eq!(briefly(&world.take(b)), ["message 1", "message 2"]);
-    world.send(b, &json!({"type": "ack", "up_to": 2}));
-    assert_eq!(briefly(&world.take(b)), ["message 3", "message 4"]);
-    world.send(b, &json!({"type": "ack", "up_to": 4}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
+    let frames = world.take(b);
+    assert_eq!(briefly(&frames), ["message 3", "message 4"]);
+    world.send(b, &json!({"type": "ack", "up_to": frames[0]["seq"]}));
     assert_eq!(briefly(&world.take(b)), ["message 5"]);
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.end();
 }
 
@@ -110,14 +115,14 @@ fn a_worker_dies_with_three_unacknowledged_messages_and_its_next_session_gets_th
     for n in 1..=3 {
         world.message(a, "b", n);
     }
-    world.take(b);
-    world.send(b, &json!({"type": "ack", "seqs": [2]}));
+    let second = world.take(b)[1]["seq"].clone();
+    world.send(b, &json!({"type": "ack", "seqs": [second]}));
     world.hang_up(b);
     world.message(a, "b", 4);
     let (b, frames) = world.join_and_take("b", json!({"ack": true}));
     let expected = ["registered", "message 1 again:2", "message 3 again:2", "message 4"];
     assert_eq!(briefly(&frames), expected);
-    world.send(b, &json!({"type": "ack", "up_to": 10}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.end();
 }
 
@@ -199,7 +204,7 @@ fn messages_wait_in_the_mailbox_of_an_endpoint_that_is_away() {
     assert_eq!(frames[0]["mailbox_depth"], 3);
     world.sync();
     assert_eq!(briefly(&world.take(b)), ["message 1", "message 2", "message 3"]);
-    world.send(b, &json!({"type": "ack", "up_to": 100}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.sync();
     assert!(world.shelf.records.is_empty());
     world.end_with_mailboxes();
@@ -219,7 +224,7 @@ fn a_stored_message_survives_a_crash_and_says_that_it_may_have_come_before() {
     assert_eq!(frames[0]["mailbox_depth"], 1);
     world.sync();
     assert_eq!(briefly(&world.take(b)), ["message 1 again:2"]);
-    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.sync();
     assert!(world.shelf.records.is_empty());
     world.end_with_mailboxes();
@@ -244,7 +249,7 @@ fn what_comes_live_never_overtakes_what_is_on_disk() {
     world.sync();
     let expected: Vec<String> = (1..=6).map(|n| format!("message {n}")).collect();
     assert_eq!(briefly(&world.take(b)), expected);
-    world.send(b, &json!({"type": "ack", "up_to": 100}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.sync();
     assert!(world.shelf.records.is_empty());
     world.end_with_mailboxes();
@@ -308,7 +313,7 @@ fn what_a_released_client_was_not_seen_to_read_comes_again() {
     world.sync();
     let expected = ["message 1 again:2", "message 2 again:2", "message 3 again:2", "message 4"];
     assert_eq!(briefly(&world.take(new)), expected);
-    world.send(new, &json!({"type": "ack", "up_to": 100}));
+    world.send(new, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.sync();
     world.end_with_mailboxes();
 }
@@ -538,6 +543,29 @@ fn a_message_that_is_sent_again_is_answered_and_not_delivered_again() {
 }
 
 #[test]
+fn who_sends_again_after_a_crash_hears_of_the_message_that_survived_it() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    let ask = json!({"id": "m1", "receipt": "acked", "body": 1});
+    world.ask(a, "b", ask.clone());
+    world.sync();
+    let mut world = world.crash();
+    let a = world.join("a", json!({}));
+    world.ask(a, "b", ask);
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
+    let (b, _) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
+    world.sync();
+    assert_eq!(briefly(&world.take(b)), ["message 1 again:2"], "once");
+    world.send(b, &json!({"type": "ack", "ids": ["m1"]}));
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 acked"]);
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn a_message_that_goes_round_in_circles_is_stopped() {
     let mut world = World::new();
     let (a, b) = (world.join("a", json!({})), world.register("b"));
@@ -563,7 +591,7 @@ fn a_group_s_message_goes_to_one_member_the_least_loaded_first() {
     let frames = world.take(two);
     assert_eq!(briefly(&frames), ["message 2", "message 4"]);
     assert_eq!(frames[0]["via"], "@workers");
-    world.send(two, &json!({"type": "ack", "up_to": 100}));
+    world.send(two, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.message(a, "@workers", 5);
     assert_eq!(briefly(&world.take(two)), ["message 5"]);
     world.end();
@@ -637,7 +665,7 @@ fn a_subscription_of_an_endpoint_with_a_mailbox_outlives_its_session_and_a_crash
     let (b, _) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
     world.sync();
     assert_eq!(briefly(&world.take(b)), ["message 1 again:2", "message 2"]);
-    world.send(b, &json!({"type": "ack", "up_to": 1_000_000}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.sync();
     world.end_with_mailboxes();
 }
@@ -776,7 +804,7 @@ fn a_mailbox_can_be_emptied_by_the_owner() {
     assert_eq!(removed.messages, 2, "one is in the receiver's hands");
     world.turn();
     assert_eq!(briefly(&world.take(a)), ["error 2 rejected", "error 3 rejected"]);
-    world.send(b, &json!({"type": "ack", "up_to": 100}));
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
     world.sync();
     assert_eq!(briefly(&world.take(a)), ["receipt 1 acked"]);
     assert!(world.shelf.records.is_empty());

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Record, Recovered, Remembered, Waiting,
+    Answer, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered, Waiting,
 };
+use hermes_bus_proto::control::Status;
 use serde_json::{Value, json};
 
 use crate::world::{OWNER, World};
@@ -41,7 +42,7 @@ impl Shelf {
             unclean,
             remembered: self.remembered.values().cloned().collect(),
             waiting: waiting.into_values().collect(),
-            recent: Vec::new(),
+            recent: self.records.values().filter_map(recent).collect(),
         }
     }
 
@@ -169,6 +170,18 @@ impl World {
         std::mem::forget(self);
         next
     }
+}
+
+fn recent(record: &Record) -> Option<Recent> {
+    let message: Value = serde_json::from_slice(&record.payload).ok()?;
+    Some(Recent {
+        uid: record.sender.uid,
+        from: record.sender.endpoint.as_ref().map(|name| name.as_str().into()),
+        to: message["to"].as_str()?.into(),
+        id: message["id"].as_str()?.into(),
+        status: Status::Stored,
+        arrived_unix_us: record.arrived_unix_us,
+    })
 }
 
 /// What a frame says in short: its type, and what matters of it.
