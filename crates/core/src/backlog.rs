@@ -60,11 +60,19 @@ pub(crate) struct Backlog {
     /// Those of them that are only spilled.
     pub(crate) spilled: Amount,
     /// What becomes of those that are on disk only, where somebody waits to hear of it.
-    pub(crate) promised: BTreeMap<u64, Fate>,
+    pub(crate) promised: BTreeMap<u64, Promised>,
+    /// Answers that are still to come from disk, and are not true any more.
+    pub(crate) stale_loads: u32,
     /// The newest order that let go of one of them.
     pub(crate) released: Ticket,
     /// When the oldest row arrived, as far as known, in microseconds of Unix time.
     pub(crate) oldest_unix_us: Option<u64>,
+}
+
+/// What becomes of a message that is on disk only, and why it is there.
+pub(crate) struct Promised {
+    pub(crate) fate: Fate,
+    pub(crate) why: Keep,
 }
 
 impl Backlog {
@@ -80,6 +88,7 @@ impl Backlog {
             kept: Amount::default(),
             spilled: Amount::default(),
             promised: BTreeMap::new(),
+            stale_loads: 0,
             released: Ticket::default(),
             oldest_unix_us: None,
         }
@@ -95,7 +104,25 @@ impl Backlog {
         self.is_clear()
             && self.paused.is_empty()
             && self.loading.is_none()
+            && self.stale_loads == 0
             && self.kept.messages == 0
+    }
+
+    /// What is being read from disk is not true any more.
+    pub(crate) fn forget_load(&mut self) {
+        self.stale_loads += u32::from(self.loading.take().is_some());
+    }
+
+    /// Somebody waits to hear of a message that is on disk only.
+    pub(crate) fn promise(&mut self, seq: u64, fate: Fate, why: Keep) {
+        if fate.is_awaited() || fate.repetition.is_some() {
+            self.promised.insert(seq, Promised { fate, why });
+        }
+    }
+
+    /// Who waits to hear of this message.
+    pub(crate) fn take_promised(&mut self, seq: u64) -> Option<Fate> {
+        Some(self.promised.remove(&seq)?.fate)
     }
 
     /// A message of this `seq` is on disk only.
@@ -224,11 +251,10 @@ impl Router {
         if let Some(deadline) = parcel.deadline {
             self.sweep_at(deadline);
         }
-        let is_watched = parcel.fate.is_awaited() || parcel.fate.repetition.is_some();
         let backlog = self.backlog_or_new(endpoint);
         backlog.leave_on_disk(parcel.seq);
-        if is_watched {
-            backlog.promised.insert(parcel.seq, parcel.fate);
+        if let Some(kept) = parcel.kept {
+            backlog.promise(parcel.seq, parcel.fate, kept.why);
         }
     }
 
@@ -358,6 +384,10 @@ impl Router {
     pub(crate) fn loaded(&mut self, endpoint: EndpointKey, records: Vec<Record>, is_all: bool) {
         let is_wanted = self.endpoints[endpoint.0].holder().is_some();
         let Some(backlog) = self.backlog(endpoint) else { return };
+        if let Some(left) = backlog.stale_loads.checked_sub(1) {
+            backlog.stale_loads = left;
+            return self.forget_backlog_if_empty(endpoint);
+        }
         let Some((from, disk_to)) = backlog.loading.take() else { return };
         if !is_wanted || backlog.disk_from != Some(from) {
             // Older ones were left on disk meanwhile, or there is nobody to read for any more.
@@ -391,7 +421,7 @@ impl Router {
         if is_here {
             return;
         }
-        if let Some(fate) = backlog.promised.remove(&parcel.seq) {
+        if let Some(fate) = backlog.take_promised(parcel.seq) {
             parcel.fate = fate;
         }
         self.wait_in_memory(endpoint, parcel);
@@ -654,18 +684,19 @@ impl Router {
         let Amount { messages, bytes } = core::mem::take(&mut backlog.spilled);
         backlog.kept.messages -= messages;
         backlog.kept.bytes -= bytes;
-        let promised = if backlog.kept.messages == 0 {
+        backlog.forget_load();
+        if backlog.kept.messages == 0 {
             backlog.disk_from = None;
             backlog.oldest_unix_us = None;
-            core::mem::take(&mut backlog.promised)
-        } else {
-            BTreeMap::new()
-        };
+        }
+        let is_spilled = |_: &u64, promised: &mut Promised| promised.why == Keep::Spill;
+        let promised: Vec<Promised> =
+            backlog.promised.extract_if(.., is_spilled).map(|(_, promised)| promised).collect();
         self.kept_bytes -= bytes;
         self.counters.dropped_receiver_gone += messages;
         let ticket = self.order(Order::ReleaseSpilled(name.clone()));
         self.backlog_or_new(endpoint).released = ticket;
-        for fate in promised.into_values() {
+        for Promised { fate, .. } in promised {
             self.failed(&fate, failure, Some(endpoint));
         }
         self.log(Event::HeldDropped { name, messages });

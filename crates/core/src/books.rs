@@ -10,6 +10,7 @@ use core::time::Duration;
 use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
+use crate::backlog::Promised;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::fate::Failure;
 use crate::parcel::Parcel;
@@ -140,7 +141,7 @@ impl Router {
         let Some(backlog) = self.backlog(endpoint) else { return Some(removed) };
         let promised = core::mem::take(&mut backlog.promised);
         let from = backlog.disk_from.take();
-        backlog.loading = None;
+        backlog.forget_load();
         let on_disk = Amount {
             messages: backlog.kept.messages.saturating_sub(held.messages),
             bytes: backlog.kept.bytes.saturating_sub(held.bytes),
@@ -155,7 +156,7 @@ impl Router {
             let to = self.seq;
             self.order(Order::Purge { endpoint: name, from, to });
         }
-        for fate in promised.into_values() {
+        for Promised { fate, .. } in promised.into_values() {
             self.failed(&fate, &failure, Some(endpoint));
         }
         self.counters.purged += removed.messages;
@@ -184,7 +185,7 @@ impl Router {
             }
             let load = *payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
             self.forget_kept(endpoint, Keep::Mailbox, load);
-            let fate = self.backlog(endpoint).and_then(|backlog| backlog.promised.remove(seq));
+            let fate = self.backlog(endpoint).and_then(|backlog| backlog.take_promised(*seq));
             let name = self.endpoints[endpoint.0].name.clone();
             self.order_release(name, *seq, Ending::Purged);
             if let Some(fate) = fate {

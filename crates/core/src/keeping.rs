@@ -332,8 +332,7 @@ impl Router {
             }
         }
         for (endpoint, record) in found {
-            let fate =
-                self.backlog(endpoint).and_then(|backlog| backlog.promised.remove(&record.seq));
+            let fate = self.backlog(endpoint).and_then(|backlog| backlog.take_promised(record.seq));
             let repetition = self.repetition_of(&record);
             let mut parcel = Parcel::from_record(record, Some(now), now);
             parcel.fate = fate.unwrap_or_else(|| Fate { repetition, ..Fate::default() });

@@ -569,15 +569,14 @@ impl Router {
                 self.failed(&tracking.fate, &failure, Some(endpoint));
             }
         }
-        for (seq, Tracking { fate, deadline, .. }) in kept {
+        for (seq, Tracking { fate, deadline, kept, .. }) in kept {
             if let Some(deadline) = deadline {
                 self.sweep_at(deadline);
             }
-            let is_watched = fate.is_awaited() || fate.repetition.is_some();
             let backlog = self.backlog_or_new(endpoint);
             backlog.leave_on_disk(seq);
-            if is_watched {
-                backlog.promised.insert(seq, fate);
+            if let Some(kept) = kept {
+                backlog.promise(seq, fate, kept.why);
             }
         }
     }

@@ -248,6 +248,11 @@ impl Store {
         self.synced.extend(self.disk.rows.keys());
     }
 
+    /// Whether the last process ended in good order, with everything on disk.
+    pub(super) fn is_clean(&self) -> bool {
+        self.is_clean
+    }
+
     /// What a new process finds.
     pub(super) fn recovered(&mut self, unix_us: u64, window_us: u64) -> Recovered {
         let seq_from = self.seq_next;

@@ -534,7 +534,7 @@ impl<'a> World<'a> {
             End::Kill | End::PowerLoss => self.store.crash(),
         }
         self.tell(|| format!("the process has ended: {how:?}"));
-        self.model.restarted(how == End::Stop, &self.store);
+        self.model.restarted(self.store.is_clean(), &self.store);
         self.now_us += u64::from(self.dice.magnitude(22));
         self.begin_process()?;
         if how == End::PowerLoss {
