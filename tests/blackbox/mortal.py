@@ -61,7 +61,7 @@ class Bus:
         with Connection(self.socket_path) as asker:
             asker.send({"type": "list_endpoints", "protocol": 2})
             details = asker.expect("endpoint_list")["details"]
-        return sum(each.get(where, {}).get("messages", 0) for each in details for where in ("pending", "mailbox"))
+        return sum((each.get(where) or {}).get("messages", 0) for each in details for where in ("pending", "mailbox"))
 
 
 class Story:

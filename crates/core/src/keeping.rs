@@ -346,6 +346,12 @@ impl Router {
 
     // ---- over restarts --------------------------------------------------------------------------------
 
+    /// The disk is not there yet, but may come later: messages are numbered from here on, behind all
+    /// that it may hold. To be said before anybody connects.
+    pub fn number_from(&mut self, seq: u64) {
+        self.seq = self.seq.max(seq);
+    }
+
     /// What an earlier process of the bus has left on disk. To be said before anybody connects, after
     /// the first [`Router::begin_turn`].
     pub fn recover(&mut self, recovered: Recovered) {

@@ -322,13 +322,7 @@ impl Router {
     pub fn begin_turn(&mut self, now: Now) {
         debug_assert!(now.moment >= self.now.moment, "the monotonic clock ran back");
         self.now = now;
-        if self.began.is_none() {
-            self.began = Some(now);
-            if !self.config.store {
-                // Whatever a disk holds that comes later has lower places.
-                self.seq = now.unix_us;
-            }
-        }
+        self.began.get_or_insert(now);
         self.turn += 1;
         while let Some(timer) = self.timers.pop_due(now.moment) {
             self.fire(timer);
@@ -575,6 +569,7 @@ impl Router {
         };
         let handed_over = session.outbox.written(bytes, account, on_message);
         let (is_watched, has_gaps) = (session.is_watched(), session.gaps.is_some());
+        let has_more = session.backlog_bytes > 0;
         let answers_read = answers_before - session.outbox.control_bytes();
         session.last_told = now;
         if handed_over.messages > 0 {
@@ -598,6 +593,11 @@ impl Router {
         }
         if is_watched {
             self.watched_were_written(key);
+        }
+        if has_more
+            && let Some(endpoint) = self.endpoint_of(key)
+        {
+            self.pump(endpoint);
         }
         self.queue_has_drained(key);
         self.end_if_drained(key);

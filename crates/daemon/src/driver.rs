@@ -183,6 +183,10 @@ impl Driver {
     /// Goes on with what the last process has left: on disk, and with the names that it has handed over.
     pub(crate) fn begin(&mut self, recovered: Option<Recovered>, left: Vec<Lingering>) {
         self.router.begin_turn(self.now());
+        if recovered.is_none() {
+            let now = self.now();
+            self.router.number_from(now.unix_us);
+        }
         if let Some(recovered) = recovered {
             self.recover(recovered);
         }

@@ -16,7 +16,11 @@ pub(crate) fn recovered(
     options: &Options,
     now_unix_us: u64,
 ) -> rusqlite::Result<Recovered> {
-    let seq_from = schema::meta(connection, META_SEQ_FROM)?.unwrap_or(1);
+    // A bus that had to begin without its store has numbered its messages by itself.
+    let highest: Option<u64> =
+        connection.query_row("SELECT max(seq) FROM message", [], |row| row.get(0))?;
+    let reserved = schema::meta(connection, META_SEQ_FROM)?.unwrap_or(1);
+    let seq_from = reserved.max(highest.map_or(0, |highest| highest + 1));
     let unclean = schema::meta(connection, META_UNCLEAN)?.unwrap_or(false);
     Ok(Recovered {
         seq_from,

@@ -469,6 +469,29 @@ fn what_was_only_spilled_ends_with_the_linger_of_its_receiver() {
     world.end();
 }
 
+#[test]
+fn a_mailbox_is_read_to_its_end_by_a_released_client() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.mailboxes = vec!["old".to_owned()];
+    });
+    let a = world.register("a");
+    for n in 0..40 {
+        world.message(a, "old", format!("{n} {}", "x".repeat(20_000)));
+    }
+    world.sync();
+    let (old, _) = world.register_and_take("old");
+    for _ in 0..10 {
+        world.sync();
+        world.turn();
+    }
+    assert_eq!(world.bodies(old).len(), 40);
+    world.router.has_read_all(old);
+    world.turn();
+    world.sync();
+    world.end_with_mailboxes();
+}
+
 // ---- time to live -----------------------------------------------------------------------------------
 
 #[test]
