@@ -31,9 +31,7 @@ pub(crate) struct Acks {
 struct State {
     /// Counts sessions; the last one is the current one.
     session: u64,
-    /// Whether it still stands.
-    is_live: bool,
-    /// What came in it and is not settled.
+    /// What came in it and is not settled; empty as soon as it has ended.
     unsettled: HashSet<u64>,
     acked: Vec<u64>,
     given_back: Vec<GivenBack>,
@@ -86,15 +84,12 @@ impl Acks {
     // ---- the session's side ---------------------------------------------------------------------
 
     pub(crate) fn session_began(&self) {
-        let mut state = self.state();
-        state.session += 1;
-        state.is_live = true;
+        self.state().session += 1;
     }
 
     /// What was not told to the bus will not be.
     pub(crate) fn session_ended(&self) {
         let mut state = self.state();
-        state.is_live = false;
         state.unsettled.clear();
         state.acked.clear();
         state.given_back.clear();
@@ -137,7 +132,7 @@ impl Acks {
         if let (Some(known), Settle::Ack, Some(key)) = (&mut state.known, how, key_of(message)) {
             known.note(key, Stage::Acknowledged);
         }
-        let is_current = state.is_live && state.session == delivery.session;
+        let is_current = state.session == delivery.session;
         if !is_current || !state.unsettled.remove(&delivery.seq) {
             return false;
         }

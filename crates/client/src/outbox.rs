@@ -391,4 +391,24 @@ mod tests {
         poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();
         assert_eq!(socket, b"frameframe");
     }
+
+    /// An acknowledgement names messages of its own session.
+    #[tokio::test]
+    async fn what_a_session_says_for_itself_ends_with_it() {
+        let mut writing = Writing::default();
+        let (outbox, mut arrivals) = outbox();
+        let sending =
+            tokio::spawn(
+                async move { outbox.send(b"message".to_vec(), Duration::from_secs(5)).await },
+            );
+        writing.push(arrivals.next().await.unwrap());
+        writing.push_own(b"ack".to_vec());
+        assert!(writing.has_own());
+        writing.connection_ended();
+        assert!(!writing.has_own());
+        let mut socket = Vec::new();
+        poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();
+        assert_eq!(socket, b"message");
+        sending.await.unwrap().unwrap();
+    }
 }
