@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use crate::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use crate::limits::{ADDED_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::{ErrorCode, envelope::Malformed};
 
 /// What stands at the beginning of a buffer.
@@ -97,10 +97,12 @@ pub fn missing(buffer: &[u8]) -> Option<usize> {
     }
 }
 
-/// The header of a frame with `payload_bytes` of JSON. The caller keeps within [`PAYLOAD_BYTES_MAX`].
+/// The header of a frame with `payload_bytes` of JSON. The caller keeps within
+/// [`PAYLOAD_BYTES_MAX`], and for a level 2 session within [`ADDED_BYTES_MAX`] more.
 #[inline]
 pub fn header(payload_bytes: usize) -> [u8; HEADER_BYTES] {
-    debug_assert!(payload_bytes <= PAYLOAD_BYTES_MAX, "a frame over the limit leaves the bus");
+    let max = PAYLOAD_BYTES_MAX + ADDED_BYTES_MAX;
+    debug_assert!(payload_bytes <= max, "a frame over the limit leaves the bus");
     (payload_bytes as u32).to_be_bytes()
 }
 
