@@ -308,7 +308,7 @@ impl Router {
 
     /// The disk learns how often a kept message was handed over.
     fn note_deliveries(&mut self, endpoint: EndpointKey, parcel: &Parcel) {
-        if parcel.kept.is_some_and(|kept| kept.why != Keep::Spill) {
+        if parcel.kept.is_some() {
             let (seq, deliveries) = (parcel.seq, parcel.deliveries);
             let name = self.endpoints[endpoint.0].name.clone();
             self.order(Order::Delivered { endpoint: name, seq, deliveries });

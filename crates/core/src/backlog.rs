@@ -689,14 +689,16 @@ impl Router {
             backlog.disk_from = None;
             backlog.oldest_unix_us = None;
         }
-        let is_spilled = |_: &u64, promised: &mut Promised| promised.why == Keep::Spill;
-        let promised: Vec<Promised> =
-            backlog.promised.extract_if(.., is_spilled).map(|(_, promised)| promised).collect();
+        let (spilled, promised): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            core::mem::take(&mut backlog.promised)
+                .into_iter()
+                .partition(|(_, promised)| promised.why == Keep::Spill);
+        backlog.promised = promised;
         self.kept_bytes -= bytes;
         self.counters.dropped_receiver_gone += messages;
         let ticket = self.order(Order::ReleaseSpilled(name.clone()));
         self.backlog_or_new(endpoint).released = ticket;
-        for Promised { fate, .. } in promised {
+        for Promised { fate, .. } in spilled.into_values() {
             self.failed(&fate, failure, Some(endpoint));
         }
         self.log(Event::HeldDropped { name, messages });

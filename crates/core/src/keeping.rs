@@ -15,7 +15,7 @@ use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::SessionKey;
 use crate::storage::{
-    Answer, DeadLetter, Ending, Order, Record, Recovered, Remembered, Ticket, Waiting,
+    Answer, DeadLetter, Ending, Keep, Order, Record, Recovered, Remembered, Ticket, Waiting,
 };
 use crate::time::Moment;
 use crate::timers::Timer;
@@ -35,6 +35,7 @@ pub(crate) struct Keeping {
     endpoint: EndpointKey,
     seq: u64,
     load_bytes: u64,
+    why: Keep,
     fate: Fate,
     /// It is not wanted any more.
     is_released: bool,
@@ -60,11 +61,19 @@ impl Router {
         record: Record,
         fate: Fate,
     ) -> Ticket {
-        let (seq, load_bytes) = (record.seq, record.load_bytes());
+        let (seq, load_bytes, why) = (record.seq, record.load_bytes(), record.keep);
         let ticket = self.order(Order::Keep(Box::new(record)));
         self.keeping_bytes += load_bytes as usize;
         let is_released = false;
-        self.keeping.push_back(Keeping { ticket, endpoint, seq, load_bytes, fate, is_released });
+        self.keeping.push_back(Keeping {
+            ticket,
+            endpoint,
+            seq,
+            load_bytes,
+            why,
+            fate,
+            is_released,
+        });
         ticket
     }
 
@@ -98,7 +107,7 @@ impl Router {
         let (trace, unix_us) = (parcel.fate.trace, self.now.unix_us);
         self.trace.note(trace, TraceState::Dead(failure.code), Some(endpoint), unix_us);
         let name = self.endpoints[endpoint.0].name.clone();
-        let keep = parcel.kept.map_or(crate::storage::Keep::Queued, |kept| kept.why);
+        let keep = parcel.kept.map_or(Keep::Queued, |kept| kept.why);
         let record = parcel.record(&name, keep, |moment| self.bus_time(moment));
         let letter = DeadLetter {
             record,
@@ -180,11 +189,10 @@ impl Router {
     /// A message could not be written. As long as it is in memory it can still be delivered; else it is
     /// lost. Says whether that is so and nobody was told.
     fn was_refused(&mut self, keeping: Keeping, why: &str) -> bool {
-        let Keeping { endpoint, seq, load_bytes, fate, .. } = keeping;
+        let Keeping { endpoint, seq, load_bytes, why: keep, fate, .. } = keeping;
         let Some(record) = self.endpoints.get(endpoint.0) else { return false };
         let holder = record.holder();
         let was_in_memory = self.is_not_kept_any_more(endpoint, holder, seq);
-        let keep = was_in_memory.unwrap_or(crate::storage::Keep::Mailbox);
         self.forget_kept(endpoint, keep, load_bytes);
         if was_in_memory.is_some() {
             return false;
@@ -204,7 +212,7 @@ impl Router {
         endpoint: EndpointKey,
         holder: Option<SessionKey>,
         seq: u64,
-    ) -> Option<crate::storage::Keep> {
+    ) -> Option<Keep> {
         if let Some(backlog) = self.backlog(endpoint) {
             let paused = backlog.paused.values_mut().find(|parcel| parcel.seq == seq);
             if let Some(parcel) = backlog.waiting.get_mut(&seq).or(paused) {

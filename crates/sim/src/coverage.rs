@@ -195,6 +195,43 @@ fn status_at_the_end_of(receipt: &[u8]) -> Option<Status> {
     Status::of(std::str::from_utf8(word).ok()?)
 }
 
+/// Effects, receipts, log events and counters that only level 2 or a store brings about: without a store
+/// nothing is kept, and on level 1 nobody acknowledges, subscribes or asks for more than to be routed.
+const OF_LEVEL_2: &[&str] = &[
+    // Effects.
+    "look_whether_read",
+    "trace",
+    "store",
+    // Receipts, and the counters of the same names.
+    "stored",
+    "acked",
+    // Log events, and a counter of the first one's name.
+    "given_up",
+    "not_kept",
+    "store_lost",
+    "store_trouble",
+    "store_works_again",
+    // Counters.
+    "dropped_store_failed",
+    "dropped_topic",
+    "dropped_tap",
+    "published",
+    "kept",
+    "spilled",
+    "nacked",
+    "rerouted",
+    "repeated",
+    "expired",
+    "purged",
+    "retried",
+    "dead_letters",
+    "refused_messages",
+    "refused_mailbox_full",
+    "refused_store_unavailable",
+    "refused_requests",
+    "refused_name_taken",
+];
+
 /// Whether the router gives this code on level 1.
 fn is_given(code: ErrorCode) -> bool {
     match code {
@@ -300,9 +337,9 @@ impl Group {
     fn is_required(self, place: usize) -> bool {
         match self {
             Group::Errors => is_given(ErrorCode::ALL[place].0),
-            // Without a store nothing is kept, and nobody acknowledges on level 1.
-            Group::Effects => !matches!(EFFECTS[place], "store" | "look_whether_read" | "trace"),
-            Group::Receipts => !matches!(RECEIPTS[place], "stored" | "acked"),
+            Group::Effects | Group::Receipts | Group::LogEvents | Group::Counters => {
+                !OF_LEVEL_2.contains(&self.names()[place])
+            }
             _ => true,
         }
     }
@@ -624,6 +661,14 @@ mod tests {
         let left = coverage.missing();
         assert_eq!(left.len(), all.len() - 1);
         assert!(!left.iter().any(|seen| seen.kind == "timeout_drain"));
+    }
+
+    #[test]
+    fn every_kind_that_only_level_2_brings_about_is_one() {
+        let coverage = Coverage::default();
+        for kind in OF_LEVEL_2 {
+            assert!(coverage.seen().any(|seen| seen.kind == *kind), "there is no {kind}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A turn of the driver, and the store beside it.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use hermes_bus_core::storage::{Answer, Order};
 use hermes_bus_core::{CloseReason, Effect, Next, Payload, Probed, Reading, SessionKey};
@@ -52,7 +54,9 @@ impl World<'_> {
     }
 
     fn accept(&mut self) -> Checked {
-        while let Some(id) = self.door.pop_front_if(|_| !self.is_stopping) {
+        while !self.is_stopping
+            && let Some(id) = self.door.pop_front()
+        {
             let key = self.router.connected(self.links[id].credentials);
             self.calls += 1;
             self.moves += 1;
@@ -115,7 +119,8 @@ impl World<'_> {
     }
 
     pub(super) fn carry_out_effects(&mut self) -> Checked {
-        for effect in self.router.take_effects() {
+        let mut effects = VecDeque::from(self.router.take_effects());
+        while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Store(ticket, order) => {
                     self.seen.order(&order);
@@ -127,7 +132,10 @@ impl World<'_> {
                     self.store.order(ticket, order);
                     self.moves += 1;
                 }
-                Effect::LookWhetherRead(key) => self.look_whether_read(key),
+                Effect::LookWhetherRead(key) => {
+                    self.look_whether_read(key);
+                    effects.extend(self.router.take_effects());
+                }
                 Effect::Close(key, reason) => {
                     if let Some(id) = self.link_of(key) {
                         self.tell(|| format!("  => close #{id}: {}", reason.as_str()));

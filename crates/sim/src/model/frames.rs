@@ -105,7 +105,7 @@ impl Model {
                 self.take_effects(view, &mut Told::default(), expected)?;
             }
             _ => {
-                offered.must_be(offered.next == Next::Taken)?;
+                offered.must_be(offered.is_taken())?;
                 self.taken(key)?;
                 expected.ignored_unknown_type = 1;
                 self.take_effects(view, &mut Told::default(), expected)?;

@@ -204,7 +204,7 @@ impl Model {
         view: &mut View<'_>,
         expected: &mut Expected,
     ) -> Checked {
-        offered.must_be(offered.next == Next::Taken || self.counted.pace_waits == 1)?;
+        offered.must_be(offered.is_taken())?;
         let key = offered.key;
         self.accepted(key, &message, expected)?;
         expected.broadcasts = 1;

@@ -208,7 +208,7 @@ impl Model {
             Ending::Expired => row.expires_unix_us.is_some_and(|expires| expires <= self.unix_us()),
             Ending::Dead => {
                 let is_buried = self.sent.get(&row.n).is_some_and(|sent| sent.buried);
-                is_buried || self.is_in_trouble
+                is_buried || self.is_in_trouble || row.keep == Keep::Spill
             }
             Ending::Dropped => row.keep == Keep::Spill,
             Ending::Purged => false,
