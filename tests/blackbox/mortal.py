@@ -20,7 +20,8 @@ class Bus:
 
     def __init__(self, world, layer=None, program=None, env=None):
         self.world, self.layer = world, layer
-        self.program = program or [BIN / "hermes-bus-server"]
+        # A receiver that dies all the time must not make a dead letter of what it is to get in the end.
+        self.program = program or [BIN / "hermes-bus-server", "--set", "delivery.deliveries_max=1000000"]
         self.env = dict(env or {}, **(layer.environment() if layer else {}))
         self.up = threading.Event()
         self.process = None

@@ -315,6 +315,21 @@ impl Router {
         let (load, arrived) = (record.load_bytes(), record.arrived_unix_us);
         let ticket = self.order_kept(endpoint, record, parcel.fate.clone());
         parcel.kept = Some(Kept { why, ticket });
+        self.count_kept(endpoint, why, load, arrived);
+        match why {
+            Keep::Spill => self.counters.spilled += 1,
+            Keep::Mailbox | Keep::Queued => self.counters.kept += 1,
+        }
+    }
+
+    /// One row more in the books.
+    pub(crate) fn count_kept(
+        &mut self,
+        endpoint: EndpointKey,
+        why: Keep,
+        load: u64,
+        arrived_unix_us: u64,
+    ) {
         let backlog = self.backlog_or_new(endpoint);
         backlog.kept.messages += 1;
         backlog.kept.bytes += load;
@@ -322,12 +337,8 @@ impl Router {
             backlog.spilled.messages += 1;
             backlog.spilled.bytes += load;
         }
-        backlog.oldest_unix_us.get_or_insert(arrived);
+        backlog.oldest_unix_us.get_or_insert(arrived_unix_us);
         self.kept_bytes += load;
-        match why {
-            Keep::Spill => self.counters.spilled += 1,
-            Keep::Mailbox | Keep::Queued => self.counters.kept += 1,
-        }
     }
 
     /// A message need not be kept any more.

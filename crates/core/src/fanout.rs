@@ -17,7 +17,7 @@ use crate::parcel::Parcel;
 use crate::router::{Next, Router};
 use crate::routing::Outgoing;
 use crate::session::SessionKey;
-use crate::storage::{Ending, Keep};
+use crate::storage::Keep;
 use crate::tap::Outcome;
 use crate::trace::TraceState;
 
@@ -100,20 +100,25 @@ impl Router {
         let Ok(place) = self.place_for(other, parcel.payload.len(), keep) else {
             return Some(parcel);
         };
-        // What is to survive stays where it does, if it would not there.
-        let survives_here = parcel.kept.is_some_and(|kept| kept.why != Keep::Spill);
-        if survives_here && matches!(place, Place::Memory { keep: None }) {
-            return Some(parcel);
-        }
-        let kept_here = parcel.kept.take().map(|kept| (parcel.seq, kept, parcel.payload.len()));
         let unix_us = self.now.unix_us;
         self.trace.note(parcel.fate.trace, TraceState::Rerouted, Some(other), unix_us);
         self.counters.rerouted += 1;
-        parcel.seq = self.next_seq();
-        self.take_in(other, parcel, place);
-        // Only now: a crash in between may deliver it twice, but not lose it.
-        if let Some((seq, kept, payload_bytes)) = kept_here {
-            self.let_go(endpoint, seq, kept, payload_bytes, Ending::Rerouted);
+        let new_seq = self.next_seq();
+        let old_seq = core::mem::replace(&mut parcel.seq, new_seq);
+        if parcel.kept.is_none() {
+            self.take_in(other, parcel, place);
+            return None;
+        }
+        self.move_kept(endpoint, other, old_seq, &parcel);
+        match place {
+            Place::Memory { .. } => {
+                self.wait_in_memory(other, parcel);
+                self.pump(other);
+            }
+            Place::Disk(_) => {
+                self.wait_on_disk(other, parcel);
+                self.load_ahead(other);
+            }
         }
         None
     }

@@ -15,7 +15,8 @@ use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::SessionKey;
 use crate::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Record, Recovered, Remembered, Ticket, Waiting,
+    Answer, DeadLetter, Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record, Recovered, Remembered,
+    Ticket, Waiting,
 };
 use crate::time::Moment;
 use crate::timers::Timer;
@@ -88,6 +89,31 @@ impl Router {
             return seqs.push(seq);
         }
         self.order(Order::Release { endpoint, seqs: alloc::vec![seq], ending });
+    }
+
+    /// A message that is kept, or on its way, is another endpoint's from now on.
+    pub(crate) fn move_kept(
+        &mut self,
+        from: EndpointKey,
+        to: EndpointKey,
+        old_seq: u64,
+        parcel: &Parcel,
+    ) {
+        let Some(kept) = parcel.kept else { return };
+        let load = parcel.payload.len() as u64 + RECORD_OVERHEAD_BYTES;
+        self.forget_kept(from, kept.why, load);
+        self.count_kept(to, kept.why, load, parcel.arrived_unix_us);
+        let place = self.keeping.binary_search_by_key(&kept.ticket, |keeping| keeping.ticket);
+        if let Ok(place) = place {
+            let keeping = &mut self.keeping[place];
+            (keeping.endpoint, keeping.seq) = (to, parcel.seq);
+        }
+        self.order(Order::Move {
+            endpoint: self.endpoints[from.0].name.clone(),
+            seq: old_seq,
+            to: self.endpoints[to.0].name.clone(),
+            new_seq: parcel.seq,
+        });
     }
 
     /// Nobody waits any more for what was on its way with this ticket.

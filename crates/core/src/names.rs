@@ -430,6 +430,7 @@ impl Router {
         // Without an heir nobody will come for the rest.
         let left = self.take_unbegun(key);
         let lost = self.fail_left(key, left);
+        self.fail_begun(key);
         self.release_waiting_senders(key);
         self.forget_intake(key);
         let Some(session) = self.session(key) else { return };
@@ -536,19 +537,36 @@ impl Router {
             message.provenance.waiter = waiter.filter(waits);
         }
         if let Some(endpoint) = endpoint {
-            self.leave_kept_on_disk(endpoint, &mut left, watched);
+            let begun = self.leave_kept_on_disk(endpoint, &mut left, watched);
+            // The rest of it may still reach the peer.
+            if let Some(session) = self.session_mut(key) {
+                let mark = session.outbox.mark_of_first();
+                session.handing.extend(begun.map(|begun| Handing { mark, ..begun }));
+            }
         }
         left
     }
 
+    /// What had begun to be written when a session ended for good: nobody gets it whole.
+    fn fail_begun(&mut self, key: SessionKey) {
+        let Some(endpoint) = self.endpoint_of(key) else { return };
+        let Some(session) = self.session_mut(key) else { return };
+        for Handing { tracking, .. } in core::mem::take(&mut session.handing) {
+            let what = "the endpoint's connection ended while the message was handed over";
+            let failure = Failure::new(ErrorCode::ReceiverGone, what);
+            self.failed(&tracking.fate, &failure, Some(endpoint));
+        }
+    }
+
     /// What is kept on disk stays there for the next session, also a message that has begun to be
-    /// written: its receiver never got all of it.
+    /// written: its receiver may never get all of it. Returns one that has begun and is not kept.
     fn leave_kept_on_disk(
         &mut self,
         endpoint: EndpointKey,
         left: &mut Vec<LooseMessage>,
-        begun: VecDeque<Handing>,
-    ) {
+        watched: VecDeque<Handing>,
+    ) -> Option<Handing> {
+        let mut begun = None;
         let mut kept = Vec::new();
         left.retain_mut(|message| {
             let is_kept = |tracking: &mut Box<Tracking>| tracking.kept.is_some();
@@ -556,7 +574,7 @@ impl Router {
             kept.extend(tracking.map(|tracking| (message.seq, *tracking)));
             kept.last().is_none_or(|(seq, _)| *seq != message.seq)
         });
-        for Handing { seq, tracking, .. } in begun {
+        for Handing { mark, seq, tracking } in watched {
             if tracking.kept.is_some() {
                 // The rest may still reach the peer.
                 let (name, deliveries) =
@@ -564,9 +582,7 @@ impl Router {
                 self.order(Order::Delivered { endpoint: name, seq, deliveries });
                 kept.push((seq, tracking));
             } else {
-                let what = "the endpoint's connection ended while the message was handed over";
-                let failure = Failure::new(ErrorCode::ReceiverGone, what);
-                self.failed(&tracking.fate, &failure, Some(endpoint));
+                begun = Some(Handing { mark, seq, tracking });
             }
         }
         for (seq, Tracking { fate, deadline, kept, .. }) in kept {
@@ -579,6 +595,7 @@ impl Router {
                 backlog.promise(seq, fate, kept.why);
             }
         }
+        begun
     }
 }
 

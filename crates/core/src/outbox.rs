@@ -247,6 +247,11 @@ impl Outbox {
         self.frames_queued
     }
 
+    /// The mark behind the first frame that waits.
+    pub(crate) fn mark_of_first(&self) -> u64 {
+        self.frames_done + 1
+    }
+
     /// Whether everything before the mark is in the socket.
     pub(crate) fn is_written_to(&self, mark: u64) -> bool {
         self.frames_done >= mark

@@ -594,9 +594,7 @@ impl Router {
         if is_watched {
             self.watched_were_written(key);
         }
-        if has_more
-            && let Some(endpoint) = self.endpoint_of(key)
-        {
+        if has_more && let Some(endpoint) = self.endpoint_of(key) {
             self.pump(endpoint);
         }
         self.queue_has_drained(key);

@@ -566,7 +566,7 @@ impl Router {
             let Some(session) = self.session(*receiver) else { continue };
             let endpoint = session.registration().map(|registration| registration.endpoint);
             if let Some(endpoint) = endpoint
-                && (message.tally.is_some() || !self.endpoints[endpoint.0].is_plain())
+                && (!message.is_plain() || !self.endpoints[endpoint.0].is_plain())
             {
                 self.one_of_many(message, endpoint, GapSource::Broadcast);
                 continue;

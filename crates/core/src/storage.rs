@@ -174,6 +174,17 @@ pub enum Order {
         /// The highest.
         to: u64,
     },
+    /// A kept message is for another endpoint from now on, under another `seq`.
+    Move {
+        /// Whose it was.
+        endpoint: EndpointName,
+        /// Which.
+        seq: u64,
+        /// Whose it is.
+        to: EndpointName,
+        /// Its new `seq`.
+        new_seq: u64,
+    },
     /// A kept message was handed over so often by now.
     Delivered {
         /// Whose.

@@ -99,6 +99,7 @@ impl<'c, 'w> Execution<'c, 'w> {
             Order::Release { endpoint, seqs, ending } => self.release(endpoint, seqs, *ending),
             Order::ReleaseSpilled(endpoint) => self.release_spilled(endpoint),
             Order::Purge { endpoint, from, to } => self.purge(endpoint, *from, *to),
+            Order::Move { endpoint: _, seq, to, new_seq } => self.move_to(*seq, to, *new_seq),
             Order::Delivered { endpoint: _, seq, deliveries } => self.delivered(*seq, *deliveries),
             Order::Bury(letter) => self.bury(letter),
             Order::Load { .. } | Order::LoadOverdue { .. } => self.load(order),
@@ -250,6 +251,28 @@ impl<'c, 'w> Execution<'c, 'w> {
         self.connection
             .prepare_cached("DELETE FROM message WHERE endpoint = ?1 AND seq BETWEEN ?2 AND ?3")?
             .execute(range)?;
+        Ok(())
+    }
+
+    /// Nothing happens if the message is not there: it was refused, or let go of.
+    fn move_to(&mut self, seq: u64, to: &EndpointName, new_seq: u64) -> rusqlite::Result<()> {
+        if self.unwritten.contains_key(&seq) {
+            self.write()?;
+        }
+        let endpoint = self.names.id_or_new(self.connection, to)?;
+        let moved = self
+            .connection
+            .prepare_cached("UPDATE message SET seq = ?1, endpoint = ?2 WHERE seq = ?3")?
+            .execute((new_seq, endpoint, seq))?;
+        if moved > 0 {
+            self.connection
+                .prepare_cached("UPDATE delivery SET seq = ?1 WHERE seq = ?2")?
+                .execute((new_seq, seq))?;
+            let (old, new) =
+                (schema::TEXT_OF_MESSAGES + seq as i64, schema::TEXT_OF_MESSAGES + new_seq as i64);
+            self.outcome.changes.removed.push((old, old));
+            self.outcome.changes.added.push(new);
+        }
         Ok(())
     }
 

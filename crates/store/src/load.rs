@@ -31,6 +31,10 @@ impl Overlay {
             Order::Purge { endpoint, from, to } => {
                 self.purged.push((endpoint.clone(), *from..=*to));
             }
+            // Where it goes it is seen once it is there.
+            Order::Move { seq, .. } => {
+                self.released.insert(*seq);
+            }
             Order::Delivered { seq, deliveries, .. } => {
                 self.deliveries.insert(*seq, *deliveries);
             }

@@ -500,6 +500,7 @@ fn highest_seq(order: &Order) -> Option<u64> {
     match order {
         Order::Keep(record) => Some(record.seq),
         Order::Release { seqs, .. } => seqs.last().copied(),
+        Order::Move { new_seq, .. } => Some(*new_seq),
         Order::Delivered { seq, .. } => Some(*seq),
         Order::Bury(letter) => Some(letter.record.seq),
         _ => None,

@@ -65,6 +65,12 @@ impl Shelf {
                 let is_it = |seq: &u64| (from..=to).contains(seq);
                 self.records.retain(|seq, kept| kept.endpoint != endpoint || !is_it(seq));
             }
+            Order::Move { seq, to, new_seq, .. } => {
+                if let Some(mut record) = self.records.remove(&seq) {
+                    (record.endpoint, record.seq) = (to, new_seq);
+                    self.records.insert(new_seq, record);
+                }
+            }
             Order::Delivered { seq, deliveries, .. } => {
                 if let Some(record) = self.records.get_mut(&seq) {
                     record.deliveries = deliveries;

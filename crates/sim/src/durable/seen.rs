@@ -37,6 +37,7 @@ impl Seen {
             Order::Release { .. } => "order release",
             Order::ReleaseSpilled(_) => "order release_spilled",
             Order::Purge { .. } => "order purge",
+            Order::Move { .. } => "order move",
             Order::Delivered { .. } => "order delivered",
             Order::Bury(_) => "order bury",
             Order::Load { .. } => "order load",

@@ -305,6 +305,12 @@ impl Disk {
             Order::ReleaseSpilled(endpoint) => {
                 self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill);
             }
+            Order::Move { seq, to, new_seq, .. } => {
+                if let Some(mut row) = self.rows.remove(seq) {
+                    (row.endpoint, row.seq) = (to.clone(), *new_seq);
+                    self.rows.insert(*new_seq, row);
+                }
+            }
             Order::Purge { endpoint, from, to } => self
                 .rows
                 .retain(|seq, row| row.endpoint != *endpoint || !(from..=to).contains(&seq)),

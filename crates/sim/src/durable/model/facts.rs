@@ -321,6 +321,11 @@ impl Model {
                 let seqs: Vec<u64> = of_it.map(|(seq, _)| *seq).collect();
                 seqs.iter().try_for_each(|seq| self.released(*seq, endpoint, Ending::Dropped))
             }
+            Order::Move { endpoint, seq, to, new_seq } => {
+                let [from, to] =
+                    [endpoint, to].map(|name| Model::endpoint(name.as_str()).unwrap_or(u8::MAX));
+                self.moved(*seq, from, *new_seq, to)
+            }
             Order::Bury(letter) => {
                 let n = number_in(&letter.record.payload);
                 if let Some(sent) = n.and_then(|n| self.sent.get_mut(&n)) {
@@ -367,6 +372,25 @@ impl Model {
                 self.forget_in_books(&row);
             }
         }
+    }
+
+    /// A row goes to another member of its group.
+    fn moved(&mut self, seq: u64, from: u8, new_seq: u64, to: u8) -> Checked {
+        let row = self.rows.get(&seq).filter(|row| row.endpoint == from && row.ended.is_none());
+        let Some(row) = row.cloned() else {
+            ensure!(false, "books", "{seq} is moved, but is not kept there");
+            return Ok(());
+        };
+        ensure!(!self.rows.contains_key(&new_seq), "books", "{new_seq} is used twice");
+        self.forget_in_books(&row);
+        if let Some(row) = self.rows.get_mut(&seq) {
+            row.ended = Some(Ending::Rerouted);
+        }
+        let book = self.books.entry(to).or_default();
+        book.0 += 1;
+        book.1 += row.load_bytes;
+        self.rows.insert(new_seq, Row { endpoint: to, ..row });
+        Ok(())
     }
 
     fn forget_in_books(&mut self, row: &Row) {
