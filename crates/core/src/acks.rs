@@ -307,7 +307,7 @@ impl Router {
     }
 
     /// The disk learns how often a kept message was handed over.
-    fn note_deliveries(&mut self, endpoint: EndpointKey, parcel: &Parcel) {
+    pub(crate) fn note_deliveries(&mut self, endpoint: EndpointKey, parcel: &Parcel) {
         if parcel.kept.is_some() {
             let (seq, deliveries) = (parcel.seq, parcel.deliveries);
             let name = self.endpoints[endpoint.0].name.clone();

@@ -485,6 +485,7 @@ impl Router {
         let Some((session, account)) = self.session_and_account(holder) else { return };
         let mark = session.outbox.mark();
         let waiter = parcel.waiter.take();
+        let outlives_session = acks || parcel.kept.is_some_and(|kept| kept.why != Keep::Spill);
         if let Some(acking) = &mut session.acking {
             account.budget.charge(account.user, load_bytes);
             acking.in_flight_bytes += load_bytes;
@@ -504,6 +505,7 @@ impl Router {
             && let Courtesy::Due(first) = &mut waiter.courtesy
         {
             first.copies = alloc::vec![(holder, mark)];
+            first.outlives_session = outlives_session;
         }
     }
 

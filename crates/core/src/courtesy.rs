@@ -29,6 +29,7 @@ impl Router {
             id_json: message.id.as_bytes().into(),
             frames_taken: session.frames_taken,
             copies,
+            outlives_session: false,
             broadcast_to,
         });
         self.courtesies.push(key);
@@ -68,7 +69,7 @@ impl Router {
                 None => gone += 1,
             }
         }
-        if first.broadcast_to.is_none() && gone > 0 {
+        if first.broadcast_to.is_none() && gone > 0 && !first.outlives_session {
             let what = "the endpoint's connection ended while the message was handed over";
             let code = hermes_bus_proto::ErrorCode::ReceiverGone;
             return self.tell_error(key, code, Detail::Text(what), Some(id));

@@ -110,6 +110,9 @@ impl Router {
             return None;
         }
         self.move_kept(endpoint, other, old_seq, &parcel);
+        if parcel.deliveries > 0 {
+            self.note_deliveries(other, &parcel);
+        }
         match place {
             Place::Memory { .. } => {
                 self.wait_in_memory(other, parcel);

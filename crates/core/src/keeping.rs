@@ -126,7 +126,8 @@ impl Router {
     }
 
     pub(crate) fn bury(&mut self, endpoint: EndpointKey, parcel: &Parcel, failure: &Failure) {
-        if self.store_trouble().is_some() {
+        // In trouble it is written as soon as that is over.
+        if !self.config.store {
             return;
         }
         self.counters.dead_letters += 1;

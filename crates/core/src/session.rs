@@ -220,6 +220,8 @@ pub(crate) struct FirstMessage {
     pub(crate) frames_taken: u64,
     /// Where its copies are: receivers and the marks behind them in their queues.
     pub(crate) copies: Vec<(SessionKey, u64)>,
+    /// Whether the message goes on to its receiver's next session if this one ends.
+    pub(crate) outlives_session: bool,
     /// Number of endpoints, for a broadcast.
     pub(crate) broadcast_to: Option<usize>,
 }

@@ -319,6 +319,45 @@ fn what_a_released_client_was_not_seen_to_read_comes_again() {
 }
 
 #[test]
+fn a_script_is_not_told_that_a_kept_message_is_lost_with_its_receiver() {
+    let mut world = durable();
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    let script = world.connect();
+    world.put(script, &[r#"{"type": "message", "to": "b", "body": 1}"#]);
+    world.put_hang_up(b);
+    world.turn();
+    assert_eq!(world.take(script)[0]["status"], "accepted");
+    let (b, _) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
+    world.sync();
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_message_that_moves_to_another_member_takes_its_count_along() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let options = json!({"mailbox": true, "ack": true, "groups": ["g"]});
+    let one = world.join("one", options.clone());
+    world.ask(a, "@g", json!({"id": "m1", "receipt": "stored", "body": 1}));
+    world.sync();
+    assert_eq!(briefly(&world.take(one)), ["message 1"]);
+    let two = world.join("two", options.clone());
+    world.hang_up(one);
+    world.sync();
+    assert_eq!(briefly(&world.take(two)), ["message 1 again:2"]);
+    // It is on disk once, for its new endpoint.
+    let kept: Vec<(&str, u32)> =
+        world.shelf.records.values().map(|r| (r.endpoint.as_str(), r.deliveries)).collect();
+    assert_eq!(kept, [("two", 1)]);
+    world.send(two, &json!({"type": "ack", "up_to": EVERYTHING}));
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn a_queued_message_waits_for_somebody_who_was_here_before() {
     let mut world = durable();
     let a = world.join("a", json!({}));
