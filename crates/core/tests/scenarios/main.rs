@@ -4,6 +4,7 @@
 mod blame;
 mod budgets;
 mod courtesy;
+mod disk;
 mod extremes;
 mod handover;
 mod linger;
