@@ -28,6 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) uid: u32,
     /// Whether messages wait for it while it is away.
     pub(crate) mailbox: bool,
+    /// The same as it was last remembered on disk.
+    pub(crate) remembered_mailbox: bool,
     /// What waits for it besides its session's queue.
     pub(crate) backlog: Option<Box<Backlog>>,
     /// Whether its session acknowledges.
@@ -108,6 +110,7 @@ impl Endpoint {
             fight: Fight::default(),
             uid,
             mailbox: false,
+            remembered_mailbox: false,
             backlog: None,
             acks: false,
             last_session: Box::default(),

@@ -387,6 +387,11 @@ impl Router {
         self.seq = self.seq.max(seq);
     }
 
+    /// The next number that no message has had, for the process that follows this one.
+    pub fn seq_next(&self) -> u64 {
+        self.seq + 1
+    }
+
     /// What an earlier process of the bus has left on disk. To be said before anybody connects, after
     /// the first [`Router::begin_turn`].
     pub fn recover(&mut self, recovered: Recovered) {
@@ -401,6 +406,7 @@ impl Router {
             if facts.mailbox {
                 let endpoint = self.away_endpoint(&facts.endpoint, facts.uid);
                 self.endpoints[endpoint.0].mailbox = true;
+                self.endpoints[endpoint.0].remembered_mailbox = true;
                 for group in &facts.groups {
                     self.groups.join(group, endpoint);
                 }
@@ -444,7 +450,8 @@ impl Router {
     /// Has an endpoint's name, and what it holds, remembered over restarts.
     pub(crate) fn remember(&mut self, endpoint: EndpointKey) {
         let seen_unix_us = self.bus_time(self.now.moment);
-        let Some(record) = self.endpoints.get(endpoint.0) else { return };
+        let Some(record) = self.endpoints.get_mut(endpoint.0) else { return };
+        record.remembered_mailbox = record.mailbox;
         let (name, uid, mailbox) = (record.name.clone(), record.uid, record.mailbox);
         self.note_known(&name, uid, seen_unix_us);
         if !self.config.store {

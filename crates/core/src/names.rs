@@ -223,7 +223,8 @@ impl Router {
             known.uid == record.uid && unix_us < known.seen_unix_us + REMEMBERED_ANEW_US
         });
         let holds = self.groups.count_of(endpoint) + self.topics.count_of(endpoint) > 0;
-        if !is_known || record.mailbox || holds {
+        let has_changed = record.mailbox != record.remembered_mailbox;
+        if !is_known || record.mailbox || has_changed || holds {
             self.remember(endpoint);
         }
     }
@@ -375,8 +376,21 @@ impl Router {
     /// Nothing more is read from this session: its name goes, what is queued is still written.
     pub(crate) fn finish(&mut self, key: SessionKey, reason: CloseReason) {
         self.release_name(key);
+        self.note_why_ended(key, reason);
         self.forget_intake(key);
         self.begin_drain(key, reason);
+    }
+
+    /// Those who watch hear why a name was left, once nobody has come back for it.
+    fn note_why_ended(&mut self, key: SessionKey, reason: CloseReason) {
+        let is_its_last =
+            |record: &Endpoint| record.draining == Some(key) || record.holder().is_none();
+        if let Some(endpoint) = self.endpoint_of(key)
+            && let Some(record) =
+                self.endpoints.get_mut(endpoint.0).filter(|record| is_its_last(record))
+        {
+            record.ended = Some(reason);
+        }
     }
 
     pub(crate) fn begin_drain(&mut self, key: SessionKey, reason: CloseReason) {
@@ -426,6 +440,7 @@ impl Router {
     /// Ends a session for good: its name, its queue, its budgets, and those who wait for it.
     pub(crate) fn end_session(&mut self, key: SessionKey, reason: CloseReason) {
         self.release_name(key);
+        self.note_why_ended(key, reason);
         self.settle(key);
         // Without an heir nobody will come for the rest.
         let left = self.take_unbegun(key);

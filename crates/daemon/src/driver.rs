@@ -212,7 +212,7 @@ impl Driver {
                 let Driver { mut router, mut signals, surroundings, lock, .. } = self;
                 let Driver { connections, mut storage, clerk, .. } = self;
                 drop((connections, clerk));
-                storage.close();
+                storage.close(router.seq_next());
                 return Ok(match end {
                     Ended::Stopped => {
                         surroundings.end(&mut router);

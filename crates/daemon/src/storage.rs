@@ -411,10 +411,10 @@ impl Storage {
 
     /// Carries out what was ordered, and closes the store in good order. Takes [`CLOSE_PATIENCE`] at
     /// most.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, seq_next: u64) {
         self.submit();
         let State::Open(store) = std::mem::replace(&mut self.state, State::Off) else { return };
-        match store.close(None, CLOSE_PATIENCE) {
+        match store.close(Some(seq_next), CLOSE_PATIENCE) {
             Ok(()) => {}
             Err(CloseError::Late) => tracing::error!(
                 target: target::STORE,
@@ -562,7 +562,7 @@ mod tests {
         assert!(tally.commits >= 1 && tally.latency.buckets().map(|(_, n)| n).sum::<u64>() == 1);
         // The last orders are handed over and carried out by closing.
         storage.order(Ticket(3), keep(3));
-        storage.close();
+        storage.close(1);
         let (_, recovered) = world.open();
         let recovered = recovered.unwrap();
         assert_eq!(recovered.waiting.iter().map(|w| w.messages).sum::<u64>(), 3);
@@ -590,7 +590,7 @@ mod tests {
         assert!(second.due(now).is_some_and(|due| due <= AGAIN + Duration::from_secs(1)));
         assert_eq!(second.look(now), None, "it is too early");
         assert_eq!(second.due(now + 2 * AGAIN), Some(Duration::ZERO));
-        first.close();
+        first.close(1);
         let later = now + 2 * AGAIN;
         let recovered = world.wait(|| second.look(later));
         assert!(recovered.waiting.is_empty() && second.is_open());

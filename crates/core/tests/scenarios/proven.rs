@@ -833,6 +833,7 @@ fn those_who_watch_hear_who_comes_and_who_goes_for_good() {
         })
         .collect();
     assert_eq!(seen, [("b", "online"), ("b", "offline")]);
+    assert_eq!(frames.last().expect("the last one")["reason"], "peer_closed");
     world.end();
 }
 

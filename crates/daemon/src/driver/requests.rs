@@ -167,7 +167,8 @@ impl Driver {
         let newcomers = std::mem::take(&mut self.newcomers);
         self.surroundings.supervisor().hand_over(pid);
         let left = self.router.lingering();
-        let let_go = || self.storage.close();
+        let seq_next = self.router.seq_next();
+        let let_go = || self.storage.close(seq_next);
         match succession.hand_over(&door, &self.lock, &newcomers, &left, let_go) {
             Ok(()) => {
                 tracing::info!(target: target::BUS, "handed over to pid={pid}");
