@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -28,6 +29,10 @@ use crate::root::Root;
 
 /// How long a store that could not be opened is left alone.
 const AGAIN: Duration = Duration::from_secs(3);
+/// How often the store is tried to be opened in a row.
+const TRIES: u32 = 3;
+/// How long it is left alone in between.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// How long the bus waits for the store before it begins without it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(4);
 /// How long the last orders may take when the bus ends.
@@ -199,7 +204,7 @@ impl Storage {
         let (options, wake) = (self.options.clone(), self.wake.clone());
         let thread = thread::Builder::new().name("store opening".to_owned());
         let spawned = thread.spawn(move || {
-            let _ = done.send(open(options, wake.clone()));
+            let _ = done.send(open(&options, &wake));
             wake.wake();
         });
         match spawned {
@@ -224,15 +229,7 @@ impl Storage {
         match opened {
             Ok(Opened { store, recovered, set_aside }) => {
                 if let Some(set_aside) = set_aside {
-                    tracing::error!(
-                        target: target::STORE,
-                        "the store was damaged ({}): it was set aside as {}, and what could be read is \
-                         in a new one; rows saved: {}, places that could not be read: {}",
-                        set_aside.why,
-                        set_aside.path.display(),
-                        set_aside.saved_rows,
-                        set_aside.unreadable
-                    );
+                    tracing::error!(target: target::STORE, "{set_aside}");
                 }
                 if recovered.unclean {
                     tracing::warn!(
@@ -431,16 +428,42 @@ impl Storage {
     }
 }
 
-fn open(options: Options, wake: Wake) -> Result<Opened, OpenError> {
+/// Opens the store. What has failed may work at once when it is tried again, as after one sync that
+/// failed; a bus that begins without its store knows nobody and refuses much.
+fn open(options: &Options, wake: &Wake) -> Result<Opened, OpenError> {
+    for _ in 1..TRIES {
+        match try_to_open(options, wake) {
+            Err(OpenError::Failed { .. }) => thread::sleep(BETWEEN_TRIES),
+            result => return result,
+        }
+    }
+    try_to_open(options, wake)
+}
+
+fn try_to_open(options: &Options, wake: &Wake) -> Result<Opened, OpenError> {
     if let Some(directory) = options.path.parent() {
-        let mut builder = DirBuilder::new();
-        let created = builder.recursive(true).mode(0o700).create(directory);
-        created.map_err(|error| OpenError::Failed {
+        make_directory(directory).map_err(|error| OpenError::Failed {
             path: options.path.clone(),
             why: format!("{}: {error}", directory.display()),
         })?;
     }
-    Store::open(options, move || wake.wake())
+    let wake = wake.clone();
+    Store::open(options.clone(), move || wake.wake())
+}
+
+/// Makes the store's directory in the root. Its name, and the root's, are on disk when this returns:
+/// a loss of power would take all that is in it along otherwise. Whether an earlier process lived to
+/// see to that is not known, so it is seen to each time.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    // What the root lies in need not be ours to look into.
+    for (above, named) in directory.ancestors().skip(1).take(2).enumerate() {
+        match File::open(named).and_then(|named| named.sync_all()) {
+            Err(error) if above > 0 && error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 fn log_notice(notice: &Notice) {
@@ -496,7 +519,7 @@ mod tests {
                 let left = deadline.saturating_duration_since(Instant::now());
                 assert!(!left.is_zero(), "it did not come");
                 match self.poll.poll(&mut events, Some(left)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                    Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                         panic!("{error}")
                     }
                     _ => {}
