@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use hermes_bus_proto::Envelope;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 
@@ -16,6 +17,10 @@ use crate::schema;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Bytes of a database's header.
 const HEADER_BYTES: usize = 100;
+/// The files of a database: behind its name comes this.
+const ALL_FILES: [&str; 3] = ["", "-wal", "-shm"];
+/// Those of them that hold something.
+const LASTING_FILES: [&str; 2] = ["", "-wal"];
 /// What a damaged database is called: this and the time behind its name.
 const SET_ASIDE: &str = ".damaged-";
 
@@ -150,10 +155,66 @@ fn checksum(mut sum: (u32, u32), bytes: &[u8], is_big_endian: bool) -> (u32, u32
     sum
 }
 
-/// Moves the files of a database out of the way. Returns where the database is now.
-pub(crate) fn set_aside(path: &Path, now_unix_us: u64) -> io::Result<PathBuf> {
+/// A database that is being made of what can be read of a damaged one.
+const UNFINISHED: &str = ".salvaging";
+/// The same when it is complete, until it takes the damaged one's place.
+const FINISHED: &str = ".salvaged";
+
+/// Removes what an attempt to save left that was not finished, and returns where the next one begins.
+pub(crate) fn place_to_save(path: &Path) -> io::Result<PathBuf> {
+    let place = with_suffix(path, UNFINISHED);
+    for suffix in ALL_FILES {
+        remove_if_there(&with_suffix(&place, suffix))?;
+    }
+    Ok(place)
+}
+
+/// Puts the complete database that was made at [`place_to_save`] in the place of the damaged one,
+/// which gets another name and stays as it is. Returns that name.
+///
+/// Whenever this ends early, either the damaged one is still in its place with its log, or
+/// [`finish_replacing`] does the rest.
+pub(crate) fn replace(path: &Path, now_unix_us: u64) -> io::Result<PathBuf> {
+    let aside = name_aside(path, now_unix_us)?;
+    for suffix in LASTING_FILES {
+        match fs::hard_link(with_suffix(path, suffix), with_suffix(&aside, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    sync_directory(path)?;
+    fs::rename(with_suffix(path, UNFINISHED), with_suffix(path, FINISHED))?;
+    sync_directory(path)?;
+    finish_replacing(path)?;
+    Ok(aside)
+}
+
+/// Finishes what [`replace`] has begun, if there is something to finish.
+pub(crate) fn finish_replacing(path: &Path) -> io::Result<()> {
+    let finished = with_suffix(path, FINISHED);
+    if !finished.try_exists()? {
+        return Ok(());
+    }
+    // A log that was left would be taken for one of the new database. It has its other name.
+    for suffix in ["-wal", "-shm"] {
+        remove_if_there(&with_suffix(path, suffix))?;
+    }
+    sync_directory(path)?;
+    fs::rename(finished, path)?;
+    sync_directory(path)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A name for a damaged database that nothing has yet.
+fn name_aside(path: &Path, now_unix_us: u64) -> io::Result<PathBuf> {
     let seconds = now_unix_us / 1_000_000;
-    let aside = (0..1_000)
+    (0..1_000)
         .map(|again| {
             let mut name = path.as_os_str().to_owned();
             name.push(SET_ASIDE);
@@ -164,21 +225,7 @@ pub(crate) fn set_aside(path: &Path, now_unix_us: u64) -> io::Result<PathBuf> {
             PathBuf::from(name)
         })
         .find(|name| !name.exists())
-        .ok_or_else(|| io::Error::from(io::ErrorKind::AlreadyExists))?;
-    // The log first: a log without its database is found and not mistaken for another one's.
-    for suffix in ["-wal", "-shm", ""] {
-        let with_suffix = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        match fs::rename(with_suffix(path), with_suffix(&aside)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    sync_directory(path)?;
-    Ok(aside)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::AlreadyExists))
 }
 
 /// Makes new names in a file's directory durable.
@@ -213,7 +260,8 @@ pub(crate) struct Saved {
 }
 
 /// The tables that are saved, with the column by which they are walked through.
-const SAVED: [(&str, &str); 7] = [
+const SAVED: [(&str, &str); 8] = [
+    ("meta", "key"),
     ("endpoint", "id"),
     ("message", "seq"),
     ("delivery", "seq"),
@@ -223,9 +271,9 @@ const SAVED: [(&str, &str); 7] = [
     ("known", "endpoint"),
 ];
 
-/// Copies everything that can be read of the database `aside` into a new one.
-pub(crate) fn salvage(aside: &Path, new: &mut Connection) -> rusqlite::Result<Saved> {
-    let saved = match open_damaged(aside) {
+/// Copies everything that can be read of a damaged database into a new one.
+pub(crate) fn salvage(damaged: &Path, new: &mut Connection) -> rusqlite::Result<Saved> {
+    let saved = match open_damaged(damaged) {
         Ok(old) => copy_tables(&old, new)?,
         Err(_) => Saved { rows: 0, unreadable: 1 },
     };
@@ -233,12 +281,12 @@ pub(crate) fn salvage(aside: &Path, new: &mut Connection) -> rusqlite::Result<Sa
         return Ok(saved);
     }
     // Its first page may be what is damaged. That of a new database leads to the same tables.
-    let mended = with_suffix(aside, "-mended");
-    let again = mend_first_page(aside, &mended)
+    let mended = with_suffix(damaged, "-mended");
+    let again = mend_first_page(damaged, &mended)
         .ok()
         .and_then(|()| open_damaged(&mended).ok())
         .map(|old| copy_tables(&old, new));
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ALL_FILES {
         // A copy that was only made for this.
         let _ = fs::remove_file(with_suffix(&mended, suffix));
     }
@@ -251,15 +299,15 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn mend_first_page(aside: &Path, mended: &Path) -> io::Result<()> {
-    fs::copy(aside, mended)?;
-    let wal = wal_file(aside);
+fn mend_first_page(damaged: &Path, mended: &Path) -> io::Result<()> {
+    fs::copy(damaged, mended)?;
+    let wal = wal_file(damaged);
     if wal.exists() {
         fs::copy(wal, wal_file(mended))?;
     }
     let template = with_suffix(mended, "-new");
     let page = first_page_of_a_new_database(&template);
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ALL_FILES {
         let _ = fs::remove_file(with_suffix(&template, suffix));
     }
     let mut page = page?;
@@ -308,7 +356,7 @@ fn copy_tables(old: &Connection, new: &mut Connection) -> rusqlite::Result<Saved
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (id, payload) in nameless {
-        let to = hermes_bus_proto::Envelope::scan(&payload)
+        let to = Envelope::scan(&payload)
             .ok()
             .and_then(|envelope| Some(envelope.to?.text().ok()?.into_owned()));
         if let Some(to) = to {
@@ -356,14 +404,19 @@ fn copy_table(
         saved.unreadable += 1;
         return Ok(());
     };
-    let is_walked_by_number = key != "endpoint";
+    let is_walked_by_number = !matches!(key, "endpoint" | "key");
+    let payload = columns.iter().position(|column| column == "payload");
     let mut from_key =
         if is_walked_by_number { Value::Integer(i64::MIN) } else { Value::Text(String::new()) };
     let mut leaps = Leaps::new(old, table, key);
     loop {
         let mut read = 0;
-        let result = copy_from(&mut from, &mut insert, columns.len(), &mut from_key, &mut read);
+        let mut torn = 0;
+        let counts = (&mut read, &mut torn);
+        let result =
+            copy_from(&mut from, &mut insert, (columns.len(), payload), &mut from_key, counts);
         saved.rows += read;
+        saved.unreadable += torn;
         let Err(error) = result else { return Ok(()) };
         if !schema::is_damage(&error) && !is_io(&error) {
             return Err(error);
@@ -429,13 +482,14 @@ fn is_io(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
 }
 
-/// Copies rows from a key on, which moves behind the last one that was read.
+/// Copies rows from a key on, which moves behind the last one that was read. Counts the rows that were
+/// copied, and those that were damaged themselves.
 fn copy_from(
     from: &mut rusqlite::Statement<'_>,
     insert: &mut rusqlite::Statement<'_>,
-    columns: usize,
+    (columns, payload): (usize, Option<usize>),
     from_key: &mut Value,
-    read: &mut u64,
+    (read, torn): (&mut u64, &mut u64),
 ) -> rusqlite::Result<()> {
     let mut rows = from.query([&*from_key])?;
     while let Some(row) = rows.next()? {
@@ -447,9 +501,15 @@ fn copy_from(
             Value::Integer(key) => Value::Integer(key.saturating_add(1)),
             other => other,
         };
-        // A row that does not fit is damaged itself.
-        if insert.execute(rusqlite::params_from_iter(values)).is_ok() {
+        // A row that does not fit is damaged itself, and so is a message that is no JSON any more.
+        let is_whole = payload.is_none_or(|column| match &values[column] {
+            Value::Blob(payload) => Envelope::scan(payload).is_ok(),
+            _ => false,
+        });
+        if is_whole && insert.execute(rusqlite::params_from_iter(values)).is_ok() {
             *read += 1;
+        } else {
+            *torn += 1;
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use crate::schema;
 
@@ -58,9 +59,11 @@ pub(crate) fn wal_file(database: &Path) -> PathBuf {
 }
 
 impl Database {
-    /// Opens the database. It is made if it is not there.
+    /// Opens the database to read it. It is made if it is not there. Until [`Database::settle`], nothing
+    /// changes in files that are there: they may be damaged.
     pub(crate) fn open(path: &Path, bytes_max: Option<u64>) -> rusqlite::Result<Self> {
         let mut connection = schema::open_for_writing(path)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         if let Some(bytes_max) = bytes_max {
             let pages = bytes_max / u64::from(schema::PAGE_BYTES);
             connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
@@ -71,7 +74,7 @@ impl Database {
             counted.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
-        let mut database = Database {
+        Ok(Database {
             connection,
             path: path.to_owned(),
             wal: wal_file(path),
@@ -80,16 +83,28 @@ impl Database {
             checkpointed_frames: 0,
             #[cfg(test)]
             faults: crate::tests::Faults::of(path),
-        };
-        // All that stands in the log now is good.
-        database.checkpoint()?;
-        database.note_good();
-        Ok(database)
+        })
+    }
+
+    /// Begins to use a database that could be read: all that stands in the log now is good.
+    pub(crate) fn settle(&mut self) -> rusqlite::Result<()> {
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        self.checkpoint()?;
+        self.note_good();
+        Ok(())
+    }
+
+    /// From now on, closing changes no file.
+    pub(crate) fn leave_files(&self) -> rusqlite::Result<()> {
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok(())
     }
 
     /// Opens the database anew, and lets go of the old connection if that succeeds.
     pub(crate) fn reopen(&mut self, bytes_max: Option<u64>) -> rusqlite::Result<()> {
-        *self = Database::open(&self.path, bytes_max)?;
+        let mut database = Database::open(&self.path, bytes_max)?;
+        database.settle()?;
+        *self = database;
         Ok(())
     }
 
@@ -189,6 +204,7 @@ mod tests {
     fn open(path: &Path) -> Database {
         let mut database = Database::open(path, None).unwrap();
         schema::migrate(&mut database.connection).unwrap();
+        database.settle().unwrap();
         database
     }
 

@@ -17,6 +17,20 @@ pub struct SetAside {
     pub unreadable: u64,
 }
 
+impl fmt::Display for SetAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the store was damaged ({}): it was set aside as {}, and what could be read is in a new \
+             one; rows saved: {}, places that could not be read: {}",
+            self.why,
+            self.path.display(),
+            self.saved_rows,
+            self.unreadable
+        )
+    }
+}
+
 /// Something for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -27,6 +41,8 @@ pub enum Notice {
     },
     /// The integrity check after an unclean stop found damage: the first findings.
     Damaged(Vec<String>),
+    /// The database was found to be damaged while it was in use, and another one was put in its place.
+    Replaced(SetAside),
     /// A message of a mailbox cannot be read and is passed over.
     Unreadable {
         /// Its `seq`.
@@ -55,10 +71,10 @@ impl fmt::Display for Notice {
             }
             Notice::Damaged(findings) => write!(
                 f,
-                "the store is damaged: {}; stop the bus, look at `hermes-bus doctor`, and start it \
-                 again",
+                "the store is damaged: {}; what can be read goes into a new one",
                 findings.join("; ")
             ),
+            Notice::Replaced(set_aside) => write!(f, "{set_aside}"),
             Notice::Unreadable { seq, why } => {
                 write!(f, "message {seq} of the store cannot be read and is passed over: {why}")
             }

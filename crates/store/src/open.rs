@@ -17,10 +17,10 @@ use crate::queue::Shared;
 use crate::reader::Reader;
 use crate::recover;
 use crate::rows::Names;
-use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
+use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN, META_UNCLEAN_BELOW};
 use crate::search::Search;
 use crate::store::{CloseError, OpenError};
-use crate::writer::{Chores, Writer, now_unix_us};
+use crate::writer::{Chores, Damage, Writer, now_unix_us};
 
 /// A process that ends without saying so has used fewer numbers than this.
 const SEQS_RESERVED: u64 = 1 << 32;
@@ -50,6 +50,7 @@ fn failed(path: &Path, error: impl std::fmt::Display) -> OpenError {
 /// Opens the database, or makes it, or makes another one in the place of a damaged one.
 pub(crate) fn prepare(options: &Options) -> Result<Prepared, OpenError> {
     let path = &options.path;
+    damage::finish_replacing(path).map_err(|error| failed(path, error))?;
     let why = match damage::look(path).map_err(|error| failed(path, error))? {
         Look::Nothing => {
             make_private(path)?;
@@ -92,7 +93,8 @@ fn begin(options: &Options) -> Result<Prepared, Broken> {
         }
     };
     // A newer program's database must stay as it is: this looks before anything is changed.
-    if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+    let is_new = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
+    if !is_new {
         let found = schema::open_for_reading(path)
             .and_then(|connection| schema::found_version(&connection))
             .map_err(broken)?;
@@ -105,50 +107,74 @@ fn begin(options: &Options) -> Result<Prepared, Broken> {
         }
     }
     let mut database = Database::open(path, options.database_bytes_max).map_err(broken)?;
+    if is_new {
+        database.settle().map_err(broken)?;
+    }
     schema::migrate(&mut database.connection).map_err(broken)?;
     let recovered =
         recover::recovered(&database.connection, options, now_unix_us()).map_err(broken)?;
-    claim(&mut database, recovered.seq_from).map_err(broken)?;
+    if !is_new {
+        // What is asked for at start could be read: from here on the files may change.
+        database.settle().map_err(broken)?;
+    }
+    claim(&mut database, &recovered).map_err(broken)?;
     damage::sync_directory(path).map_err(|error| Broken::Other(failed(path, error)))?;
     Ok(Prepared { database, recovered, set_aside: None })
 }
 
 /// Says that the database is in use, and that all numbers that may be given out now are used.
-fn claim(database: &mut Database, seq_from: u64) -> rusqlite::Result<()> {
+fn claim(database: &mut Database, recovered: &Recovered) -> rusqlite::Result<()> {
     database.begin()?;
-    let reserved = seq_from.saturating_add(SEQS_RESERVED);
+    if recovered.unclean {
+        schema::set_meta(&database.connection, META_UNCLEAN_BELOW, recovered.seq_from)?;
+    }
+    let reserved = recovered.seq_from.saturating_add(SEQS_RESERVED);
     schema::set_meta(&database.connection, META_SEQ_FROM, reserved)?;
     schema::set_meta(&database.connection, META_UNCLEAN, true)?;
     database.commit()
 }
 
-/// Moves a damaged database out of the way, and saves what can be read of it.
+/// Moves a damaged database out of the way, and takes over what can be read of it.
 fn begin_anew(options: &Options, why: String) -> Result<Prepared, OpenError> {
     let path = &options.path;
-    let aside = damage::set_aside(path, now_unix_us()).map_err(|error| failed(path, error))?;
-    make_private(path)?;
-    let saved = save(options, &aside).map_err(|error| failed(path, error))?;
+    let set_aside = replace_damaged(options, why)?;
     let mut prepared = begin(options).map_err(Broken::into_error(path))?;
-    prepared.recovered.unclean = true;
-    let damage::Saved { rows: saved_rows, unreadable } = saved;
-    prepared.set_aside = Some(SetAside { path: aside, why, saved_rows, unreadable });
+    prepared.set_aside = Some(set_aside);
     Ok(prepared)
 }
 
-fn save(options: &Options, aside: &Path) -> rusqlite::Result<damage::Saved> {
-    let mut database = Database::open(&options.path, options.database_bytes_max)?;
+/// Makes a database of what can be read of the damaged one, and puts it into its place. Counts as left
+/// by a process that did not end in good order.
+pub(crate) fn replace_damaged(options: &Options, why: String) -> Result<SetAside, OpenError> {
+    let path = &options.path;
+    let place = damage::place_to_save(path).map_err(|error| failed(path, error))?;
+    make_private(&place)?;
+    let saved = save(options, &place).map_err(|error| failed(path, error))?;
+    let aside = damage::replace(path, now_unix_us()).map_err(|error| failed(path, error))?;
+    let damage::Saved { rows: saved_rows, unreadable } = saved;
+    Ok(SetAside { path: aside, why, saved_rows, unreadable })
+}
+
+fn save(options: &Options, place: &Path) -> rusqlite::Result<damage::Saved> {
+    let mut database = Database::open(place, options.database_bytes_max)?;
     schema::migrate(&mut database.connection)?;
-    let saved = damage::salvage(aside, &mut database.connection)?;
+    database.settle()?;
+    let saved = damage::salvage(&options.path, &mut database.connection)?;
+    let connection = &database.connection;
     // What the old database knew of its numbers may be lost: those that it can have given out are
     // not given out again.
-    let highest: Option<u64> = database.connection.query_row(
+    let highest: Option<u64> = connection.query_row(
         "SELECT max(seq) FROM (SELECT max(seq) AS seq FROM message UNION ALL SELECT max(seq) FROM dead)",
         [],
         |row| row.get(0),
     )?;
-    let next = highest.unwrap_or(0).saturating_add(SEQS_RESERVED);
-    schema::set_meta(&database.connection, META_SEQ_FROM, next)?;
-    database.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    let known = schema::meta(connection, META_SEQ_FROM).ok().flatten().unwrap_or(0);
+    let next = highest.unwrap_or(0).saturating_add(SEQS_RESERVED).max(known);
+    schema::set_meta(connection, META_SEQ_FROM, next)?;
+    schema::set_meta(connection, META_UNCLEAN, true)?;
+    // Closed, it is one file without a log.
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    database.connection.close().map_err(|(_, error)| error)?;
     Ok(saved)
 }
 
@@ -187,6 +213,7 @@ pub(crate) fn writer(
         seq_next: recovered.seq_from,
         last_ticket: Ticket(0),
         trouble: None,
+        damage: Damage::default(),
         search: Search::new(),
         chores: Chores {
             retention_at: now,
@@ -211,7 +238,10 @@ pub(crate) fn check_in_background(
         let begin = Instant::now();
         let notice = match reader.integrity() {
             Ok(findings) if findings.is_empty() => Notice::Sound { took: begin.elapsed() },
-            Ok(findings) => Notice::Damaged(findings),
+            Ok(findings) => {
+                shared.found_damage(findings.join("; "));
+                Notice::Damaged(findings)
+            }
             // It was ended early, or the trouble shows elsewhere.
             Err(_) => return,
         };

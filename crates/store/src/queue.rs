@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     something: Condvar,
     answers: Mutex<Vec<Answer>>,
     notices: Mutex<Vec<Notice>>,
+    /// What somebody else than the thread has found to be wrong with the database.
+    damage: Mutex<Option<String>>,
 }
 
 /// Orders of one commit at most.
@@ -207,6 +209,15 @@ impl Shared {
         if notices.len() < NOTICES_MAX {
             notices.push(notice);
         }
+    }
+
+    /// Tells the thread that the database is damaged. It looks about once a second.
+    pub(crate) fn found_damage(&self, why: String) {
+        *locked(&self.damage) = Some(why);
+    }
+
+    pub(crate) fn take_damage(&self) -> Option<String> {
+        locked(&self.damage).take()
     }
 
     pub(crate) fn take_notices(&self) -> Vec<Notice> {

@@ -127,20 +127,25 @@ pub(crate) fn insert(
     Ok(())
 }
 
-/// The columns that [`message`] reads, of `message AS m LEFT JOIN delivery AS d`.
+/// The columns that [`message`] reads, of `message AS m LEFT JOIN delivery AS d`. What may have been
+/// handed over by a process that did not live to say so counts as handed over: see
+/// [`META_UNCLEAN_BELOW`](crate::schema::META_UNCLEAN_BELOW).
 pub(crate) const MESSAGE_COLUMNS: &str = "m.seq, m.keep, m.arrived, m.expires, m.wanted, m.uid, m.pid, \
-     m.sender, m.via, coalesce(d.deliveries, m.deliveries), m.payload";
+     m.sender, m.via, max(coalesce(d.deliveries, m.deliveries), \
+     m.seq < coalesce((SELECT value FROM meta WHERE key = 'unclean_below'), 0)), m.payload";
 
 /// Where [`message`] reads from.
 pub(crate) const MESSAGE_SOURCE: &str = "message AS m LEFT JOIN delivery AS d ON d.seq = m.seq";
 
-/// Reads a message.
+/// Reads a message. One that is no JSON any more is damaged.
 pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result<Record> {
+    let payload = row.get_ref(10)?.as_blob().map_err(|_| unknown(10))?;
+    Envelope::scan(payload).map_err(|_| unknown(10))?;
     Ok(Record {
         seq: row.get(0)?,
         endpoint,
         keep: codes::keep(row.get(1)?).ok_or_else(|| unknown(1))?,
-        payload: Bytes::copy_from_slice(row.get_ref(10)?.as_blob().map_err(|_| unknown(10))?),
+        payload: Bytes::copy_from_slice(payload),
         sender: Sender { uid: row.get(5)?, pid: row.get(6)?, endpoint: name(row, 7)? },
         via: row.get::<_, Option<Box<str>>>(8)?,
         wanted: wanted(row, 4)?,

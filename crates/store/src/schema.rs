@@ -13,6 +13,9 @@ pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: u32 = 4096;
 
+/// How SQLite calls it that free pages are given back when that is asked for.
+const INCREMENTAL: u32 = 2;
+
 /// Bytes of the write-ahead log that stay when it begins anew.
 const LOG_BYTES_KEPT: u32 = 64 * 1024 * 1024;
 
@@ -37,7 +40,11 @@ pub(crate) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    let auto_vacuum: u32 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+    if auto_vacuum != INCREMENTAL {
+        // This writes, even where it changes nothing.
+        connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    }
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -122,6 +129,9 @@ pub(crate) fn set_meta(
 
 /// The last process ended without saying so.
 pub(crate) const META_UNCLEAN: &str = "unclean";
+/// Messages whose `seq` is lower were there when a process ended without saying so: they may have been
+/// handed over, however many processes have ended in good order since.
+pub(crate) const META_UNCLEAN_BELOW: &str = "unclean_below";
 /// Every `seq` from here on is new.
 pub(crate) const META_SEQ_FROM: &str = "seq_from";
 

@@ -182,7 +182,7 @@ fn a_store_that_ends_in_trouble_says_so() {
     assert!(matches!(result, Err(CloseError::Unavailable(_))), "{result:?}");
     faults.set(None);
     // The release was never said to be stored.
-    assert_eq!(World::open(&path).loaded(), [(1, 0)]);
+    assert_eq!(World::open(&path).loaded(), [(1, 1)]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::execution::{self, Changes, Execution, Outcome};
 use crate::history;
 use crate::load::{self, Overlay};
 use crate::notice::Notice;
+use crate::open;
 use crate::options::Options;
 use crate::queue::{Ending, HistoryIs, Next, Shared, Work};
 use crate::retention;
@@ -37,6 +38,7 @@ pub(crate) struct Writer {
     pub(crate) seq_next: u64,
     pub(crate) last_ticket: Ticket,
     pub(crate) trouble: Option<Trouble>,
+    pub(crate) damage: Damage,
     pub(crate) search: Search,
     pub(crate) chores: Chores,
 }
@@ -51,6 +53,15 @@ pub(crate) struct Trouble {
     overlay: Overlay,
     /// Whether the connection cannot be trusted any more.
     needs_reopening: bool,
+}
+
+/// What is wrong with the database's content.
+#[derive(Default)]
+pub(crate) struct Damage {
+    /// It has to be replaced, for this reason.
+    why: Option<String>,
+    /// That was done once. What is damaged again soon is on a disk that had better be left alone.
+    was_replaced: bool,
 }
 
 /// What is done when there is nothing else to do.
@@ -170,7 +181,12 @@ impl Writer {
         let Outcome { mut answers, notices, removed_dead, changes } = outcome;
         answers.push(Answer::Stored(self.last_ticket));
         self.shared.answer(answers);
-        notices.into_iter().for_each(|notice| self.shared.notice(notice));
+        for notice in notices {
+            if let Notice::Unreadable { why, .. } = &notice {
+                self.note_damage(why);
+            }
+            self.shared.notice(notice);
+        }
         self.note_changes(changes);
         let mut removed = removed_dead.into_iter();
         for work in work {
@@ -190,6 +206,19 @@ impl Writer {
 
     /// Nothing of this work was written.
     fn fail(&mut self, work: Vec<Work>, error: &rusqlite::Error) {
+        self.take_back();
+        if schema::is_damage(error) {
+            self.note_damage(&error.to_string());
+            let written = self.replace_if_damaged().and_then(|()| self.write(&work));
+            match written {
+                Ok(outcome) => return self.settle(work, outcome),
+                Err(error) => return self.begin_trouble(work, &error),
+            }
+        }
+        self.begin_trouble(work, error);
+    }
+
+    fn begin_trouble(&mut self, work: Vec<Work>, error: &rusqlite::Error) {
         self.take_back();
         let why = error.to_string();
         self.shared.answer(vec![Answer::Trouble(Some(why.clone()))]);
@@ -264,6 +293,9 @@ impl Writer {
 
     fn still_failing(&mut self, error: &rusqlite::Error) {
         self.take_back();
+        if schema::is_damage(error) {
+            self.note_damage(&error.to_string());
+        }
         if let Some(trouble) = &mut self.trouble {
             trouble.needs_reopening |= !is_full(error);
             trouble.why = error.to_string();
@@ -273,7 +305,9 @@ impl Writer {
 
     /// Sees whether the disk takes something again.
     fn try_again(&mut self) {
-        if self.reopen_if_needed() && self.write_waiting() {
+        if let Err(error) = self.replace_if_damaged() {
+            self.still_failing(&error);
+        } else if self.reopen_if_needed() && self.write_waiting() {
             match self.probe() {
                 Ok(()) => {
                     self.trouble = None;
@@ -305,6 +339,31 @@ impl Writer {
         }
     }
 
+    // Damage.
+
+    fn note_damage(&mut self, why: &str) {
+        if !self.damage.was_replaced {
+            self.damage.why.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
+    /// Puts a new database with all that can be read in the place of one that was found to be damaged.
+    /// Numbers stay what they are: who waits for a message does not notice.
+    fn replace_if_damaged(&mut self) -> rusqlite::Result<()> {
+        let Some(why) = self.damage.why.clone() else { return Ok(()) };
+        self.database.leave_files()?;
+        let set_aside = open::replace_damaged(&self.options, why).map_err(io_error)?;
+        self.damage = Damage { why: None, was_replaced: true };
+        // Until this works, the connection is one to the old files: a failure must have it tried again.
+        self.database.reopen(self.options.database_bytes_max).map_err(io_error)?;
+        self.names.clear();
+        self.search = Search::new();
+        self.chores.is_search_on = true;
+        self.shared.notice(Notice::Replaced(set_aside));
+        (self.wake)();
+        Ok(())
+    }
+
     fn probe(&mut self) -> rusqlite::Result<()> {
         for change in ["INSERT INTO probe VALUES (zeroblob(?1))", "DELETE FROM probe WHERE ?1 > 0"]
         {
@@ -326,7 +385,10 @@ impl Writer {
             }
             return false;
         }
-        match self.chores() {
+        if let Some(why) = self.shared.take_damage() {
+            self.note_damage(&why);
+        }
+        match self.replace_if_damaged().and_then(|()| self.chores()) {
             Ok(has_more) => has_more,
             Err(error) => {
                 self.fail(Vec::new(), &error);
@@ -490,6 +552,11 @@ impl Writer {
         self.database.commit()?;
         self.database.finish()
     }
+}
+
+fn io_error(error: impl std::fmt::Display) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
 fn is_full(error: &rusqlite::Error) -> bool {

@@ -23,6 +23,31 @@ fn what_is_stored_survives_a_crash_and_nothing_is_numbered_twice() {
 }
 
 #[test]
+fn what_a_crash_left_counts_as_handed_over_however_many_clean_stops_follow() {
+    let place = Place::new();
+    let mut world = place.open();
+    world.carry_out([keep(1, "a"), keep(2, "a")]);
+    world.carry_out([Order::Delivered { endpoint: name("a"), seq: 2, deliveries: 5 }]);
+    let place = place.snapshot();
+    let mut world = place.open();
+    let later = world.recovered.seq_from;
+    world.carry_out([keep(later, "a")]);
+    world.close();
+    for _ in 0..2 {
+        let mut world = place.open();
+        assert!(!world.recovered.unclean);
+        let deliveries = |records: Vec<Record>| -> Vec<_> {
+            records.iter().map(|record| (record.seq, record.deliveries)).collect()
+        };
+        let expected = [(1, 1), (2, 5), (later, 0)];
+        assert_eq!(deliveries(world.load("a")), expected);
+        let shown = place.reader().messages(&name("a"), None, crate::world::ALL).unwrap();
+        assert_eq!(deliveries(shown), expected);
+        world.close();
+    }
+}
+
+#[test]
 fn every_commit_is_in_the_files_when_it_is_answered() {
     let place = Place::new();
     let mut world = place.open();
@@ -145,7 +170,7 @@ fn messages_that_are_judged_by_their_ids_are_known_for_a_while() {
     let expected = [
         recent(1, "sender", Status::Stored),
         recent(2, "x", Status::Acked),
-        recent(3, "sender", Status::Stored),
+        recent(3, "sender", Status::Delivered),
         recent(10, "sender", Status::Stored),
     ];
     assert_eq!(place.snapshot().open().recovered.recent, expected);

@@ -5,19 +5,24 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use hermes_bus_core::storage::Record;
-use hermes_bus_store::{OpenError, Store, check};
+use hermes_bus_store::{Notice, OpenError, Store, check};
 
-use crate::world::{ALL, Place, World, bury, keep, keep_record, letter, now_unix_us, record};
+use crate::world::{
+    ALL, Place, World, bury, keep, keep_record, letter, now_unix_us, record, release,
+};
 
 const PAGE: u64 = 4096;
 
-/// A store with many messages, closed in good order.
+/// A store with many messages, closed in good order. They are so old that nothing asks for them at
+/// start.
 fn filled(messages: u64) -> Place {
+    filled_at(now_unix_us() - 3_600_000_000, messages)
+}
+
+fn filled_at(arrived_unix_us: u64, messages: u64) -> Place {
     let place = Place::new();
     let mut world = place.open();
     let text = format!("\"{}\"", "words ".repeat(50));
-    // So old that nothing asks for them at start.
-    let arrived_unix_us = now_unix_us() - 3_600_000_000;
     let old = |seq| Record { arrived_unix_us, ..record(seq, "a", &text) };
     world.carry_out((1..=messages).map(|seq| keep_record(&old(seq))));
     world.carry_out([bury(&letter(messages + 1, "a", "kept"))]);
@@ -76,7 +81,8 @@ fn a_file_that_was_cut_keeps_what_is_left() {
     let place = filled(2_000);
     let length = fs::metadata(place.path()).unwrap().len();
     let file = OpenOptions::new().write(true).open(place.path()).unwrap();
-    file.set_len(length / 2 / PAGE * PAGE).unwrap();
+    // The last page that is left is not whole: some of its messages are torn.
+    file.set_len(length / 2 / PAGE * PAGE + 3_000).unwrap();
     let mut world = open_damaged(&place);
     let seqs = world.loaded_seqs("a");
     assert!(seqs.len() > 500 && seqs.len() < 2_000, "{}", seqs.len());
@@ -91,44 +97,118 @@ fn garbage_that_is_no_database_is_set_aside() {
     assert_eq!(world.loaded_seqs("a"), [0; 0]);
 }
 
-#[test]
-fn bad_pages_in_the_middle_cost_their_own_messages_only() {
-    let place = filled(2_000);
-    // Leaves of the messages' table hold long runs of the same words.
+/// Leaves of the messages' table: they hold long runs of the same words.
+fn leaves(place: &Place) -> Vec<u64> {
     let bytes = contents(&place.path());
     let is_leaf = |page: &[u8]| {
         page[0] == 0x0d && page.windows(24).any(|part| part == b"words words words words ")
     };
-    let leaves: Vec<u64> = (0..)
+    (0..)
         .zip(bytes.chunks(PAGE as usize))
         .filter(|(_, page)| is_leaf(page))
         .map(|(number, _)| number)
-        .collect();
+        .collect()
+}
+
+#[test]
+fn bad_pages_in_the_middle_cost_their_own_messages_only() {
+    let place = filled(2_000);
+    let leaves = leaves(&place);
     assert!(leaves.len() > 100, "{}", leaves.len());
     // Their first bytes: what kind of page it is.
     for leaf in [leaves[10], leaves[60], leaves[61]] {
         overwrite(&place.path(), leaf * PAGE, &[0xff; 64]);
     }
-    // Reading at start sees the header and the sums only. It is sound there, so that nothing is moved;
-    // what cannot be read is said when it is needed.
+    // The last bytes of one message: all but SQLite sees that.
+    overwrite(&place.path(), (leaves[80] + 1) * PAGE - 8, &[0xff; 8]);
+    let damaged = contents(&place.path());
+    // Reading at start sees the header and the sums only. What cannot be read is found when it is
+    // needed, and then the store is replaced while it is in use.
     let mut world = place.open();
     assert_eq!(world.set_aside, None);
     let seqs = world.loaded_seqs("a");
     assert!(seqs.len() > 1_950 && seqs.len() < 2_000, "{}", seqs.len());
     assert!(seqs.starts_with(&[1]) && seqs.ends_with(&[2_000]));
-    let unreadable = world.store.take_notices();
-    assert_eq!(unreadable.len() + seqs.len(), 2_000);
+    let replaced = world.wait_for_notice(|notice| matches!(notice, Notice::Replaced(_)));
+    let Notice::Replaced(set_aside) = replaced else { panic!("{replaced}") };
+    assert_eq!(set_aside.unreadable, 3);
+    assert!(contents(&set_aside.path) == damaged, "it has changed");
+    assert_eq!(check(&place.path()).set_aside, std::slice::from_ref(&set_aside.path));
+    // Nothing changes for who uses it, and it is sound.
+    assert_eq!(world.loaded_seqs("a"), seqs);
+    let next = world.recovered.seq_from;
+    world.carry_out([keep(next, "b"), release("a", seqs.clone())]);
+    assert_eq!((world.loaded_seqs("a"), world.loaded_seqs("b")), (vec![], vec![next]));
     world.close();
-    assert_ne!(check(&place.path()).problems, [""; 0]);
-    // With the header gone as well, it must be saved from row by row, and that finds the same.
+    assert_eq!(check(&place.path()).problems, [""; 0]);
+    let mut world = place.open();
+    assert_eq!((world.recovered.seq_from, world.recovered.unclean), (next + 1, false));
+    assert_eq!((world.loaded_seqs("a"), world.loaded_seqs("b")), (vec![], vec![next]));
+    // Without its header, it is saved from at start, and that finds the same.
+    let place = Place::new();
+    fs::write(place.path(), &damaged).unwrap();
     overwrite(&place.path(), 0, &[0; 16]);
     let mut world = open_damaged(&place);
-    assert!(world.loaded_seqs("a") == seqs, "{:?}", world.set_aside);
-    assert_eq!(world.set_aside.unwrap().unreadable, 2);
+    assert_eq!(world.loaded_seqs("a"), seqs);
+    assert_eq!(world.set_aside.unwrap().unreadable, 3);
+}
+
+#[test]
+fn writing_that_meets_damage_is_done_in_the_new_store() {
+    let place = filled(2_000);
+    let leaf = leaves(&place)[60];
+    overwrite(&place.path(), leaf * PAGE, &[0xff; 64]);
+    let mut world = place.open();
+    let next = world.recovered.seq_from;
+    let answers = world.carry_out([keep(next, "a"), release("a", 1..=2_000)]);
+    assert_eq!(answers, []);
+    world.wait_for_notice(|notice| matches!(notice, Notice::Replaced(_)));
+    assert_eq!(world.loaded_seqs("a"), [next]);
+}
+
+#[test]
+fn what_reading_at_start_finds_changes_neither_the_database_nor_its_log() {
+    let place = filled_at(now_unix_us(), 500);
+    let mut world = place.open();
+    let next = world.recovered.seq_from;
+    world.carry_out([keep(next, "b")]);
+    let killed = place.snapshot();
+    overwrite(&killed.path(), leaves(&killed)[10] * PAGE, &[0xff; 64]);
+    let (damaged, log_then) = (contents(&killed.path()), contents(&log(&killed)));
+    assert!(!log_then.is_empty());
+    let mut world = killed.open();
+    let aside = world.set_aside.clone().unwrap().path;
+    assert!(contents(&aside) == damaged, "the database has changed");
+    assert!(contents(&wal_of(&aside)) == log_then, "the log has changed");
+    let seqs = world.loaded_seqs("a");
+    assert!(seqs.len() > 450 && seqs.len() < 500, "{}", seqs.len());
+    assert_eq!(world.loaded_seqs("b"), [next]);
+    assert!(world.load("b")[0].deliveries >= 1, "it may have been handed over");
+}
+
+#[test]
+fn a_replacement_that_was_cut_short_is_finished() {
+    let place = filled(10);
+    let mut salvaged = place.path().into_os_string();
+    salvaged.push(".salvaged");
+    fs::rename(place.path(), &salvaged).unwrap();
+    // The damaged one was about to go. It has its other name already.
+    fs::write(place.path(), vec![b'x'; 10_000]).unwrap();
+    fs::write(log(&place), vec![b'x'; 10_000]).unwrap();
+    let mut world = place.open();
+    assert_eq!(world.set_aside, None);
+    assert_eq!(world.loaded_seqs("a"), (1..=10).collect::<Vec<_>>());
+    assert!(!PathBuf::from(salvaged).exists());
 }
 
 fn log(place: &Place) -> PathBuf {
-    place.path().with_extension("db-wal")
+    wal_of(&place.path())
+}
+
+fn wal_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 /// The files of a process that was killed after ten commits of one message each.
@@ -153,9 +233,7 @@ fn a_log_that_is_damaged_before_its_end_is_set_aside() {
     let mut world = place.open();
     let aside = world.set_aside.clone().unwrap();
     assert!(aside.why.contains("write-ahead log"), "{}", aside.why);
-    let mut aside_log = aside.path.into_os_string();
-    aside_log.push("-wal");
-    assert_eq!(contents(Path::new(&aside_log)), damaged);
+    assert_eq!(contents(&wal_of(&aside.path)), damaged);
     let seqs = world.loaded_seqs("a");
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
     assert!(!seqs.is_empty() && seqs.len() < 10);
