@@ -235,8 +235,9 @@ static int sync_fails(void) {
     return 0;
   char path[PATH_MAX + 32];
   snprintf(path, sizeof path, "%s/eio", control);
-  int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_TRUNC | O_CLOEXEC, 0);
-  int n = snprintf(text, sizeof text, "%ld", left - 1);
+  int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+  // In one write of the same length: a process that is killed must not leave an empty file, which says that all fail.
+  int n = snprintf(text, sizeof text, "%-*ld", (int)strlen(text), left - 1);
   if (fd < 0 || syscall(SYS_write, fd, text, n) != n)
     give_up(path);
   syscall(SYS_close, fd);

@@ -497,9 +497,14 @@ fn copy_from(
         for column in 0..columns {
             values.push(row.get::<_, Value>(column)?);
         }
-        *from_key = match row.get(columns)? {
-            Value::Integer(key) => Value::Integer(key.saturating_add(1)),
-            other => other,
+        *from_key = match (row.get(columns)?, &*from_key) {
+            // A page that lost its content has rows with lower numbers. This must not begin again there.
+            (Value::Integer(key), Value::Integer(from)) if key < *from => {
+                *torn += 1;
+                continue;
+            }
+            (Value::Integer(key), _) => Value::Integer(key.saturating_add(1)),
+            (other, _) => other,
         };
         // A row that does not fit is damaged itself, and so is a message that is no JSON any more.
         let is_whole = payload.is_none_or(|column| match &values[column] {
