@@ -709,6 +709,7 @@ impl Router {
         backlog.promised = promised;
         self.kept_bytes -= bytes;
         self.counters.dropped_receiver_gone += messages;
+        self.forget_keepings(endpoint, |_, why| why == Keep::Spill);
         let ticket = self.order(Order::ReleaseSpilled(name.clone()));
         self.backlog_or_new(endpoint).released = ticket;
         for Promised { fate, .. } in spilled.into_values() {

@@ -154,6 +154,7 @@ impl Router {
         if let Some(from) = from {
             // What the session holds is older.
             let to = self.seq;
+            self.forget_keepings(endpoint, |seq, _| (from..=to).contains(&seq));
             self.order(Order::Purge { endpoint: name, from, to });
         }
         for Promised { fate, .. } in promised.into_values() {

@@ -125,6 +125,20 @@ impl Router {
         }
     }
 
+    /// Nobody waits any more for those of an endpoint that are on their way, as far as they are meant.
+    pub(crate) fn forget_keepings(
+        &mut self,
+        endpoint: EndpointKey,
+        is_meant: impl Fn(u64, Keep) -> bool,
+    ) {
+        for keeping in &mut self.keeping {
+            if keeping.endpoint == endpoint && is_meant(keeping.seq, keeping.why) {
+                keeping.is_released = true;
+                keeping.fate = Fate::default();
+            }
+        }
+    }
+
     pub(crate) fn bury(&mut self, endpoint: EndpointKey, parcel: &Parcel, failure: &Failure) {
         // In trouble it is written as soon as that is over.
         if !self.config.store {

@@ -238,6 +238,55 @@ fn what_is_spilled_and_refused_is_lost_once_in_the_books() {
 }
 
 #[test]
+fn what_is_dropped_on_its_way_to_the_disk_and_refused_there_is_lost_once() {
+    let mut world = spilling();
+    let a = world.join("a", json!({}));
+    let slow = world.register("slow");
+    world.stop_reading(slow, 0);
+    world.ask(a, "slow", json!({"id": "m1", "queue": true, "body": "queued"}));
+    world.sync();
+    send_many(&mut world, a, "slow", 50);
+    let spilled = world.counters().spilled;
+    assert!(spilled > 20, "{:?}", world.counters());
+    world.hang_up(slow);
+    world.pass_ms(3_100);
+    assert_eq!(world.counters().dropped_receiver_gone, 50);
+    world.refuse_all("no space left on device");
+    world.sync();
+    assert_eq!(world.counters().dropped_store_failed, 0, "they were dropped before");
+    assert_eq!(world.router.mailboxes()[0].kept.messages, 1, "one of them was not");
+    let slow = world.register("slow");
+    world.sync();
+    assert_eq!(world.bodies(slow), [json!("queued")]);
+    world.router.has_read_all(slow);
+    world.turn();
+    world.sync();
+    world.end();
+}
+
+#[test]
+fn what_the_owner_removes_on_its_way_to_the_disk_is_not_lost_there_once_more() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "stored", "body": 1}));
+    assert_eq!(world.router.purge("b").map(|removed| removed.messages), Some(1));
+    world.turn();
+    assert_eq!(briefly(&world.take(a)), ["error m1 rejected"]);
+    world.ask(a, "b", json!({"id": "m2", "receipt": "stored", "body": 2}));
+    let late = world.orders.pop().expect("the second message");
+    world.refuse_all("no space left on device");
+    world.orders.push(late);
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), ["receipt m2 stored"]);
+    assert_eq!(world.counters().dropped_store_failed, 0);
+    assert_eq!(world.router.mailboxes()[0].kept.messages, 1);
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn what_was_dropped_is_told_and_not_delivered_by_a_disk_that_answers_late() {
     let mut world = spilling();
     let (a, slow) = (world.join("a", json!({})), world.register("slow"));

@@ -221,9 +221,25 @@ impl<'a> World<'a> {
             let before = self.moves;
             self.turn()?;
             if self.moves == before {
-                return Ok(());
+                return self.check_books();
             }
             ensure!(turns < 200_000, "a turn ends", "turns without an end at {} µs", self.now_us);
+        }
+        Ok(())
+    }
+
+    /// What the router counts for each endpoint is what it has ordered kept.
+    fn check_books(&self) -> Checked {
+        let mailboxes = self.router.mailboxes();
+        for (place, name) in NAMES.iter().enumerate() {
+            let counted = mailboxes.iter().find(|mailbox| mailbox.endpoint.as_str() == *name);
+            let counted = counted.map_or((0, 0), |one| (one.kept.messages, one.kept.bytes));
+            let ordered = self.model.books.get(&(place as u8)).copied().unwrap_or_default();
+            ensure!(
+                counted == ordered,
+                "books",
+                "{name} has {counted:?} (messages, bytes), but {ordered:?} are ordered kept"
+            );
         }
         Ok(())
     }
