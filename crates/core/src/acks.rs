@@ -180,7 +180,7 @@ impl Router {
             self.trace.note(trace, TraceState::Read, Some(endpoint), unix_us);
             self.let_go(endpoint, seq, kept, payload_bytes, Ending::Read);
         }
-        self.forget_backlog_if_empty(endpoint);
+        self.pump(endpoint);
     }
 
     // ---- acknowledgements -------------------------------------------------------------------------

@@ -150,6 +150,7 @@ impl Router {
         self.accept(message);
         self.tap(message, Outcome::Accepted);
         self.counters.published += 1;
+        self.copies.clear();
         for subscriber in &subscribers {
             self.one_of_many(message, *subscriber, GapSource::Topic);
         }

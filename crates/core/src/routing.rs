@@ -559,6 +559,7 @@ impl Router {
         receivers.clear();
         receivers.extend(self.registered.values().copied());
         let payload = self.payload_for_all(message, &receivers);
+        self.copies.clear();
         // One for each user: nobody pays for what another user does not read.
         let mut bodies: Vec<Rc<Body>> = Vec::new();
         let mut copies = Vec::new();
@@ -594,6 +595,7 @@ impl Router {
         for body in bodies {
             body.release(&mut self.queues);
         }
+        copies.append(&mut self.copies);
         if message.has_waiter() && message.ask.receipt.is_none() {
             self.first_message_is_due(message, copies, Some(receivers.len()));
         }

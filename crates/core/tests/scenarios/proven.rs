@@ -343,7 +343,7 @@ fn a_message_that_moves_to_another_member_takes_its_count_along() {
     world.ask(a, "@g", json!({"id": "m1", "receipt": "stored", "body": 1}));
     world.sync();
     assert_eq!(briefly(&world.take(one)), ["message 1"]);
-    let two = world.join("two", options.clone());
+    let two = world.join("two", options);
     world.hang_up(one);
     world.sync();
     assert_eq!(briefly(&world.take(two)), ["message 1 again:2"]);
