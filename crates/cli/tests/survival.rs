@@ -64,6 +64,8 @@ async fn reconnected(events: &mut Events) {
             match events.next().await.expect("the client lives on") {
                 Event::Reconnected { .. } => return,
                 Event::Disconnected { .. } | Event::RetryFailed { .. } | Event::Missed(_) => {}
+                // What was sent before the receiver was there again.
+                Event::Refused { code, .. } if code == "endpoint_not_found" => {}
                 other => panic!("{other:?}"),
             }
         }
