@@ -178,7 +178,7 @@ impl Default for Config {
             mailboxes: Vec::new(),
             mailbox_bytes_max: 1024 * MIB as u64,
             mailbox_bytes_total_max: 8 * 1024 * MIB as u64,
-            store_pending_bytes_max: 16 * MIB,
+            store_pending_bytes_max: 12 * MIB,
             queued_for: Duration::from_secs(7 * 24 * 3600),
             in_flight_bytes_max: 16 * MIB,
             nack_pause: Duration::from_secs(1),
