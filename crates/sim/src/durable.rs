@@ -1,7 +1,7 @@
 //! A second world, for what is to survive: clients of both levels, a store that fails, and processes of
 //! the bus that end at any moment.
 //!
-//! It drives the real router, and plays the store by the rules of its port ([`store`]). Its model is
+//! It drives the real router, and plays the store by the rules of its port (`durable::store`). Its model is
 //! end to end: it hears what clients send, what they are told, what comes into their sockets and what
 //! they acknowledge, and knows what is durable.
 
