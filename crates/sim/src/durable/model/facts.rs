@@ -365,7 +365,10 @@ impl Model {
     /// The router hears that these could not be kept.
     pub(in super::super) fn refused(&mut self, seqs: impl Iterator<Item = u64>) {
         self.has_failed = true;
-        for seq in seqs {
+        for mut seq in seqs {
+            while let Some(new_seq) = self.moves.get(&seq) {
+                seq = *new_seq;
+            }
             let Some(row) = self.rows.get_mut(&seq) else { continue };
             if row.ended.replace(Ending::Dropped).is_none() {
                 let row = row.clone();
@@ -390,6 +393,7 @@ impl Model {
         book.0 += 1;
         book.1 += row.load_bytes;
         self.rows.insert(new_seq, Row { endpoint: to, ..row });
+        self.moves.insert(seq, new_seq);
         Ok(())
     }
 
