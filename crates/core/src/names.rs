@@ -26,7 +26,7 @@ use crate::parcel::Parcel;
 use crate::presence::Change;
 use crate::router::{Next, Probed, Router};
 use crate::session::{Courtesy, Phase, Registration, Role, Session, SessionKey, Stalled};
-use crate::storage::Order;
+use crate::storage::{Ending, Keep, Order};
 use crate::timers::Timer;
 use crate::{CloseReason, Effect, Event};
 
@@ -574,7 +574,7 @@ impl Router {
     }
 
     /// What is kept on disk stays there for the next session, also a message that has begun to be
-    /// written: its receiver may never get all of it. Returns one that has begun and is not kept.
+    /// written: its receiver may never get all of it. Returns one that has begun and was not to survive.
     fn leave_kept_on_disk(
         &mut self,
         endpoint: EndpointKey,
@@ -589,7 +589,12 @@ impl Router {
             kept.extend(tracking.map(|tracking| (message.seq, *tracking)));
             kept.last().is_none_or(|(seq, _)| *seq != message.seq)
         });
-        for Handing { mark, seq, tracking } in watched {
+        for Handing { mark, seq, mut tracking } in watched {
+            if let Some(spilled) = tracking.kept.take_if(|kept| kept.why == Keep::Spill) {
+                // It was never to survive: whoever has begun to get it is the only one.
+                let bytes = tracking.payload_bytes;
+                self.let_go(endpoint, seq, spilled, bytes, Ending::Dropped);
+            }
             if tracking.kept.is_some() {
                 // The rest may still reach the peer.
                 let (name, deliveries) =
