@@ -24,7 +24,7 @@ use crate::ledger::UserKey;
 use crate::outbox::{Body, FrameKind, Provenance, SHARE_BYTES_MIN, Tracking};
 use crate::parcel::{Kept, PARCEL_OVERHEAD_BYTES, Parcel, added_fields};
 use crate::router::Router;
-use crate::session::{Courtesy, SessionKey};
+use crate::session::SessionKey;
 use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record, Ticket};
 use crate::time::Moment;
 use crate::timers::Timer;
@@ -501,12 +501,7 @@ impl Router {
             };
             session.handing.push_back(Handing { mark, seq, tracking });
         }
-        if let Some(waiter) = waiter.and_then(|waiter| self.session_mut(waiter))
-            && let Courtesy::Due(first) = &mut waiter.courtesy
-        {
-            first.copies = alloc::vec![(holder, mark)];
-            first.outlives_session = outlives_session;
-        }
+        self.first_message_is_with(waiter, Some((holder, mark)), outlives_session);
     }
 
     /// Queues a parcel's frame as the receiver's level wants it.

@@ -35,6 +35,22 @@ impl Router {
         self.courtesies.push(key);
     }
 
+    /// An anonymous connection's first message is in this session's queue now, in front of the mark, or
+    /// in nobody's.
+    pub(crate) fn first_message_is_with(
+        &mut self,
+        sender: Option<SessionKey>,
+        copy: Option<(SessionKey, u64)>,
+        outlives_session: bool,
+    ) {
+        if let Some(sender) = sender.and_then(|sender| self.session_mut(sender))
+            && let Courtesy::Due(first) = &mut sender.courtesy
+        {
+            first.copies = copy.into_iter().collect();
+            first.outlives_session = outlives_session;
+        }
+    }
+
     /// The first message was refused, or something else speaks against a receipt.
     pub(crate) fn end_courtesy(&mut self, key: SessionKey) {
         if let Some(session) = self.session_mut(key) {

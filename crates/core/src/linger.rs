@@ -132,9 +132,7 @@ impl Router {
             return;
         };
         waiter.undecided += 1;
-        if let Courtesy::Due(first) = &mut waiter.courtesy {
-            first.copies.clear();
-        }
+        self.first_message_is_with(provenance.waiter, None, false);
         self.timers.set(answer_at, Timer::LingerAnswer(endpoint));
     }
 
@@ -174,11 +172,7 @@ impl Router {
             session.handing.push_back(Handing { mark, seq, tracking: *tracking });
         }
         self.mark_dirty(receiver);
-        if let Some(waiter) = provenance.waiter.and_then(|waiter| self.session_mut(waiter))
-            && let Courtesy::Due(first) = &mut waiter.courtesy
-        {
-            first.copies = vec![(receiver, mark)];
-        }
+        self.first_message_is_with(provenance.waiter, Some((receiver, mark)), false);
     }
 
     /// Drops messages that nobody came back for, and tells the senders that wait.

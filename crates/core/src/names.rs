@@ -198,6 +198,7 @@ impl Router {
             if is_plain && message.level == Level::One {
                 self.redeliver(key, message);
             } else {
+                self.first_message_is_with(message.provenance.waiter, None, false);
                 let unix_us = self.bus_time(message.provenance.arrived);
                 let parcel = Parcel::from_loose(message, unix_us);
                 self.wait_in_memory(endpoint, parcel);
