@@ -99,7 +99,8 @@ impl Router {
         message: &Outgoing<'a>,
         destination: &Destination<'_>,
     ) -> Option<Names> {
-        let asks = message.ask.queue || message.ask.receipt >= Some(Status::Acked);
+        // Who wants it stored wants it queued, too.
+        let asks = message.ask.queue || message.ask.receipt == Some(Status::Acked);
         let id = message.envelope.id?.text().ok().filter(|_| asks)?;
         if id.is_empty() || id.len() > DEDUP_ID_BYTES_MAX {
             return None;
@@ -190,7 +191,7 @@ impl Router {
         };
         self.tap(message, outcome);
         let fate = self.fate_of(message);
-        if message.has_waiter() && message.ask.receipt.is_none() && message.tally.is_none() {
+        if message.has_waiter() {
             self.first_message_is_due(message, Vec::new(), None);
         }
         self.reached(&fate, Status::Accepted, endpoint);
@@ -218,7 +219,6 @@ impl Router {
         let now = self.now;
         let has_mailbox = self.endpoints[endpoint.0].mailbox;
         let asks = message.ask.queue || message.ask.receipt.is_some();
-        let waits = message.ask.receipt.is_none() && message.tally.is_none();
         Parcel {
             seq: self.next_seq(),
             payload: message.payload(),
@@ -230,7 +230,7 @@ impl Router {
             deliveries: 0,
             kept: None,
             fate,
-            waiter: message.provenance.waiter.filter(|_| waits),
+            waiter: message.provenance.waiter,
             is_mourned: asks || has_mailbox,
         }
     }

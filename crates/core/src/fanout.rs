@@ -154,7 +154,7 @@ impl Router {
         for subscriber in &subscribers {
             self.one_of_many(message, *subscriber, GapSource::Topic);
         }
-        if message.has_waiter() && message.ask.receipt.is_none() {
+        if message.has_waiter() {
             let copies = core::mem::take(&mut self.copies);
             self.first_message_is_due(message, copies, Some(subscribers.len()));
         }

@@ -193,9 +193,12 @@ impl Router {
     ) {
         self.counters.held_delivered += inherited.len() as u64;
         let level = self.session(key).map_or(Level::One, |session| session.level);
-        let is_plain = self.endpoints[endpoint.0].is_plain() && level == Level::One;
+        // One that takes the long way would be overtaken by the others.
+        let is_plain = self.endpoints[endpoint.0].is_plain()
+            && level == Level::One
+            && inherited.iter().all(|message| message.level == Level::One);
         for message in inherited {
-            if is_plain && message.level == Level::One {
+            if is_plain {
                 self.redeliver(key, message);
             } else {
                 self.first_message_is_with(message.provenance.waiter, None, false);

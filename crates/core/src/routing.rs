@@ -147,7 +147,8 @@ impl Router {
         let id = envelope.id.unwrap_or(Raw::new(&generated));
         let now = self.now.moment;
         let trace = self.trace.begin(id.as_bytes(), key, uid);
-        let waiter = is_anonymous.then_some(key);
+        // Who has asked for a receipt waits for that.
+        let waiter = (is_anonymous && ask.receipt.is_none()).then_some(key);
         let provenance = Provenance { waiter, arrived: now, trace };
         let (inserted_bytes, via, tally) = (inserted.as_slice(), None, None);
         let outgoing = Outgoing {
@@ -282,7 +283,8 @@ impl Router {
         }
         if !message.is_plain() {
             self.watch_in_queue(message, endpoint, receiver, mark);
-        } else if message.has_waiter() {
+        }
+        if message.has_waiter() {
             self.first_message_is_due(message, vec![(receiver, mark)], None);
         }
         Next::Taken
@@ -510,20 +512,14 @@ impl Router {
         let arrived = sender.and_then(|sender| sender.waiting_since);
         let arrived = arrived.unwrap_or(message.provenance.arrived);
         self.accept(message);
-        let tracking = if message.is_plain() {
-            if message.has_waiter() {
-                self.first_message_is_due(message, Vec::new(), None);
-            }
-            None
-        } else {
-            Some(self.tracking_of(message, endpoint))
-        };
+        if message.has_waiter() {
+            self.first_message_is_due(message, Vec::new(), None);
+        }
+        let tracking = (!message.is_plain()).then(|| self.tracking_of(message, endpoint));
         let header = frame::header(message.payload_bytes());
         let (before, after) = message.parts();
         let frame = Bytes::from([&header, before, message.inserted, after].concat());
-        // Who has asked for a receipt waits for that.
-        let waiter = message.provenance.waiter.filter(|_| message.ask.receipt.is_none());
-        let provenance = Provenance { arrived, waiter, ..message.provenance };
+        let provenance = Provenance { arrived, ..message.provenance };
         let sender = self.sender_of(message.sender).map(Box::new);
         let tracking = tracking.map(Box::new);
         let loose = LooseMessage {
@@ -596,7 +592,7 @@ impl Router {
             body.release(&mut self.queues);
         }
         copies.append(&mut self.copies);
-        if message.has_waiter() && message.ask.receipt.is_none() {
+        if message.has_waiter() {
             self.first_message_is_due(message, copies, Some(receivers.len()));
         }
         self.everyone = receivers;

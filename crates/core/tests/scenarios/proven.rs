@@ -605,6 +605,24 @@ fn a_message_that_is_sent_again_is_answered_and_not_delivered_again() {
 }
 
 #[test]
+fn what_is_stored_is_judged_by_its_id_and_what_only_arrives_is_not() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    for _ in 0..2 {
+        world.ask(a, "b", json!({"id": "m1", "receipt": "stored", "body": 1}));
+        world.sync();
+        world.ask(a, "b", json!({"id": "m2", "receipt": "delivered", "body": 2}));
+    }
+    assert_eq!(briefly(&world.take(b)), ["message 1", "message 2", "message 2"]);
+    let answers = briefly(&world.take(a));
+    assert_eq!(answers.iter().filter(|answer| answer.starts_with("receipt m1")).count(), 2);
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn who_sends_again_after_a_crash_hears_of_the_message_that_survived_it() {
     let mut world = durable();
     let a = world.join("a", json!({}));

@@ -165,6 +165,9 @@ impl Store {
                 }
                 kept.push(record.seq);
             }
+            if let Order::Move { new_seq, .. } = &order {
+                kept.push(*new_seq);
+            }
             loaded.extend(self.disk.load(&order, &mut self.dice));
             self.disk.apply(&order);
         }
