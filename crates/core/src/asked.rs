@@ -244,7 +244,9 @@ impl Router {
             )
     }
 
-    /// The receiver has no room: its sender waits, or the receiver has stalled.
+    /// The receiver has no room: its sender waits, or the receiver has stalled. One that has room for it
+    /// in memory only, behind what is on disk and may not become more, is not waited for: what it reads
+    /// now makes no room for this message.
     fn no_room(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey) -> Next {
         let Some(holder) = self.endpoints[endpoint.0].holder() else {
             let what = "more waits for the endpoint than can be held until it is back";
@@ -252,8 +254,8 @@ impl Router {
             return self.refuse_message(message, ErrorCode::OverLimit, what);
         };
         match self.admission(message.sender, holder, message.needs_bytes()) {
-            Admission::Drop => self.drop_for_stalled(message, holder),
-            Admission::Yes | Admission::Wait => self.wait_for(message, holder),
+            Admission::Drop | Admission::Yes => self.drop_for_stalled(message, holder),
+            Admission::Wait => self.wait_for(message, holder),
         }
     }
 

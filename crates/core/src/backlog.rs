@@ -7,7 +7,7 @@
 //! `disk_from` on). Its row on disk, if it has one, stays until it is acknowledged, read or given up.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -65,6 +65,8 @@ pub(crate) struct Backlog {
     pub(crate) stale_loads: u32,
     /// The newest order that let go of one of them.
     pub(crate) released: Ticket,
+    /// Those of the messages that are being read that were let go of since that was ordered.
+    left_while_loading: BTreeSet<u64>,
     /// When the oldest row arrived, as far as known, in microseconds of Unix time.
     pub(crate) oldest_unix_us: Option<u64>,
 }
@@ -90,6 +92,7 @@ impl Backlog {
             promised: BTreeMap::new(),
             stale_loads: 0,
             released: Ticket::default(),
+            left_while_loading: BTreeSet::new(),
             oldest_unix_us: None,
         }
     }
@@ -106,6 +109,14 @@ impl Backlog {
             && self.loading.is_none()
             && self.stale_loads == 0
             && self.kept.messages == 0
+    }
+
+    /// The row of a message is not this endpoint's any more, by this order.
+    pub(crate) fn has_left(&mut self, seq: u64, ticket: Ticket) {
+        self.released = ticket;
+        if self.loading.is_some_and(|(from, _)| from <= seq) {
+            self.left_while_loading.insert(seq);
+        }
     }
 
     /// What is being read from disk is not true any more.
@@ -197,7 +208,7 @@ impl Router {
             Ok(()) => Ok(Place::Disk(keep)),
             // It can still be handed over, and may be acknowledged before it is missed.
             Err(_) if has_place => Ok(Place::Memory { keep: None }),
-            Err(_) if keep == Keep::Spill => Err(NoPlace::NoRoom),
+            Err(NoPlace::Refused(_)) if keep == Keep::Spill => Err(NoPlace::NoRoom),
             Err(no_place) => Err(no_place),
         }
     }
@@ -356,7 +367,7 @@ impl Router {
         let name = self.endpoints[endpoint.0].name.clone();
         self.order_release(name, seq, ending);
         let newest = Ticket(self.tickets);
-        self.backlog_or_new(endpoint).released = newest;
+        self.backlog_or_new(endpoint).has_left(seq, newest);
     }
 
     /// One row less in the books.
@@ -387,6 +398,7 @@ impl Router {
             return;
         }
         backlog.loading = Some((from, backlog.disk_to));
+        backlog.left_while_loading.clear();
         let (messages_max, bytes_max) = (LOAD_MESSAGES, LOAD_BYTES);
         self.order(Order::Load { endpoint: name, from, messages_max, bytes_max });
     }
@@ -400,6 +412,7 @@ impl Router {
             return self.forget_backlog_if_empty(endpoint);
         }
         let Some((from, disk_to)) = backlog.loading.take() else { return };
+        let left = core::mem::take(&mut backlog.left_while_loading);
         if !is_wanted || backlog.disk_from != Some(from) {
             // Older ones were left on disk meanwhile, or there is nobody to read for any more.
             // What was to expire as soon as it was read has to be looked for again.
@@ -411,7 +424,9 @@ impl Router {
         let read_to = if is_all { last.unwrap_or(0).max(disk_to) } else { last.unwrap_or(0) };
         backlog.disk_from = (backlog.disk_to > read_to).then_some(read_to + 1);
         for record in records {
-            self.loaded_one(endpoint, record);
+            if !left.contains(&record.seq) {
+                self.loaded_one(endpoint, record);
+            }
         }
         self.pump(endpoint);
     }

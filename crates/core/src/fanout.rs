@@ -103,6 +103,7 @@ impl Router {
         let unix_us = self.now.unix_us;
         self.trace.note(parcel.fate.trace, TraceState::Rerouted, Some(other), unix_us);
         self.counters.rerouted += 1;
+        parcel.is_mourned |= self.endpoints[other.0].mailbox;
         let new_seq = self.next_seq();
         let old_seq = core::mem::replace(&mut parcel.seq, new_seq);
         if parcel.kept.is_none() {

@@ -108,12 +108,13 @@ impl Router {
             let keeping = &mut self.keeping[place];
             (keeping.endpoint, keeping.seq) = (to, parcel.seq);
         }
-        self.order(Order::Move {
+        let ticket = self.order(Order::Move {
             endpoint: self.endpoints[from.0].name.clone(),
             seq: old_seq,
             to: self.endpoints[to.0].name.clone(),
             new_seq: parcel.seq,
         });
+        self.backlog_or_new(from).has_left(old_seq, ticket);
     }
 
     /// Nobody waits any more for what was on its way with this ticket.

@@ -62,7 +62,9 @@ impl Model {
             ensure!(!is_receipt || !id.starts_with('m'), "answer", "{frame} of a message not sent");
             return Ok(());
         };
-        promises.answers += 1;
+        // The courtesy receipt says that the router has it, and promises nothing.
+        let is_courtesy = is_receipt && promises.wanted == 0 && frame["status"] == "accepted";
+        promises.answers += u64::from(!is_courtesy);
         ensure!(
             promises.answers <= promises.sent,
             "answered once",
