@@ -393,7 +393,7 @@ impl Router {
         let Some(from) = backlog.disk_from.filter(|_| is_wanted) else { return };
         let is_short = backlog.waiting.len() < LOAD_BELOW
             && backlog.waiting_bytes < LOAD_BELOW_BYTES
-            || backlog.waiting.first_key_value().is_some_and(|(seq, _)| *seq > from);
+            || backlog.waiting.first_key_value().is_some_and(|(seq, _)| *seq >= from);
         if backlog.loading.is_some() || !is_short {
             return;
         }
@@ -431,11 +431,7 @@ impl Router {
         self.pump(endpoint);
     }
 
-    fn loaded_one(&mut self, endpoint: EndpointKey, mut record: Record) {
-        if record.seq < self.seq_unclean {
-            // An earlier process may have handed it over and not lived to say so.
-            record.deliveries = record.deliveries.max(1);
-        }
+    fn loaded_one(&mut self, endpoint: EndpointKey, record: Record) {
         let deadline = record.expires_unix_us.map(|unix_us| self.moment_of(unix_us));
         let repetition = self.repetition_of(&record);
         let mut parcel = Parcel::from_record(record, deadline, self.now.moment);
@@ -476,7 +472,8 @@ impl Router {
         let record = self.endpoints.get(endpoint.0)?;
         let (holder, backlog) = (record.holder()?, record.backlog.as_deref()?);
         let (seq, parcel) = backlog.waiting.first_key_value()?;
-        if backlog.disk_from.is_some_and(|from| from < *seq) {
+        // What is about to be read may be this very message, left in memory by an earlier session.
+        if backlog.disk_from.is_some_and(|from| from <= *seq) {
             return None;
         }
         let session = self.session(holder).filter(|session| session.takes(parcel, &self.config))?;

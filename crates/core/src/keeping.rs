@@ -410,12 +410,9 @@ impl Router {
     /// What an earlier process of the bus has left on disk. To be said before anybody connects, after
     /// the first [`Router::begin_turn`].
     pub fn recover(&mut self, recovered: Recovered) {
-        let Recovered { seq_from, unclean, remembered, waiting, recent } = recovered;
+        let Recovered { seq_from, remembered, waiting, recent, .. } = recovered;
         self.seq = self.seq.max(seq_from.saturating_sub(1));
         self.seq_recovered = seq_from;
-        if unclean {
-            self.seq_unclean = seq_from;
-        }
         for facts in remembered {
             self.note_known(&facts.endpoint, facts.uid, facts.seen_unix_us);
             if facts.mailbox {

@@ -140,8 +140,6 @@ pub struct Router {
     delivery: Histogram,
     /// The newest place in the order of all messages.
     pub(crate) seq: u64,
-    /// Messages before this place were left by a process that did not end in good order.
-    pub(crate) seq_unclean: u64,
     /// Messages before this place were left by an earlier process.
     pub(crate) seq_recovered: u64,
     pub(crate) tickets: u64,
@@ -208,7 +206,6 @@ impl Router {
             tap: None,
             delivery: Histogram::default(),
             seq: 0,
-            seq_unclean: 0,
             seq_recovered: 0,
             tickets: 0,
             keeping: Keepings::default(),

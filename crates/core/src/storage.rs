@@ -71,7 +71,8 @@ pub struct Record {
     pub arrived_unix_us: u64,
     /// When it is not wanted any more, in microseconds of Unix time.
     pub expires_unix_us: Option<u64>,
-    /// How often it was handed over to a session.
+    /// How often it was handed over to a session. At least once, as far as anybody knows, if a process
+    /// that ended without saying so left it behind: whoever keeps it sees to that.
     pub deliveries: u32,
 }
 
@@ -100,8 +101,6 @@ pub enum Ending {
     Dropped,
     /// The bus's owner removed it.
     Purged,
-    /// A member of its group gets it through another endpoint.
-    Rerouted,
 }
 
 impl Ending {
@@ -114,7 +113,6 @@ impl Ending {
             Ending::Dead => "dead",
             Ending::Dropped => "dropped",
             Ending::Purged => "purged",
-            Ending::Rerouted => "rerouted",
         }
     }
 }
@@ -287,7 +285,8 @@ pub struct Recent {
 pub struct Recovered {
     /// Every `seq` from here on is new.
     pub seq_from: u64,
-    /// Whether the last process ended without saying so: what it left may have been handed over.
+    /// Whether the last process ended without saying so. For the log and the checks of whoever keeps
+    /// things: the router goes by [`Record::deliveries`].
     pub unclean: bool,
     /// Endpoints that are remembered, the one seen longest ago first.
     pub remembered: Vec<Remembered>,

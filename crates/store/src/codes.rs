@@ -6,15 +6,8 @@ use hermes_bus_proto::control::Status;
 
 const KEEPS: [Keep; 3] = [Keep::Mailbox, Keep::Queued, Keep::Spill];
 const STATES: [Status; 4] = [Status::Accepted, Status::Stored, Status::Delivered, Status::Acked];
-const ENDINGS: [Ending; 7] = [
-    Ending::Acked,
-    Ending::Read,
-    Ending::Expired,
-    Ending::Dead,
-    Ending::Dropped,
-    Ending::Purged,
-    Ending::Rerouted,
-];
+const ENDINGS: [Ending; 6] =
+    [Ending::Acked, Ending::Read, Ending::Expired, Ending::Dead, Ending::Dropped, Ending::Purged];
 
 fn code<T: PartialEq>(all: &[T], one: &T) -> u8 {
     let place = all.iter().position(|candidate| candidate == one);

@@ -105,11 +105,7 @@ fn ended(connection: &Connection, since: u64, max: usize) -> rusqlite::Result<Ve
             let status = match ended.ending {
                 Ending::Acked => Status::Acked,
                 Ending::Read => Status::Delivered,
-                Ending::Expired
-                | Ending::Dead
-                | Ending::Dropped
-                | Ending::Purged
-                | Ending::Rerouted => continue,
+                Ending::Expired | Ending::Dead | Ending::Dropped | Ending::Purged => continue,
             };
             let Some(judged) = ended.judged.filter(|_| ended.arrived_unix_us >= since) else {
                 continue;

@@ -11,6 +11,7 @@ mod linger;
 mod names;
 mod policies;
 mod proven;
+mod races;
 mod routing;
 mod shelf;
 mod stalls;

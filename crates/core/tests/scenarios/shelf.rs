@@ -23,7 +23,7 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     /// What a process finds that follows one that crashed: everything that was synced.
-    pub(crate) fn recovered(&self, unclean: bool) -> Recovered {
+    fn recovered(&self) -> Recovered {
         let mut waiting: BTreeMap<String, Waiting> = BTreeMap::new();
         for record in self.records.values() {
             let name = record.endpoint.as_str().to_owned();
@@ -39,7 +39,7 @@ impl Shelf {
         }
         Recovered {
             seq_from: self.seq_from + 1_000,
-            unclean,
+            unclean: true,
             remembered: self.remembered.values().cloned().collect(),
             waiting: waiting.into_values().collect(),
             recent: self.records.values().filter_map(recent).collect(),
@@ -169,9 +169,12 @@ impl World {
     pub(crate) fn crash(mut self) -> World {
         self.orders.clear();
         let mut next = World::with(|config| *config = self.router.config().clone());
-        let recovered = self.shelf.recovered(true);
         next.shelf = std::mem::take(&mut self.shelf);
         next.shelf.records.retain(|_, record| record.keep != Keep::Spill);
+        for record in next.shelf.records.values_mut() {
+            record.deliveries = record.deliveries.max(1);
+        }
+        let recovered = next.shelf.recovered();
         next.router.recover(recovered);
         std::mem::forget(self);
         next

@@ -91,14 +91,7 @@ impl Seen {
 pub(crate) fn required() -> Vec<String> {
     let mut all: Vec<String> = Action::KINDS.iter().map(|kind| format!("event {kind}")).collect();
     all.extend(Status::ALL.iter().map(|status| format!("receipt {}", status.as_str())));
-    let endings = [
-        Ending::Acked,
-        Ending::Read,
-        Ending::Expired,
-        Ending::Dead,
-        Ending::Dropped,
-        Ending::Rerouted,
-    ];
+    let endings = [Ending::Acked, Ending::Read, Ending::Expired, Ending::Dead, Ending::Dropped];
     all.extend(endings.iter().map(|ending| format!("ending {}", ending.as_str())));
     let others = [
         "order keep Mailbox",

@@ -156,7 +156,7 @@ fn messages_that_are_judged_by_their_ids_are_known_for_a_while() {
         end(2, Ending::Acked),
         end(3, Ending::Read),
         end(8, Ending::Expired),
-        end(9, Ending::Rerouted),
+        end(9, Ending::Dropped),
         end(5, Ending::Acked),
     ]);
     let recent = |seq, from: &str, status| Recent {

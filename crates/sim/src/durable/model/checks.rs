@@ -216,12 +216,6 @@ impl Model {
             }
             Ending::Dropped => row.keep == Keep::Spill,
             Ending::Purged => false,
-            Ending::Rerouted => {
-                let is_it = |other: &Row| other.n == row.n && other.endpoint != row.endpoint;
-                let is_elsewhere =
-                    self.rows.values().any(|other| is_it(other) && other.ended.is_none());
-                row.keep == Keep::Spill || is_elsewhere
-            }
         };
         ensure!(
             is_true,

@@ -390,7 +390,7 @@ impl Model {
         ensure!(!self.rows.contains_key(&new_seq), "books", "{new_seq} is used twice");
         self.forget_in_books(&row);
         if let Some(row) = self.rows.get_mut(&seq) {
-            row.ended = Some(Ending::Rerouted);
+            row.ended = Some(Ending::Dropped);
         }
         let book = self.books.entry(to).or_default();
         book.0 += 1;
