@@ -77,11 +77,16 @@ impl Shelf {
                 }
             }
             Order::Bury(letter) => self.dead.push(*letter),
-            Order::Load { endpoint, from, messages_max, .. } => {
+            Order::Load { endpoint, from, messages_max, bytes_max } => {
                 let of_it = |record: &&Record| record.endpoint == endpoint;
                 let mut found = self.records.range(from..).map(|(_, record)| record).filter(of_it);
-                let records: Vec<Record> = found.by_ref().take(messages_max).cloned().collect();
-                let is_all = found.next().is_none();
+                let (mut records, mut bytes, mut is_all) = (Vec::<Record>::new(), 0, true);
+                while let (true, Some(record)) = (is_all, found.next()) {
+                    bytes += record.payload.len();
+                    let is_full = records.len() == messages_max || bytes > bytes_max;
+                    is_all = records.is_empty() || !is_full;
+                    records.extend(is_all.then(|| record.clone()));
+                }
                 return Some(Answer::Loaded { endpoint, records, is_all });
             }
             Order::LoadOverdue { unix_us, messages_max } => {
