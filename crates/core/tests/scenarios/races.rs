@@ -64,7 +64,7 @@ fn what_a_session_left_in_memory_is_not_read_from_disk_as_well() {
     let mut world = world.crash();
     // It reads so much that the rest is in memory, but is not known to have read it, and leaves.
     let b = world.connect();
-    world.stop_reading(b, 15 * 60_200);
+    world.stop_reading(b, 20 * 60_200);
     world.send(b, &json!({"type": "register", "endpoint": "b"}));
     for _ in 0..5 {
         world.sync();
