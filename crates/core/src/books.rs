@@ -10,7 +10,7 @@ use core::time::Duration;
 use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
-use crate::backlog::Promised;
+use crate::backlog::{Backlog, Promised};
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::fate::Failure;
 use crate::parcel::Parcel;
@@ -365,6 +365,56 @@ impl Router {
             ),
             next: format!("it is handed over as soon as {name} reads on"),
         })
+    }
+
+    /// Where a message is that was found on disk, under this `seq` of an endpoint, since then, and is not
+    /// in [`Router::trace_of`]: what was read from disk may be older than what the router knows. `None`:
+    /// nobody waits for it any more, or it is in memory.
+    pub fn standing_on_disk(
+        &self,
+        endpoint: &EndpointName,
+        seq: u64,
+        since_unix_us: Option<u64>,
+    ) -> Option<Standing> {
+        let key = *self.names.get(endpoint.as_str())?;
+        let (record, name) = (&self.endpoints[key.0], endpoint.as_str());
+        let session = self.holder_of(key);
+        let is_unread = |session: &&Session| session.unread.iter().any(|unread| unread.seq == seq);
+        let is_queued = |session: &&Session| {
+            let mut kept = session.handing.iter().filter(|one| one.tracking.kept.is_some());
+            kept.any(|handing| handing.seq == seq)
+        };
+        let has_more = |backlog: &Backlog| backlog.disk_from.is_some_and(|from| from <= seq);
+        let (place, blocked_by, next) = if let Some(session) = session.filter(is_unread) {
+            let pid = session.credentials.pid;
+            (
+                "in_flight",
+                format!("{name} (pid={pid}) has not read all that was handed over to it"),
+                format!("it is done when {name} has; if its session ends first, it comes again"),
+            )
+        } else if let Some(session) = session.filter(is_queued) {
+            let pid = session.credentials.pid;
+            (
+                "queued",
+                format!("{name} (pid={pid}) has not read what is before it"),
+                format!("it is handed over as soon as {name} reads on"),
+            )
+        } else if !record.backlog.as_deref().is_some_and(has_more) {
+            return None;
+        } else if session.is_some() {
+            (
+                "stored",
+                format!("{name} has not dealt with what came before"),
+                format!("it is read from disk as soon as {name} has room"),
+            )
+        } else {
+            (
+                "stored",
+                format!("{name} is away"),
+                format!("it is handed over when {name} is back"),
+            )
+        };
+        Some(Standing { endpoint: endpoint.clone(), place, since_unix_us, blocked_by, next })
     }
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {

@@ -894,3 +894,48 @@ fn a_trace_tells_who_holds_a_message() {
     assert!(waiting.standings[0].blocked_by.contains("holds 1"), "{waiting:?}");
     world.end();
 }
+
+#[test]
+fn what_stands_on_disk_waits_only_as_long_as_the_router_says_so() {
+    let mut world = World::with(|config| config.store = true);
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    world.sync();
+    let (name, seq) = {
+        let record = world.shelf.records.values().next().expect("it is on disk");
+        (record.endpoint.clone(), record.seq)
+    };
+    let standing = |world: &World| world.router.standing_on_disk(&name, seq, None);
+    let away = standing(&world).expect("it waits");
+    assert_eq!((away.place, away.blocked_by.as_str()), ("stored", "b is away"));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.sync();
+    assert_eq!(briefly(&world.take(b)), ["message 1"]);
+    assert_eq!(standing(&world), None, "it is in memory");
+    // The disk has not heard of it.
+    world.send(b, &json!({"type": "ack", "seqs": [seq]}));
+    assert!(world.shelf.records.contains_key(&seq) && standing(&world).is_none());
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn what_a_receiver_without_words_has_not_read_stays_on_disk_and_is_said_to() {
+    let mut world = World::with(|config| config.store = true);
+    let a = world.join("a", json!({}));
+    let b = world.register("b");
+    world.stop_reading(b, 1_000_000);
+    world.ask(a, "b", json!({"id": "m1", "queue": true, "body": 1}));
+    world.sync();
+    let record = world.shelf.records.values().next().expect("it is on disk").clone();
+    let standing = |world: &World| world.router.standing_on_disk(&record.endpoint, record.seq, None);
+    let unread = standing(&world).expect("it is not read");
+    assert!(unread.blocked_by.ends_with("has not read all that was handed over to it"), "{unread:?}");
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    assert_eq!(standing(&world).expect("it waits").blocked_by, "b is away");
+    world.end_with_mailboxes();
+}

@@ -460,7 +460,6 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use hermes_bus_core::Traced;
     use hermes_bus_core::storage::{
         Answer, DeadLetter, Keep, Order, Sender as MessageSender, Ticket,
     };
@@ -755,7 +754,6 @@ mod tests {
             key: some_key(),
             id: Bytes::from_static(b"\"m1\""),
             req: None,
-            known: Traced::default(),
         };
         world.clerk.trace(question, "m1".to_owned(), &world.path).unwrap();
         let Outcome::Traced { seen, .. } = world.outcome() else { panic!("a trace") };
