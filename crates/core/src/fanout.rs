@@ -33,7 +33,7 @@ impl Router {
             .or_else(|| self.absent_member(group, message.ask.queue));
         match member {
             Some(member) => self.route_to_endpoint(message, member),
-            None => self.not_found(message),
+            None => self.not_known(message),
         }
     }
 

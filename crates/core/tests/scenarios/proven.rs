@@ -433,6 +433,31 @@ fn a_message_that_the_disk_does_not_take_is_refused_and_forgotten() {
 }
 
 #[test]
+fn before_the_disk_is_there_nobody_is_said_to_be_unknown() {
+    use hermes_bus_core::Config;
+    use hermes_bus_core::storage::Recovered;
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    let script = world.connect();
+    for to in ["seen-last-week", "@crew"] {
+        world.ask(a, to, json!({"id": "m1", "queue": true, "body": 1}));
+        let frames = world.take(a);
+        assert_eq!(briefly(&frames), ["error m1 store_unavailable"], "{to}");
+        assert_eq!(frames[0]["detail"], "the bus keeps nothing on disk");
+        // Nobody needs a disk to say that nobody is there.
+        world.ask(a, to, json!({"id": "m2", "body": 2}));
+        assert_eq!(briefly(&world.take(a)), ["error m2 endpoint_not_found"], "{to}");
+    }
+    world.ask(script, "seen-last-week", json!({"id": "m3", "receipt": "stored", "body": 3}));
+    assert_eq!(briefly(&world.take(script)), ["error m3 store_unavailable"]);
+    world.router.configure(Config { store: true, ..world.router.config().clone() });
+    world.router.recover(Recovered::default());
+    world.ask(a, "seen-last-week", json!({"id": "m4", "queue": true, "body": 4}));
+    assert_eq!(briefly(&world.take(a)), ["error m4 endpoint_not_found"]);
+    world.end();
+}
+
+#[test]
 fn without_a_disk_what_must_be_kept_is_refused_and_the_rest_goes_on() {
     use hermes_bus_core::storage::Answer;
     let mut world = durable();

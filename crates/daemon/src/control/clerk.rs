@@ -546,7 +546,7 @@ mod tests {
                 })
                 .to_string(),
             ),
-            sender: MessageSender { uid: 1, pid: 2, endpoint: None },
+            sender: Some(MessageSender { uid: 1, pid: 2, endpoint: None }),
             via: None,
             wanted: None,
             arrived_unix_us: 1_000_000 + seq,
