@@ -11,7 +11,7 @@ use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
 use crate::backlog::{Backlog, Promised};
-use crate::endpoint::{Endpoint, EndpointKey};
+use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
 use crate::fate::Failure;
 use crate::parcel::Parcel;
 use crate::router::Router;
@@ -49,6 +49,8 @@ pub struct Member {
 pub struct Traced {
     /// What has happened to messages of this id, oldest first.
     pub states: Vec<TracedState>,
+    /// States between the first of a message and its last ones that are not known any more.
+    pub left_out: u64,
     /// Where such messages are now.
     pub standings: Vec<Standing>,
 }
@@ -336,7 +338,9 @@ impl Router {
             if !sees_all && found.uid != uid {
                 continue;
             }
+            traced.left_out += u64::from(found.left_out);
             traced.standings.extend(self.queued_standing(&found.states));
+            traced.standings.extend(self.held_standing(&found.states));
             traced.states.extend(found.states.into_iter().map(|state| TracedState {
                 state: state.state.as_str(),
                 unix_us: state.unix_us,
@@ -364,6 +368,25 @@ impl Router {
                 "{name} (pid={pid}) has read nothing for {silent}; {bytes} bytes are queued for it"
             ),
             next: format!("it is handed over as soon as {name} reads on"),
+        })
+    }
+
+    /// Where a message is that is held for a name whose session ended a moment ago.
+    fn held_standing(&self, states: &[trace::TracedState]) -> Option<Standing> {
+        let last = states.last().filter(|last| last.state == TraceState::Held)?;
+        let name = last.endpoint.as_ref()?;
+        let EndpointState::Lingering(linger) =
+            &self.endpoints[self.names.get(name.as_str())?.0].state
+        else {
+            return None;
+        };
+        let left = shown(linger.until.since(self.now.moment));
+        Some(Standing {
+            endpoint: name.clone(),
+            place: "held",
+            since_unix_us: Some(last.unix_us),
+            blocked_by: format!("{name} was there a moment ago, and is away"),
+            next: format!("it is handed over if {name} is back within {left}, and dropped else"),
         })
     }
 
@@ -408,11 +431,7 @@ impl Router {
                 format!("it is read from disk as soon as {name} has room"),
             )
         } else {
-            (
-                "stored",
-                format!("{name} is away"),
-                format!("it is handed over when {name} is back"),
-            )
+            ("stored", format!("{name} is away"), format!("it is handed over when {name} is back"))
         };
         Some(Standing { endpoint: endpoint.clone(), place, since_unix_us, blocked_by, next })
     }

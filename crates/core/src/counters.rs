@@ -82,6 +82,8 @@ counters! {
     dropped_topic,
     /// Messages not shown to somebody who looks on and does not read.
     dropped_tap,
+    /// Endpoints that came or went while somebody who watches them left too much unread to hear of it.
+    presence_left_out,
     /// Messages to topics.
     published,
     /// Messages that were to be kept on disk.

@@ -229,7 +229,7 @@ impl Router {
         if let Some(receiver) = self.endpoints[endpoint.0].holder() {
             match source {
                 GapSource::Broadcast => self.drop_broadcast(receiver, message.payload_bytes()),
-                GapSource::Topic | GapSource::Tap => {
+                GapSource::Topic | GapSource::Tap | GapSource::Presence => {
                     self.counters.dropped_topic += 1;
                     self.note_gap(receiver, source, message.payload_bytes());
                     if let Some(session) = self.session_mut(receiver) {

@@ -71,6 +71,11 @@ impl Router {
             },
             _ => wish,
         };
+        let known = self.names.get(wish.name.as_str()).copied();
+        let Options { topics, groups, .. } = &wish.options;
+        if let Err(what) = self.may_subscribe(known, topics, groups) {
+            return self.refuse_request(key, envelope, ErrorCode::OverLimit, &what);
+        }
         self.give_name(key, wish, envelope);
         Next::Taken
     }

@@ -863,6 +863,93 @@ fn those_who_watch_hear_who_comes_and_who_goes_for_good() {
 }
 
 #[test]
+fn who_watches_and_does_not_read_hears_how_much_it_has_missed() {
+    let mut world = World::with(|config| config.answer_bytes_max = 1_000);
+    let watcher = world.join("watcher", json!({}));
+    world.send(watcher, &json!({"type": "watch", "presence": true}));
+    world.take(watcher);
+    world.stop_reading(watcher, 0);
+    for n in 0..50 {
+        world.register(&format!("b{n}"));
+    }
+    world.read_on(watcher);
+    let frames = world.take(watcher);
+    let seen = frames.iter().filter(|frame| frame["type"] == "presence").count() as u64;
+    let gap = frames.iter().find(|frame| frame["type"] == "gap").expect("a gap");
+    assert_eq!((&gap["source"], &gap["count"]), (&json!("presence"), &json!(50 - seen)));
+    assert!(gap["bytes"].as_u64() > Some(50 * (50 - seen)) && seen > 0, "{gap}");
+    assert_eq!(world.counters().presence_left_out, 50 - seen);
+    world.register("c");
+    assert_eq!(world.take(watcher).last().expect("it hears on")["endpoint"], "c");
+    world.end();
+}
+
+#[test]
+fn no_more_is_held_than_a_name_may_hold_however_it_is_asked_for() {
+    let many =
+        |from: usize, to: usize| -> Vec<String> { (from..to).map(|n| format!("t{n}")).collect() };
+    let mut world = World::new();
+    let a = world.join("a", json!({"mailbox": true, "topics": many(0, 1_000)}));
+    // What is held already takes no place.
+    world.send(
+        a,
+        &json!({"type": "subscribe", "topics": many(500, 1_024), "groups": many(0, 1_024)}),
+    );
+    let subscribed = world.take(a);
+    assert_eq!(subscribed[0]["topics"].as_array().map(Vec::len), Some(1_024));
+    // Neither does what is not asked for: it is only a question.
+    for question in [json!({}), json!({"topics": ["t7"]}), json!({"groups": ["t7"]})] {
+        let mut frame = question;
+        frame["type"] = "subscribe".into();
+        world.send(a, &frame);
+        assert_eq!(world.take(a)[0]["type"], "subscribed", "{frame}");
+    }
+    world.send(a, &json!({"type": "subscribe", "topics": ["t7", "one more"], "req": 1}));
+    assert_eq!(world.take(a)[0]["code"], "over_limit");
+    // A new session of the name finds the same limit, and keeps trying with less.
+    let again = world.connect();
+    let mut register = json!({"type": "register", "endpoint": "a", "protocol": 2, "req": 2});
+    register["mailbox"] = true.into();
+    for key in ["topics", "groups"] {
+        register[key] = json!(["t7", "one more"]);
+        world.send(again, &register);
+        let error = &world.take(again)[0];
+        assert_eq!((&error["code"], &error["req"]), (&json!("over_limit"), &json!(2)), "{key}");
+        register[key] = json!(["t7"]);
+    }
+    assert_eq!(world.closed(a), None, "it has lost nothing by that");
+    world.send(again, &register);
+    assert_eq!(world.take(again)[0]["type"], "registered");
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_trace_tells_how_long_a_message_is_still_held_and_what_it_does_not_remember() {
+    use hermes_bus_proto::Raw;
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.register("b"));
+    world.hang_up(b);
+    world.ask(a, "b", json!({"id": "m1", "body": 1}));
+    world.pass_ms(1_000);
+    let held = world.router.trace_of(a, Raw::new(b"\"m1\""));
+    let standing = &held.standings[0];
+    assert_eq!((standing.place, held.standings.len(), held.left_out), ("held", 1, 0));
+    assert!(standing.next.ends_with("is back within 2 s, and dropped else"), "{standing:?}");
+    world.pass_ms(2_100);
+    assert_eq!(world.router.trace_of(a, Raw::new(b"\"m1\"")).standings, []);
+    let b = world.join("b", json!({"ack": true}));
+    world.ask(a, "b", json!({"id": "m2", "receipt": "acked", "body": 2}));
+    for pause_ms in [1_000, 2_000, 4_000, 8_000, 16_000] {
+        let seq = world.take(b)[0]["seq"].clone();
+        world.send(b, &json!({"type": "nack", "seq": seq, "requeue": true}));
+        world.pass_ms(pause_ms + 100);
+    }
+    let often = world.router.trace_of(a, Raw::new(b"\"m2\""));
+    assert!(often.left_out > 0, "{often:?}");
+    world.end();
+}
+
+#[test]
 fn the_owner_can_look_at_everything_that_is_routed() {
     let mut world = World::new();
     let watcher = world.join("watcher", json!({}));
@@ -956,9 +1043,13 @@ fn what_a_receiver_without_words_has_not_read_stays_on_disk_and_is_said_to() {
     world.ask(a, "b", json!({"id": "m1", "queue": true, "body": 1}));
     world.sync();
     let record = world.shelf.records.values().next().expect("it is on disk").clone();
-    let standing = |world: &World| world.router.standing_on_disk(&record.endpoint, record.seq, None);
+    let standing =
+        |world: &World| world.router.standing_on_disk(&record.endpoint, record.seq, None);
     let unread = standing(&world).expect("it is not read");
-    assert!(unread.blocked_by.ends_with("has not read all that was handed over to it"), "{unread:?}");
+    assert!(
+        unread.blocked_by.ends_with("has not read all that was handed over to it"),
+        "{unread:?}"
+    );
     world.hang_up(b);
     world.pass_ms(4_000);
     assert_eq!(standing(&world).expect("it waits").blocked_by, "b is away");

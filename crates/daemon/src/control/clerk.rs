@@ -750,11 +750,7 @@ mod tests {
     fn what_stands_on_disk_of_a_message_is_traced() {
         let mut world = World::new();
         world.carry_out(vec![keep(1, "a", "b")]);
-        let question = Question {
-            key: some_key(),
-            id: Bytes::from_static(b"\"m1\""),
-            req: None,
-        };
+        let question = Question { key: some_key(), id: Bytes::from_static(b"\"m1\""), req: None };
         world.clerk.trace(question, "m1".to_owned(), &world.path).unwrap();
         let Outcome::Traced { seen, .. } = world.outcome() else { panic!("a trace") };
         let steps: Vec<Step> = seen.iter().map(|one| one.step).collect();

@@ -42,7 +42,7 @@ impl Question {
         on_disk: impl Fn(&Seen) -> Option<Standing>,
     ) -> Vec<u8> {
         let Question { id, req, .. } = self;
-        let Traced { states, mut standings } = known;
+        let Traced { states, left_out, mut standings } = known;
         let only_on_disk = waiting_on_disk(&seen, &standings, &states, on_disk);
         standings.extend(only_on_disk);
         let known: Vec<State> = states
@@ -65,6 +65,9 @@ impl Question {
         if !standings.is_empty() {
             let standings: Vec<Value> = standings.iter().map(standing).collect();
             further.insert("standings".to_owned(), standings.into());
+        }
+        if left_out > 0 {
+            further.insert("left_out".to_owned(), left_out.into());
         }
         let mut frame = Vec::new();
         let req = req.as_deref().map(Raw::new);
@@ -211,7 +214,7 @@ mod tests {
             seen(Step::Stored, Some(1_400_000), ""),
             seen(Step::Delivered, Some(2_000_000), "2 times"),
         ];
-        let answer = ask(Traced { states, standings: Vec::new() }, seen);
+        let answer = ask(Traced { states, ..Traced::default() }, seen);
         assert_eq!((&answer["type"], &answer["id"]), (&json!("traced"), &json!("m1")));
         assert_eq!(answer["req"], 7);
         let expected = [("accepted", 1.0), ("stored", 1.5), ("delivered", 2.0), ("requeued", 3.0)];
@@ -243,7 +246,7 @@ mod tests {
             blocked_by: String::new(),
             next: String::new(),
         };
-        let answer = ask(Traced { states: Vec::new(), standings: vec![known] }, stored("gone"));
+        let answer = ask(Traced { standings: vec![known], ..Traced::default() }, stored("gone"));
         assert_eq!(answer["standings"].as_array().map(Vec::len), Some(1));
         let mut ended = stored("gone");
         ended.push(Seen { endpoint: name("gone"), ..seen(Step::Ended, Some(3), "acked") });
@@ -263,7 +266,7 @@ mod tests {
                 known("delivered", 3_000_000, Some("worker")),
                 known(end, 4_000_000, Some("worker")),
             ];
-            let answer = ask(Traced { states, standings: Vec::new() }, row.clone());
+            let answer = ask(Traced { states, ..Traced::default() }, row.clone());
             assert_eq!(answer.get("standings"), None, "{end}");
             assert_eq!(words(&answer).last(), Some(&(end, 4.0)));
         }
@@ -274,7 +277,7 @@ mod tests {
         let states = vec![known("acked", 4_000_000, Some("worker"))];
         let second = row.iter().map(|one| Seen { seq: 2, ..one.clone() });
         let both = row.iter().cloned().chain(second).collect();
-        let answer = ask(Traced { states, standings: Vec::new() }, both);
+        let answer = ask(Traced { states, ..Traced::default() }, both);
         assert_eq!(answer["standings"][0]["place"], "stored");
     }
 
@@ -306,8 +309,9 @@ mod tests {
             blocked_by: "worker holds it".to_owned(),
             next: "it comes again".to_owned(),
         }];
-        let answer = ask(Traced { states: vec![refused], standings }, Vec::new());
+        let answer = ask(Traced { states: vec![refused], left_out: 3, standings }, Vec::new());
         assert_eq!(answer["states"][0]["detail"], "mailbox_full");
+        assert_eq!(answer["left_out"], 3);
         assert_eq!(
             answer["standings"],
             json!([{

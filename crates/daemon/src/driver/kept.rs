@@ -252,7 +252,8 @@ impl Driver {
         let key = question.key;
         // Asked only now: what the disk has said may be over already.
         let known = self.router.trace_of(key, Raw::new(&question.id));
-        let on_disk = |one: &Seen| self.router.standing_on_disk(&one.endpoint, one.seq, one.unix_us);
+        let on_disk =
+            |one: &Seen| self.router.standing_on_disk(&one.endpoint, one.seq, one.unix_us);
         let frame = question.answer(seen, known, on_disk);
         self.router.answer_admin(key, &frame);
     }
