@@ -90,6 +90,26 @@ fn a_receiver_that_cannot_acknowledge_is_said_to_be_one() {
 }
 
 #[test]
+fn an_error_says_no_more_to_who_speaks_level_1_than_it_knows() {
+    let mut world = durable();
+    let (old, _b) = (world.register("old"), world.register("b"));
+    let script = world.connect();
+    for sender in [old, script] {
+        for ask in [json!({"receipt": "acked"}), json!({"receipt": "acked", "queue": true})] {
+            let mut message = ask;
+            message["id"] = json!("m1");
+            world.ask(sender, "b", message);
+            world.sync();
+            let frames = world.take(sender);
+            assert_eq!(briefly(&frames), ["error m1 receipt_impossible"]);
+            let keys: Vec<&String> = frames[0].as_object().expect("an object").keys().collect();
+            assert_eq!(keys, ["code", "detail", "id", "type"], "{frames:?}");
+        }
+    }
+    world.end();
+}
+
+#[test]
 fn a_worker_takes_as_many_messages_as_it_has_asked_for() {
     let mut world = World::new();
     let a = world.register("a");
