@@ -298,18 +298,22 @@ impl Router {
     /// A message for a name that is not there: it is queued if that is asked for and the name is known.
     pub(crate) fn route_to_absent(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
         let unix_us = self.bus_time(self.now.moment);
-        let is_configured = self.config.mailboxes.iter().any(|configured| configured == name);
+        let is_configured = self.has_configured_mailbox(name);
         let known = self.known.of(name, unix_us);
         let may_wait = is_configured || message.ask.queue && known.is_some();
         let Some(name) = EndpointName::level_1(name).ok().filter(|_| may_wait) else {
             return self.not_known(message);
         };
-        let uid = known.map_or(self.config.owner_uid, |known| known.uid);
-        let endpoint = self.away_endpoint(&name, uid);
+        let endpoint = self.away_endpoint(&name, known.map(|known| known.uid));
         self.endpoints[endpoint.0].mailbox = is_configured;
         let next = self.route_tracked(message, endpoint);
         self.forget_if_idle(endpoint);
         next
+    }
+
+    /// Whether the configuration gives an endpoint a mailbox.
+    pub(crate) fn has_configured_mailbox(&self, name: &str) -> bool {
+        self.config.mailboxes.iter().any(|configured| configured == name)
     }
 
     /// Nobody here has the name, or is in the group. Who is known stands on disk: without one, a message

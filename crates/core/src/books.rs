@@ -206,7 +206,6 @@ impl Router {
     pub fn retry(&mut self, record: Record) -> Result<(), (ErrorCode, String)> {
         let name = record.endpoint.clone();
         let uid = self.known.of(name.as_str(), self.now.unix_us).map(|known| known.uid);
-        let uid = uid.unwrap_or(self.config.owner_uid);
         let endpoint = self.away_endpoint(&name, uid);
         let why = if self.endpoints[endpoint.0].mailbox { Keep::Mailbox } else { Keep::Queued };
         let place = match self.place_for(endpoint, record.payload.len(), Some(why)) {

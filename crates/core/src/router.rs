@@ -259,6 +259,7 @@ impl Router {
             self.queue_has_drained(key);
         }
         self.let_those_go_on_who_read_answers();
+        self.give_configured_mailboxes();
     }
 
     /// Who was held for unread answers goes on if they are few enough now.
@@ -437,7 +438,9 @@ impl Router {
                 self.list(key, &envelope);
                 self.hold_if_answers_pile_up(key)
             }
-            Kind::Admin if self.speaks_level_2(key, &envelope) => self.admin(key, &envelope, payload),
+            Kind::Admin if self.speaks_level_2(key, &envelope) => {
+                self.admin(key, &envelope, payload)
+            }
             _ => self.request(key, &envelope, payload),
         }
     }

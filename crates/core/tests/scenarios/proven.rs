@@ -315,6 +315,56 @@ fn a_released_client_with_a_mailbox_keeps_its_messages_until_it_has_read_them() 
 }
 
 #[test]
+fn what_waits_for_a_configured_name_is_for_the_first_who_registers_it() {
+    let configured = |config: &mut hermes_bus_core::Config| {
+        config.store = true;
+        config.allow_uids = vec![1_001, 1_002];
+        config.mailboxes = vec!["old".to_owned()];
+    };
+    let mut world = World::with(configured);
+    let a = world.register("a");
+    world.message(a, "old", 1);
+    world.sync();
+    // The next process knows as little of who has the name, and goes on keeping.
+    let shelf = std::mem::take(&mut world.shelf);
+    world.end();
+    let mut world = World::with(configured);
+    world.router.recover(shelf.recovered(false));
+    world.shelf = shelf;
+    let a = world.register("a");
+    world.message(a, "old", 2);
+    world.sync();
+    let old = world.register_as(1_001, "old");
+    world.sync();
+    assert_eq!(world.bodies(old), [json!(1), json!(2)]);
+    world.hang_up(old);
+    world.pass_ms(4_000);
+    // From now on it is that user's.
+    let thief = world.connect_as(1_002);
+    world.send(thief, &json!({"type": "register", "endpoint": "old"}));
+    assert_eq!(world.take(thief)[0]["code"], "unauthorized");
+    let owner = world.connect();
+    world.send(owner, &json!({"type": "register", "endpoint": "old"}));
+    assert_eq!(world.take(owner)[0]["code"], "unauthorized");
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_name_has_its_mailbox_as_soon_as_the_configuration_says_so() {
+    let mut world = World::with(|config| config.store = true);
+    let (a, old) = (world.register("a"), world.register("old"));
+    let mut config = world.router.config().clone();
+    config.mailboxes = vec!["old".to_owned()];
+    world.router.configure(config);
+    world.hang_up(old);
+    world.pass_ms(4_000);
+    world.message(a, "old", 1);
+    world.sync();
+    assert_eq!(world.shelf.records.len(), 1);
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn what_a_released_client_was_not_seen_to_read_comes_again() {
     let mut world = World::with(|config| {
         config.store = true;

@@ -238,7 +238,11 @@ const GROUPS: &[Group] = &[
             ("retried", "retried"),
         ]),
     },
-    single("receipts", "receipts", "Receipts given: those that senders have asked for, and courtesy receipts."),
+    single(
+        "receipts",
+        "receipts",
+        "Receipts given: those that senders have asked for, and courtesy receipts.",
+    ),
     Group {
         family: "sender_waits",
         help: "Times that a sender was kept waiting: for a receiver's queue or the disk, or because it sent more \
