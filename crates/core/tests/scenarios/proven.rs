@@ -357,10 +357,10 @@ fn a_name_has_its_mailbox_as_soon_as_the_configuration_says_so() {
     config.mailboxes = vec!["old".to_owned()];
     world.router.configure(config);
     world.hang_up(old);
-    world.pass_ms(4_000);
     world.message(a, "old", 1);
+    world.pass_ms(4_000);
     world.sync();
-    assert_eq!(world.shelf.records.len(), 1);
+    assert_eq!(world.shelf.records.len(), 1, "the name does not only linger");
     world.end_with_mailboxes();
 }
 

@@ -312,11 +312,7 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
             Some(NumberedDeadLetter { number, letter }) => {
                 answer(text::dead_whole(number, &letter))
             }
-            None => Outcome::Answer {
-                key: asker.key,
-                frame: asker
-                    .refusal(ErrorCode::Rejected, &format!("there is no dead letter {key}")),
-            },
+            None => no_letter(asker, key),
         },
         Look::History(query) => match history(reader, query)? {
             Ok(members) => answer(members),
@@ -329,6 +325,11 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
             unreachable!("these have a way of their own")
         }
     })
+}
+
+fn no_letter(asker: &Asker, key: u64) -> Outcome {
+    let what = format!("there is no dead letter {key}");
+    Outcome::Answer { key: asker.key, frame: asker.refusal(ErrorCode::Rejected, &what) }
 }
 
 /// How many items an answer has at most.
@@ -398,7 +399,10 @@ fn dead_letters(
 fn next_letters(reader: &Reader, mut errand: Errand) -> Result<Outcome, ReadError> {
     let mut letters = Vec::new();
     if let Which::Key(key) = errand.which {
-        letters.extend(reader.dead_letter(key)?);
+        let Some(letter) = reader.dead_letter(key)? else {
+            return Ok(no_letter(&errand.asker, key));
+        };
+        letters.push(letter);
         errand.is_last = true;
         return Ok(Outcome::Letters { errand, letters });
     }
@@ -688,11 +692,15 @@ mod tests {
     fn one_letter_is_one_step() {
         let mut world = World::new();
         world.carry_out(vec![bury(1, "a")]);
-        for (key, found) in [(1, 1), (77, 0)] {
-            let outcome = world.look(Look::Retry(Which::Key(key)));
-            let Outcome::Letters { errand, letters } = outcome else { panic!("{outcome:?}") };
-            assert_eq!((errand.what, letters.len()), (Deed::Retry, found));
-            assert!(world.clerk.go_on(errand, &world.path).is_err(), "there is no further step");
+        let outcome = world.look(Look::Retry(Which::Key(1)));
+        let Outcome::Letters { errand, letters } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((errand.what, letters.len()), (Deed::Retry, 1));
+        assert!(world.clerk.go_on(errand, &world.path).is_err(), "there is no further step");
+        // One that is not there is not tried again in silence.
+        for look in [Look::Retry(Which::Key(77)), Look::Drop(Which::Key(77))] {
+            let answer = world.answer(look);
+            assert_eq!(answer["code"], "rejected");
+            assert_eq!(answer["detail"], "there is no dead letter 77");
         }
     }
 
