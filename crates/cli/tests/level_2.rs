@@ -513,13 +513,27 @@ key  endpoint  from  died                 reason
         (&["--all"], json!({"all": true})),
     ] {
         let said = bus.run(&[&["dead", "retry"], arguments].concat()).well();
-        assert_eq!(said, "2 messages retried\n");
+        assert_eq!(said, "2 dead letters retried\n");
         let request = bus.got("admin");
         let (key, value) = asked.as_object().unwrap().iter().next().unwrap();
         assert_eq!(&request[key], value);
     }
     assert_eq!(bus.run(&["dead", "retry"]).code, 2, "nothing is not everything");
+    assert_eq!(bus.run(&["dead", "drop", "some text"]).code, 2);
     assert_eq!(bus.run(&["dead", "retry", "9", "--all"]).code, 2);
+}
+
+#[test]
+fn dead_letters_that_found_no_place_are_a_failure() {
+    const WHY: &str = "mailbox_full: 9 bytes wait for it";
+    let bus = keeping("dead.retry", |_| json!({"retried": 1, "refused": 3, "why": WHY}));
+    let outcome = bus.run(&["dead", "retry", "--all"]);
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, "1 dead letter retried\n"));
+    assert_eq!(outcome.err, format!("hermes-bus: 3 not retried, and kept: {WHY}\n"));
+    let outcome = bus.run(&["dead", "retry", "--all", "--json"]);
+    let told: Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!(told, json!({"ok": false, "retried": 1, "refused": 3, "why": WHY}));
+    assert_eq!((outcome.code, outcome.err.as_str()), (1, ""));
 }
 
 fn past(number: u64) -> Value {
@@ -596,6 +610,13 @@ fn groups_are_listed_with_their_members() {
     assert_eq!(lines, "endpoint  state   load\nw-1       online  3\nw-2       away    0\n");
     bus.got("admin");
     assert_eq!(bus.got("admin")["group"], "workers");
+    let lines = bus.run(&["group", "members", "workers", "--json"]).well();
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(first, json!({"endpoint": "w-1", "online": true, "load": 3}));
+    let nobody = keeping("groups", |_| json!({"groups": []}));
+    let outcome = nobody.run(&["group", "members", "workers", "--json"]);
+    let told: Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!((outcome.code, &told["error"]), (1, &json!("no_such_group")));
 }
 
 #[test]
@@ -658,14 +679,16 @@ fn a_watcher_prints_who_comes_and_what_goes_through() {
             json!({"type": "tap", "outcome": "delivered", "bytes": 77,
                    "envelope": {"from": "x", "to": "w", "ts": 2}}),
             json!({"type": "gap", "source": "tap", "count": 4, "bytes": 99}),
+            json!({"type": "gap", "source": "presence", "count": 1, "bytes": 99}),
         ],
         _ => Vec::new(),
     });
-    let outcome = bus.run(&["watch", "--tap", "envelopes", "--count", "3"]);
+    let outcome = bus.run(&["watch", "--tap", "envelopes", "--count", "4"]);
     let expected = "\
 00:00:01  w  online  (registered)
 00:00:02  x → w  delivered  77 bytes
 --:--:--  4 more were routed and not told
+--:--:--  1 more came or went and was not told: 'hermes-bus list' says who is there
 ";
     assert_eq!(outcome.well(), expected);
     let asked = bus.got("watch");

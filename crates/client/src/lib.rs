@@ -7,8 +7,8 @@
 //! [`memory`] a bus that a test plays itself.
 //!
 //! What a call reports has happened: [`Bus::send`] returns the bus's own answer; [`Client::send`]
-//! returns when the whole message is in the socket of a registered session, which is as much as the
-//! bus tells a registered sender.
+//! returns when the whole message is in the socket of a registered session, and
+//! [`Client::submit`] gives the receipt that the message asks for, as a future.
 //!
 //! ```
 //! # use hermes_bus_client::{memory, Bus, Message, Outgoing};

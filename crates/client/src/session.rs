@@ -526,7 +526,7 @@ impl Incoming {
             Some("tap") => self.see(Sighting::Tap(Tapped::new(frame))),
             Some("gap") => {
                 let gap = Gap::read(&frame);
-                if gap.source == "tap" {
+                if ["tap", "presence"].contains(&gap.source.as_str()) {
                     self.see(Sighting::Gap(gap.clone()));
                 }
                 self.shared.tell(Event::Gap(gap));

@@ -50,7 +50,7 @@ pub struct Tapped {
 /// What somebody was subscribed to and could not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// `topic`, `broadcast` or `tap`.
+    /// `topic`, `broadcast`, `tap` or `presence`.
     pub source: String,
     /// Messages.
     pub count: u64,

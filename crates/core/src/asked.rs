@@ -122,13 +122,14 @@ impl Router {
         if !asks || record.seq >= self.seq_recovered {
             return None;
         }
+        let sender = record.sender.as_ref()?;
         let envelope = Envelope::scan(&record.payload).ok()?;
-        let from = match &record.sender.endpoint {
+        let from = match &sender.endpoint {
             Some(endpoint) => Some(endpoint.as_str().to_owned()),
             None => envelope.from.and_then(|from| from.text().ok()).map(Cow::into_owned),
         };
         let (to, id) = (envelope.to?.text().ok()?, envelope.id?.text().ok()?);
-        let identity = Identity { uid: record.sender.uid, from: from.as_deref(), to: &to, id: &id };
+        let identity = Identity { uid: sender.uid, from: from.as_deref(), to: &to, id: &id };
         Some(self.repetitions.seen(&identity)?.key())
     }
 
@@ -299,18 +300,31 @@ impl Router {
     /// A message for a name that is not there: it is queued if that is asked for and the name is known.
     pub(crate) fn route_to_absent(&mut self, message: &Outgoing<'_>, name: &str) -> Next {
         let unix_us = self.bus_time(self.now.moment);
-        let is_configured = self.config.mailboxes.iter().any(|configured| configured == name);
+        let is_configured = self.has_configured_mailbox(name);
         let known = self.known.of(name, unix_us);
         let may_wait = is_configured || message.ask.queue && known.is_some();
         let Some(name) = EndpointName::level_1(name).ok().filter(|_| may_wait) else {
-            return self.not_found(message);
+            return self.not_known(message);
         };
-        let uid = known.map_or(self.config.owner_uid, |known| known.uid);
-        let endpoint = self.away_endpoint(&name, uid);
+        let endpoint = self.away_endpoint(&name, known.map(|known| known.uid));
         self.endpoints[endpoint.0].mailbox = is_configured;
         let next = self.route_tracked(message, endpoint);
         self.forget_if_idle(endpoint);
         next
+    }
+
+    /// Whether the configuration gives an endpoint a mailbox.
+    pub(crate) fn has_configured_mailbox(&self, name: &str) -> bool {
+        self.config.mailboxes.iter().any(|configured| configured == name)
+    }
+
+    /// Nobody here has the name, or is in the group. Who is known stands on disk: without one, a message
+    /// that is to be queued is not refused for a name that may well be known.
+    pub(crate) fn not_known(&mut self, message: &Outgoing<'_>) -> Next {
+        let why = self.store_trouble().filter(|_| message.ask.queue && !self.config.store);
+        let Some(why) = why.map(ToOwned::to_owned) else { return self.not_found(message) };
+        self.counters.refused_store_unavailable += 1;
+        self.refuse_message(message, ErrorCode::StoreUnavailable, &why)
     }
 
     /// Tells a sender that its message is refused, if it hears of such things.

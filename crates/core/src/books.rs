@@ -10,8 +10,8 @@ use core::time::Duration;
 use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
-use crate::backlog::Promised;
-use crate::endpoint::{Endpoint, EndpointKey};
+use crate::backlog::{Backlog, Promised};
+use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
 use crate::fate::Failure;
 use crate::parcel::Parcel;
 use crate::router::Router;
@@ -49,6 +49,8 @@ pub struct Member {
 pub struct Traced {
     /// What has happened to messages of this id, oldest first.
     pub states: Vec<TracedState>,
+    /// States between the first of a message and its last ones that are not known any more.
+    pub left_out: u64,
     /// Where such messages are now.
     pub standings: Vec<Standing>,
 }
@@ -204,7 +206,6 @@ impl Router {
     pub fn retry(&mut self, record: Record) -> Result<(), (ErrorCode, String)> {
         let name = record.endpoint.clone();
         let uid = self.known.of(name.as_str(), self.now.unix_us).map(|known| known.uid);
-        let uid = uid.unwrap_or(self.config.owner_uid);
         let endpoint = self.away_endpoint(&name, uid);
         let why = if self.endpoints[endpoint.0].mailbox { Keep::Mailbox } else { Keep::Queued };
         let place = match self.place_for(endpoint, record.payload.len(), Some(why)) {
@@ -336,7 +337,9 @@ impl Router {
             if !sees_all && found.uid != uid {
                 continue;
             }
+            traced.left_out += u64::from(found.left_out);
             traced.standings.extend(self.queued_standing(&found.states));
+            traced.standings.extend(self.held_standing(&found.states));
             traced.states.extend(found.states.into_iter().map(|state| TracedState {
                 state: state.state.as_str(),
                 unix_us: state.unix_us,
@@ -365,6 +368,71 @@ impl Router {
             ),
             next: format!("it is handed over as soon as {name} reads on"),
         })
+    }
+
+    /// Where a message is that is held for a name whose session ended a moment ago.
+    fn held_standing(&self, states: &[trace::TracedState]) -> Option<Standing> {
+        let last = states.last().filter(|last| last.state == TraceState::Held)?;
+        let name = last.endpoint.as_ref()?;
+        let EndpointState::Lingering(linger) =
+            &self.endpoints[self.names.get(name.as_str())?.0].state
+        else {
+            return None;
+        };
+        let left = shown(linger.until.since(self.now.moment));
+        Some(Standing {
+            endpoint: name.clone(),
+            place: "held",
+            since_unix_us: Some(last.unix_us),
+            blocked_by: format!("{name} was there a moment ago, and is away"),
+            next: format!("it is handed over if {name} is back within {left}, and dropped else"),
+        })
+    }
+
+    /// Where a message is that was found on disk, under this `seq` of an endpoint, since then, and is not
+    /// in [`Router::trace_of`]: what was read from disk may be older than what the router knows. `None`:
+    /// nobody waits for it any more, or it is in memory.
+    pub fn standing_on_disk(
+        &self,
+        endpoint: &EndpointName,
+        seq: u64,
+        since_unix_us: Option<u64>,
+    ) -> Option<Standing> {
+        let key = *self.names.get(endpoint.as_str())?;
+        let (record, name) = (&self.endpoints[key.0], endpoint.as_str());
+        let session = self.holder_of(key);
+        let is_unread = |session: &&Session| session.unread.iter().any(|unread| unread.seq == seq);
+        let is_queued = |session: &&Session| {
+            let mut kept = session.handing.iter().filter(|one| one.tracking.kept.is_some());
+            kept.any(|handing| handing.seq == seq)
+        };
+        let has_more = |backlog: &Backlog| backlog.disk_from.is_some_and(|from| from <= seq);
+        let (place, blocked_by, next) = if let Some(session) = session.filter(is_unread) {
+            let pid = session.credentials.pid;
+            (
+                "in_flight",
+                format!("{name} (pid={pid}) has not read all that was handed over to it"),
+                format!("it is done when {name} has; if its session ends first, it comes again"),
+            )
+        } else if let Some(session) = session.filter(is_queued) {
+            let pid = session.credentials.pid;
+            (
+                "queued",
+                format!("{name} (pid={pid}) has not read what is before it"),
+                format!("it is handed over as soon as {name} reads on"),
+            )
+        } else if !record.backlog.as_deref().is_some_and(has_more) {
+            return None;
+        } else if session.is_some() {
+            (
+                "stored",
+                format!("{name} has not dealt with what came before"),
+                format!("it is read from disk as soon as {name} has room"),
+            )
+        } else {
+            ("stored", format!("{name} is away"), format!("it is handed over when {name} is back"))
+        };
+        Some(Standing { endpoint: endpoint.clone(), place, since_unix_us, blocked_by, next })
     }
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {

@@ -44,9 +44,9 @@ counters! {
     held,
     /// Held messages that went to the endpoint when it came back.
     held_delivered,
-    /// Courtesy receipts given.
+    /// Receipts given: those that senders have asked for, and courtesy receipts.
     receipts,
-    /// Times that a sender was kept waiting for a receiver's queue.
+    /// Times that a sender was kept waiting: for a receiver's queue, or for the disk.
     sender_waits,
     /// Times that a sender was kept waiting because it sent more in a second than it may.
     pace_waits,
@@ -60,7 +60,8 @@ counters! {
     refused_fields,
     /// Connections of users who may not connect.
     refused_users,
-    /// Registrations of a protected name without its token, by a user who is not its own.
+    /// Registrations refused: of a protected name without its token, by a user who is not its own; or of
+    /// a name for which another user's messages wait.
     refused_unauthorized,
     /// Messages refused: their `from` was not the sender's own name, where that is demanded.
     refused_from,
@@ -82,6 +83,8 @@ counters! {
     dropped_topic,
     /// Messages not shown to somebody who looks on and does not read.
     dropped_tap,
+    /// Endpoints that came or went while somebody who watches them left too much unread to hear of it.
+    presence_left_out,
     /// Messages to topics.
     published,
     /// Messages that were to be kept on disk.

@@ -26,6 +26,9 @@ pub(crate) struct Endpoint {
     pub(crate) fight: Fight,
     /// The user who registered it last, or whose it was before: what waits for it is theirs.
     pub(crate) uid: u32,
+    /// Nobody has registered it yet; messages wait for it because the configuration names it. They are
+    /// for the first who may have the name.
+    pub(crate) is_unclaimed: bool,
     /// Whether messages wait for it while it is away.
     pub(crate) mailbox: bool,
     /// The same as it was last remembered on disk.
@@ -109,6 +112,7 @@ impl Endpoint {
             draining: None,
             fight: Fight::default(),
             uid,
+            is_unclaimed: false,
             mailbox: false,
             remembered_mailbox: false,
             backlog: None,

@@ -33,7 +33,7 @@ impl Router {
             .or_else(|| self.absent_member(group, message.ask.queue));
         match member {
             Some(member) => self.route_to_endpoint(message, member),
-            None => self.not_found(message),
+            None => self.not_known(message),
         }
     }
 
@@ -230,7 +230,7 @@ impl Router {
         if let Some(receiver) = self.endpoints[endpoint.0].holder() {
             match source {
                 GapSource::Broadcast => self.drop_broadcast(receiver, message.payload_bytes()),
-                GapSource::Topic | GapSource::Tap => {
+                GapSource::Topic | GapSource::Tap | GapSource::Presence => {
                     self.counters.dropped_topic += 1;
                     self.note_gap(receiver, source, message.payload_bytes());
                     if let Some(session) = self.session_mut(receiver) {

@@ -11,6 +11,7 @@ use alloc::string::String;
 use core::cell::Cell;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status, Targets};
+use hermes_bus_proto::listing::Level;
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
 use crate::endpoint::EndpointKey;
@@ -225,9 +226,15 @@ impl Router {
             return true;
         }
         self.stop_waiting_for_receipt(promise.sender);
-        let is_there = self.session(promise.sender).is_some_and(|session| !session.is_deaf);
+        let sender = self.session(promise.sender);
+        let is_there = sender.is_some_and(|session| !session.is_deaf);
+        let is_level_2 = sender.is_some_and(|session| session.level == Level::Two);
         let name = to.and_then(|to| self.endpoints.get(to.0)).map(|to| to.name.clone());
-        let further = Further { status, to: name.as_ref(), ..Further::default() };
+        let further = match is_level_2 {
+            true => Further { status, to: name.as_ref(), ..Further::default() },
+            // Level 1 knows of no more.
+            false => Further::default(),
+        };
         let (code, detail) = (failure.code, Detail::Text(&failure.detail));
         let id = Some(Raw::new(&promise.id));
         self.tell(promise.sender, |out| control::error_2(out, code, detail, id, &further));

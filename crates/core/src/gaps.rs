@@ -9,10 +9,13 @@ pub(crate) enum GapSource {
     Broadcast,
     /// What goes through the bus.
     Tap,
+    /// Endpoints that come and go.
+    Presence,
 }
 
 impl GapSource {
-    const ALL: [GapSource; 3] = [GapSource::Topic, GapSource::Broadcast, GapSource::Tap];
+    const ALL: [GapSource; 4] =
+        [GapSource::Topic, GapSource::Broadcast, GapSource::Tap, GapSource::Presence];
 
     /// The word on the wire.
     pub(crate) fn as_str(self) -> &'static str {
@@ -20,6 +23,7 @@ impl GapSource {
             GapSource::Topic => "topic",
             GapSource::Broadcast => "broadcast",
             GapSource::Tap => "tap",
+            GapSource::Presence => "presence",
         }
     }
 }

@@ -91,6 +91,11 @@ impl Groups {
         self.memberships.get(&endpoint).into_iter().flatten().map(|group| &**group)
     }
 
+    /// Whether an endpoint is in a group.
+    pub(crate) fn is_member(&self, endpoint: EndpointKey, group: &str) -> bool {
+        self.memberships.get(&endpoint).is_some_and(|groups| groups.contains(group))
+    }
+
     /// How many groups an endpoint is in.
     pub(crate) fn count_of(&self, endpoint: EndpointKey) -> usize {
         self.memberships.get(&endpoint).map_or(0, BTreeSet::len)

@@ -1,7 +1,7 @@
 //! The router's side of the disk: what was ordered, what has been answered, and what is in the way.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -413,10 +413,12 @@ impl Router {
         let Recovered { seq_from, remembered, waiting, recent, .. } = recovered;
         self.seq = self.seq.max(seq_from.saturating_sub(1));
         self.seq_recovered = seq_from;
+        let mut users = BTreeMap::new();
         for facts in remembered {
+            users.insert(facts.endpoint.clone(), facts.uid);
             self.note_known(&facts.endpoint, facts.uid, facts.seen_unix_us);
             if facts.mailbox {
-                let endpoint = self.away_endpoint(&facts.endpoint, facts.uid);
+                let endpoint = self.away_endpoint(&facts.endpoint, Some(facts.uid));
                 self.endpoints[endpoint.0].mailbox = true;
                 self.endpoints[endpoint.0].remembered_mailbox = true;
                 for group in &facts.groups {
@@ -428,9 +430,7 @@ impl Router {
             }
         }
         for Waiting { endpoint: name, messages, load_bytes, first_seq, oldest_unix_us } in waiting {
-            let known = self.known.of(name.as_str(), self.now.unix_us);
-            let uid = known.map_or(self.config.owner_uid, |known| known.uid);
-            let endpoint = self.away_endpoint(&name, uid);
+            let endpoint = self.away_endpoint(&name, users.get(&name).copied());
             self.kept_bytes += load_bytes;
             let newest = self.seq;
             let backlog = self.backlog_or_new(endpoint);
@@ -441,16 +441,30 @@ impl Router {
             backlog.leave_on_disk(newest);
             self.load_ahead(endpoint);
         }
+        self.give_configured_mailboxes();
         self.repetitions.recover(recent, self.began.unwrap_or(self.now));
         self.sweep_later();
     }
 
-    /// An endpoint without a session, which is there for what waits for it.
-    pub(crate) fn away_endpoint(&mut self, name: &EndpointName, uid: u32) -> EndpointKey {
+    /// An endpoint without a session, which is there for what waits for it. `uid` is the user who
+    /// registered it last, if anybody has.
+    pub(crate) fn away_endpoint(&mut self, name: &EndpointName, uid: Option<u32>) -> EndpointKey {
         if let Some(known) = self.names.get(name.as_str()) {
             return *known;
         }
-        self.insert_endpoint(name, uid, EndpointState::Away)
+        let payer = uid.unwrap_or(self.config.owner_uid);
+        let endpoint = self.insert_endpoint(name, payer, EndpointState::Away);
+        self.endpoints[endpoint.0].is_unclaimed = uid.is_none();
+        endpoint
+    }
+
+    /// Every endpoint that the configuration names has a mailbox from now on.
+    pub(crate) fn give_configured_mailboxes(&mut self) {
+        for name in &self.config.mailboxes {
+            if let Some(endpoint) = self.names.get(name.as_str()) {
+                self.endpoints[endpoint.0].mailbox = true;
+            }
+        }
     }
 
     fn note_known(&mut self, name: &EndpointName, uid: u32, unix_us: u64) {

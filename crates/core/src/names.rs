@@ -71,6 +71,11 @@ impl Router {
             },
             _ => wish,
         };
+        let known = self.names.get(wish.name.as_str()).copied();
+        let Options { topics, groups, .. } = &wish.options;
+        if let Err(what) = self.may_subscribe(known, topics, groups) {
+            return self.refuse_request(key, envelope, ErrorCode::OverLimit, &what);
+        }
         self.give_name(key, wish, envelope);
         Next::Taken
     }
@@ -158,7 +163,7 @@ impl Router {
 
     /// What the endpoint is from now on.
     fn prepare_endpoint(&mut self, key: SessionKey, endpoint: EndpointKey, wish: &Wish) {
-        let is_configured = self.config.mailboxes.iter().any(|name| name == wish.name.as_str());
+        let is_configured = self.has_configured_mailbox(wish.name.as_str());
         let Some(session) = self.session_mut(key) else { return };
         session.level = wish.level;
         session.meta = wish.options.meta.clone();
@@ -166,6 +171,7 @@ impl Router {
         session.acking = wish.options.ack.then(|| Box::new(Acking::new(in_flight)));
         let record = &mut self.endpoints[endpoint.0];
         record.uid = uid;
+        record.is_unclaimed = false;
         record.acks = wish.options.ack;
         // A session of level 1 cannot say anything about it.
         if wish.level == Level::Two {
@@ -215,7 +221,8 @@ impl Router {
         let record = &self.endpoints[endpoint.0];
         let waits = record.backlog.as_ref().is_some_and(|backlog| backlog.kept.messages > 0);
         let uid = self.session(key).map(|session| session.credentials.uid);
-        !(waits || record.mailbox) || uid == Some(record.uid) || uid == Some(0)
+        let is_somebody_s = (waits || record.mailbox) && !record.is_unclaimed;
+        !is_somebody_s || uid == Some(record.uid) || uid == Some(0)
     }
 
     /// Remembers a name over restarts, if that is not done already.

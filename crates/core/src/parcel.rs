@@ -74,13 +74,12 @@ impl Parcel {
         keep: Keep,
         bus_time: impl Fn(Moment) -> u64,
     ) -> Record {
-        let unknown = Sender { uid: 0, pid: 0, endpoint: None };
         Record {
             seq: self.seq,
             endpoint: endpoint.clone(),
             keep,
             payload: self.payload.clone(),
-            sender: self.sender.clone().unwrap_or(unknown),
+            sender: self.sender.clone(),
             via: self.via.clone(),
             wanted: self.fate.wanted(),
             arrived_unix_us: self.arrived_unix_us,
@@ -94,7 +93,7 @@ impl Parcel {
         Parcel {
             seq: record.seq,
             payload: record.payload,
-            sender: Some(record.sender),
+            sender: record.sender,
             via: record.via,
             arrived: now,
             arrived_unix_us: record.arrived_unix_us,

@@ -1,12 +1,13 @@
 //! What a level 2 session asks for once it has its name, and what it is told unasked: presence, gaps,
 //! taps.
 
-use alloc::string::ToString;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 use hermes_bus_proto::control::{self, Detail, Further};
-use hermes_bus_proto::limits::SUBSCRIPTIONS_MAX;
+use hermes_bus_proto::limits::{HEADER_BYTES, SUBSCRIPTIONS_MAX};
 use hermes_bus_proto::listing::Level;
 use hermes_bus_proto::requests::{self, Ack, Nack, Subscriptions, TapMode, Watch};
 use hermes_bus_proto::{Envelope, ErrorCode, Kind};
@@ -127,11 +128,7 @@ impl Router {
             (_, Err(what)) => return self.invalid(key, envelope, &what),
         };
         let Subscriptions { topics, groups } = wanted;
-        let has_room = self.topics.count_of(endpoint) + topics.len() <= SUBSCRIPTIONS_MAX
-            && self.groups.count_of(endpoint) + groups.len() <= SUBSCRIPTIONS_MAX
-            && self.topics.has_room();
-        if joins && !has_room {
-            let what = alloc::format!("an endpoint holds {SUBSCRIPTIONS_MAX} of each at most");
+        if joins && let Err(what) = self.may_subscribe(Some(endpoint), &topics, &groups) {
             return self.refuse_request(key, envelope, ErrorCode::OverLimit, &what);
         }
         for topic in &topics {
@@ -153,6 +150,29 @@ impl Router {
             self.remember(endpoint);
         }
         self.hold_if_answers_pile_up(key)
+    }
+
+    /// Whether an endpoint may hold these too, beside what it holds already; else why not.
+    pub(crate) fn may_subscribe(
+        &self,
+        endpoint: Option<EndpointKey>,
+        topics: &[Box<str>],
+        groups: &[Box<str>],
+    ) -> Result<(), String> {
+        let holds_topic = |topic: &str| endpoint.is_some_and(|key| self.topics.holds(key, topic));
+        let is_member = |group: &str| endpoint.is_some_and(|key| self.groups.is_member(key, group));
+        let new_topics = topics.iter().filter(|topic| !holds_topic(topic)).count();
+        let new_groups = groups.iter().filter(|group| !is_member(group)).count();
+        let (topics, groups) =
+            endpoint.map_or((0, 0), |key| (self.topics.count_of(key), self.groups.count_of(key)));
+        let has_room = |new: usize, held: usize| new == 0 || held + new <= SUBSCRIPTIONS_MAX;
+        if !has_room(new_topics, topics) || !has_room(new_groups, groups) {
+            return Err(alloc::format!("an endpoint holds {SUBSCRIPTIONS_MAX} of each at most"));
+        }
+        if new_topics > 0 && !self.topics.has_room() {
+            return Err("the bus holds as many topics as it can".to_string());
+        }
+        Ok(())
     }
 
     // ---- watching -------------------------------------------------------------------------------------
@@ -201,15 +221,18 @@ impl Router {
     fn tell_presence(&mut self, endpoint: EndpointKey, change: Change, session_id: &str) {
         let name = self.endpoints[endpoint.0].name.clone();
         let unix_us = self.now.unix_us;
-        let mut watching: Vec<SessionKey> = self.watchers.presence().collect();
-        // Who leaves it unread would hold it for ever.
-        watching.retain(|key| {
-            self.session(*key).is_some_and(|session| {
-                session.outbox.control_bytes() <= self.config.answer_bytes_max
-            })
-        });
+        let mut frame = Vec::new();
+        presence::append(&mut frame, &name, change, session_id, unix_us);
+        let watching: Vec<SessionKey> = self.watchers.presence().collect();
         for key in watching {
-            self.tell(key, |out| presence::append(out, &name, change, session_id, unix_us));
+            let Some(session) = self.session(key) else { continue };
+            // Who leaves it unread would hold it for ever.
+            if session.outbox.control_bytes() <= self.config.answer_bytes_max {
+                self.tell(key, |out| out.extend_from_slice(&frame));
+            } else {
+                self.counters.presence_left_out += 1;
+                self.note_gap(key, GapSource::Presence, frame.len() - HEADER_BYTES);
+            }
         }
     }
 

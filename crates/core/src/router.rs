@@ -12,9 +12,9 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use hermes_bus_proto::control::{self, Detail};
+use hermes_bus_proto::control::{self, Detail, Further};
 use hermes_bus_proto::listing::{self, EndpointDetails, Level, ListingWriter, ServerDetails};
-use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw};
+use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw, requests};
 use slab::Slab;
 
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
@@ -256,6 +256,7 @@ impl Router {
             self.queue_has_drained(key);
         }
         self.let_those_go_on_who_read_answers();
+        self.give_configured_mailboxes();
     }
 
     /// Who was held for unread answers goes on if they are few enough now.
@@ -434,11 +435,17 @@ impl Router {
                 self.list(key, &envelope);
                 self.hold_if_answers_pile_up(key)
             }
-            Kind::Admin if listing::level_asked(envelope.protocol) == Level::Two => {
-                self.admin(key, payload)
+            Kind::Admin if self.speaks_level_2(key, &envelope) => {
+                self.admin(key, &envelope, payload)
             }
             _ => self.request(key, &envelope, payload),
         }
+    }
+
+    /// Whether a session is of level 2, or says so in this frame.
+    fn speaks_level_2(&self, key: SessionKey, envelope: &Envelope<'_>) -> bool {
+        self.session(key).is_some_and(|session| session.level == Level::Two)
+            || listing::level_asked(envelope.protocol) == Level::Two
     }
 
     fn answer_ping(&mut self, key: SessionKey, envelope: &Envelope<'_>) {
@@ -674,14 +681,17 @@ impl Router {
     }
 
     /// A request that only the daemon's own user, and root, may make. The driver answers it.
-    fn admin(&mut self, key: SessionKey, payload: Payload<'_>) -> Next {
+    fn admin(&mut self, key: SessionKey, envelope: &Envelope<'_>, payload: Payload<'_>) -> Next {
         self.take_note_of_frame(key);
         let Some(session) = self.session(key) else { return Next::Finished };
         let uid = session.credentials.uid;
         if !self.owns_bus(key) {
             self.counters.refused_admin += 1;
             let what = format!("user {uid} does not own this bus");
-            self.tell_error(key, ErrorCode::Forbidden, Detail::Text(&what), None);
+            let req = requests::req(envelope).ok().flatten();
+            let further = Further { req, ..Further::default() };
+            let (code, detail) = (ErrorCode::Forbidden, Detail::Text(&what));
+            self.tell(key, |out| control::error_2(out, code, detail, None, &further));
             self.log_of(key, |peer| Event::Misbehaved { peer, what });
         } else {
             self.effects.push(Effect::Admin(key, Bytes::copy_from_slice(payload.bytes())));

@@ -61,8 +61,8 @@ pub struct Record {
     pub keep: Keep,
     /// The JSON object as a level 1 receiver gets it: with `id`, `ts` and `from`, no header.
     pub payload: Bytes,
-    /// Who sent it.
-    pub sender: Sender,
+    /// Who sent it, where that is known.
+    pub sender: Option<Sender>,
     /// The `@group` or `#topic` that it came through.
     pub via: Option<Box<str>>,
     /// The receipt that the sender asked for.

@@ -141,6 +141,12 @@ impl Topics {
         patterns.into_iter().flatten().map(|pattern| &**pattern)
     }
 
+    /// Whether an endpoint holds a pattern.
+    pub(crate) fn holds(&self, endpoint: EndpointKey, pattern: &str) -> bool {
+        let subscriber = self.subscribers.get(&endpoint);
+        subscriber.is_some_and(|subscriber| subscriber.patterns.contains_key(pattern))
+    }
+
     /// How many patterns an endpoint holds.
     pub(crate) fn count_of(&self, endpoint: EndpointKey) -> usize {
         self.subscribers.get(&endpoint).map_or(0, |subscriber| subscriber.patterns.len())

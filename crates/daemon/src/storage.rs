@@ -534,7 +534,7 @@ mod tests {
             endpoint: EndpointName::level_1("worker").unwrap(),
             keep: Keep::Mailbox,
             payload: Bytes::from(format!("{{\"id\": \"m{seq}\", \"body\": \"text\"}}")),
-            sender: Sender { uid: 1, pid: 2, endpoint: None },
+            sender: Some(Sender { uid: 1, pid: 2, endpoint: None }),
             via: None,
             wanted: None,
             arrived_unix_us: 1_000_000,

@@ -35,7 +35,7 @@ error_codes! {
     UnknownType = "unknown_type",
     /// A frame over 10 MiB, or one that would be over it with the fields that the bus adds.
     FrameTooLarge = "frame_too_large",
-    /// The request needs a registered session.
+    /// The request needs a registered session of level 2.
     NotRegistered = "not_registered",
     /// The name is in use, and the session asked not to replace its holder.
     NameTaken = "name_taken",
@@ -43,7 +43,7 @@ error_codes! {
     NameInvalid = "name_invalid",
     /// The peer may not do this.
     Forbidden = "forbidden",
-    /// The secret of a protected name is missing or wrong.
+    /// The name is not for this user: it is protected and the token is missing or wrong, or what waits for it is another user's.
     Unauthorized = "unauthorized",
     /// The receiver's mailbox is over its quota.
     MailboxFull = "mailbox_full",

@@ -215,6 +215,7 @@ const OF_LEVEL_2: &[&str] = &[
     "dropped_store_failed",
     "dropped_topic",
     "dropped_tap",
+    "presence_left_out",
     "published",
     "kept",
     "spilled",

@@ -71,7 +71,11 @@ fn record(seq: u64, endpoint: &EndpointName) -> Record {
         endpoint: endpoint.clone(),
         keep: Keep::Mailbox,
         payload: payload.into(),
-        sender: Sender { uid: 1000, pid: 4242, endpoint: EndpointName::level_2("sender").ok() },
+        sender: Some(Sender {
+            uid: 1000,
+            pid: 4242,
+            endpoint: EndpointName::level_2("sender").ok(),
+        }),
         via: None,
         wanted: Some(Status::Stored),
         arrived_unix_us: 1_700_000_000_000_000 + seq,

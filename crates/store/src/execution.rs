@@ -399,7 +399,7 @@ fn note_end(
     let judged = envelope.filter(|_| is_judged).and_then(|envelope| {
         let from = || envelope.from?.text().ok();
         Some(Judged {
-            uid: row.get(6).ok()?,
+            uid: rows::uid(row, 6).ok()??,
             from: sender.map(Cow::Borrowed).or_else(from),
             to: envelope.to?.text().ok()?,
         })

@@ -151,10 +151,11 @@ fn waiting_recent(
         let Ok(envelope) = Envelope::scan(payload) else { continue };
         let Some(id) = rows::text_id(&envelope) else { continue };
         let Some(to) = envelope.to.and_then(|to| to.text().ok()) else { continue };
+        let Some(uid) = rows::uid(row, 3)? else { continue };
         let sender: Option<Box<str>> = row.get(4)?;
         let from = || Some(envelope.from?.text().ok()?.into());
         recent.push(Recent {
-            uid: row.get(3)?,
+            uid,
             from: sender.or_else(from),
             to: to.into(),
             id: id.into(),

@@ -116,9 +116,9 @@ pub(crate) fn insert(
         stored_unix_us,
         record.expires_unix_us,
         record.wanted.map(codes::of_status),
-        record.sender.uid,
-        record.sender.pid,
-        record.sender.endpoint.as_ref().map(EndpointName::as_str),
+        sender_uid(record),
+        record.sender.as_ref().map_or(0, |sender| sender.pid),
+        sender_name(record),
         record.via.as_deref(),
         deliveries,
         tag.as_deref().map(str::as_bytes),
@@ -146,7 +146,7 @@ pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result
         endpoint,
         keep: codes::keep(row.get(1)?).ok_or_else(|| unknown(1))?,
         payload: Bytes::copy_from_slice(payload),
-        sender: Sender { uid: row.get(5)?, pid: row.get(6)?, endpoint: name(row, 7)? },
+        sender: sender(row, 5)?,
         via: row.get::<_, Option<Box<str>>>(8)?,
         wanted: wanted(row, 4)?,
         arrived_unix_us: row.get(2)?,
@@ -157,6 +157,31 @@ pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result
 
 pub(crate) fn wanted(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Status>> {
     Ok(row.get::<_, Option<u8>>(column)?.and_then(codes::status))
+}
+
+/// Stands in `uid` where nobody knows who sent a message: POSIX has no user of this number.
+const NO_UID: i64 = -1;
+
+fn sender_uid(record: &Record) -> i64 {
+    record.sender.as_ref().map_or(NO_UID, |sender| sender.uid.into())
+}
+
+fn sender_name(record: &Record) -> Option<&str> {
+    Some(record.sender.as_ref()?.endpoint.as_ref()?.as_str())
+}
+
+/// Who sent a message: three columns from this one on.
+fn sender(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Sender>> {
+    let Some(uid) = uid(row, column)? else { return Ok(None) };
+    Ok(Some(Sender { uid, pid: row.get(column + 1)?, endpoint: name(row, column + 2)? }))
+}
+
+/// The user who sent a message, where that is known.
+pub(crate) fn uid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u32>> {
+    match row.get(column)? {
+        NO_UID => Ok(None),
+        _ => row.get(column).map(Some),
+    }
 }
 
 fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EndpointName>> {
@@ -184,9 +209,9 @@ pub(crate) fn insert_dead(connection: &Connection, letter: &DeadLetter) -> rusql
             record.arrived_unix_us,
             record.expires_unix_us,
             record.wanted.map(codes::of_status),
-            record.sender.uid,
-            record.sender.pid,
-            record.sender.endpoint.as_ref().map(EndpointName::as_str),
+            sender_uid(record),
+            record.sender.as_ref().map_or(0, |sender| sender.pid),
+            sender_name(record),
             record.via.as_deref(),
             record.deliveries,
             reason.as_str(),
@@ -208,7 +233,7 @@ pub(crate) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<NumberedDeadLetter>
         endpoint: name(row, 2)?.ok_or_else(|| unknown(2))?,
         keep: codes::keep(row.get(3)?).ok_or_else(|| unknown(3))?,
         payload: Bytes::copy_from_slice(row.get_ref(15)?.as_blob().map_err(|_| unknown(15))?),
-        sender: Sender { uid: row.get(7)?, pid: row.get(8)?, endpoint: name(row, 9)? },
+        sender: sender(row, 7)?,
         via: row.get::<_, Option<Box<str>>>(10)?,
         wanted: wanted(row, 6)?,
         arrived_unix_us: row.get(4)?,

@@ -99,7 +99,7 @@ fn keep_as(seq: u64, keep: Keep) -> Order {
         endpoint: name(),
         keep,
         payload: Bytes::from_static(b"{\"type\": \"message\", \"to\": \"a\"}"),
-        sender: Sender { uid: 1, pid: 1, endpoint: None },
+        sender: Some(Sender { uid: 1, pid: 1, endpoint: None }),
         via: None,
         wanted: Some(Status::Stored),
         arrived_unix_us: 1,

@@ -148,9 +148,12 @@ impl Steps {
     }
 
     fn delivered(&mut self, unix_us: Option<u64>, deliveries: u32) {
-        if deliveries > 0 {
-            self.add(Step::Delivered, unix_us, format!("handed over {deliveries} times"));
-        }
+        let times = match deliveries {
+            0 => return,
+            1 => String::new(),
+            _ => format!("handed over {deliveries} times"),
+        };
+        self.add(Step::Delivered, unix_us, times);
     }
 
     fn add(&mut self, step: Step, unix_us: Option<u64>, detail: String) {

@@ -452,7 +452,7 @@ pub enum Dead {
     /// Print one of them
     Show {
         /// Its key, as `dead list` prints it
-        key: String,
+        key: u64,
     },
     /// Send some of them once more
     Retry(Which),
@@ -465,7 +465,7 @@ pub enum Dead {
 #[group(required = true, multiple = false)]
 pub struct Which {
     /// The one with this key
-    pub key: Option<String>,
+    pub key: Option<u64>,
     /// All for this endpoint
     #[arg(long, value_name = "NAME")]
     pub endpoint: Option<String>,

@@ -34,6 +34,25 @@ fn names_and_what_is_held_for_them_go_on_in_the_next_process() {
 }
 
 #[test]
+fn who_sent_what_the_last_process_held_is_not_known_and_nobody_is_named_for_it() {
+    let mut world = World::new();
+    let (reader, busy) = (world.register("reader"), world.register("busy"));
+    world.stop_reading(busy, 0);
+    world.message(reader, "busy", "held");
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    let left = world.router.lingering();
+
+    let mut next = World::with(|config| config.store = true);
+    next.router.restore(left);
+    let (busy, frames) = next.join_and_take("busy", json!({"mailbox": true, "ack": true}));
+    let message = frames.last().expect("it was held");
+    assert_eq!((&message["body"], message.get("sender")), (&json!("held"), None));
+    next.send(busy, &json!({"type": "ack", "seqs": [message["seq"]]}));
+    next.end_with_mailboxes();
+}
+
+#[test]
 fn all_that_was_queued_goes_on_however_much_it_is() {
     let limits = |config: &mut hermes_bus_core::Config| {
         config.held_bytes_max = 3_000;

@@ -312,7 +312,13 @@ fn the_owner_and_root_may_ask_the_daemon_and_nobody_else() {
     }
     let guest = world.connect_as(1001);
     world.send(guest, &ask);
-    assert_eq!(world.take(guest)[0]["code"], "forbidden");
+    let refusal = &world.take(guest)[0];
+    assert_eq!((&refusal["code"], &refusal["req"]), (&json!("forbidden"), &json!(5)));
+    // Who has registered on level 2 need not say it again.
+    let session = world.join("session", json!({}));
+    world.send(session, &json!({"type": "admin", "op": "reload"}));
+    assert_eq!(world.admin.pop().map(|(asker, _)| asker), Some(session));
+    assert!(world.take(session).is_empty());
     let old = world.connect();
     world.send(old, &json!({"type": "admin", "op": "reload"}));
     assert!(world.take(old).is_empty(), "on level 1 it is an unknown type");

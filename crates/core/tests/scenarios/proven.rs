@@ -90,6 +90,26 @@ fn a_receiver_that_cannot_acknowledge_is_said_to_be_one() {
 }
 
 #[test]
+fn an_error_says_no_more_to_who_speaks_level_1_than_it_knows() {
+    let mut world = durable();
+    let (old, _b) = (world.register("old"), world.register("b"));
+    let script = world.connect();
+    for sender in [old, script] {
+        for ask in [json!({"receipt": "acked"}), json!({"receipt": "acked", "queue": true})] {
+            let mut message = ask;
+            message["id"] = json!("m1");
+            world.ask(sender, "b", message);
+            world.sync();
+            let frames = world.take(sender);
+            assert_eq!(briefly(&frames), ["error m1 receipt_impossible"]);
+            let keys: Vec<&String> = frames[0].as_object().expect("an object").keys().collect();
+            assert_eq!(keys, ["code", "detail", "id", "type"], "{frames:?}");
+        }
+    }
+    world.end();
+}
+
+#[test]
 fn a_worker_takes_as_many_messages_as_it_has_asked_for() {
     let mut world = World::new();
     let a = world.register("a");
@@ -295,6 +315,56 @@ fn a_released_client_with_a_mailbox_keeps_its_messages_until_it_has_read_them() 
 }
 
 #[test]
+fn what_waits_for_a_configured_name_is_for_the_first_who_registers_it() {
+    let configured = |config: &mut hermes_bus_core::Config| {
+        config.store = true;
+        config.allow_uids = vec![1_001, 1_002];
+        config.mailboxes = vec!["old".to_owned()];
+    };
+    let mut world = World::with(configured);
+    let a = world.register("a");
+    world.message(a, "old", 1);
+    world.sync();
+    // The next process knows as little of who has the name, and goes on keeping.
+    let shelf = std::mem::take(&mut world.shelf);
+    world.end();
+    let mut world = World::with(configured);
+    world.router.recover(shelf.recovered(false));
+    world.shelf = shelf;
+    let a = world.register("a");
+    world.message(a, "old", 2);
+    world.sync();
+    let old = world.register_as(1_001, "old");
+    world.sync();
+    assert_eq!(world.bodies(old), [json!(1), json!(2)]);
+    world.hang_up(old);
+    world.pass_ms(4_000);
+    // From now on it is that user's.
+    let thief = world.connect_as(1_002);
+    world.send(thief, &json!({"type": "register", "endpoint": "old"}));
+    assert_eq!(world.take(thief)[0]["code"], "unauthorized");
+    let owner = world.connect();
+    world.send(owner, &json!({"type": "register", "endpoint": "old"}));
+    assert_eq!(world.take(owner)[0]["code"], "unauthorized");
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_name_has_its_mailbox_as_soon_as_the_configuration_says_so() {
+    let mut world = World::with(|config| config.store = true);
+    let (a, old) = (world.register("a"), world.register("old"));
+    let mut config = world.router.config().clone();
+    config.mailboxes = vec!["old".to_owned()];
+    world.router.configure(config);
+    world.hang_up(old);
+    world.message(a, "old", 1);
+    world.pass_ms(4_000);
+    world.sync();
+    assert_eq!(world.shelf.records.len(), 1, "the name does not only linger");
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn what_a_released_client_was_not_seen_to_read_comes_again() {
     let mut world = World::with(|config| {
         config.store = true;
@@ -430,6 +500,31 @@ fn a_message_that_the_disk_does_not_take_is_refused_and_forgotten() {
     assert_eq!(briefly(&world.take(a)), ["receipt m1 stored"]);
     assert_eq!(world.router.mailboxes()[0].kept.messages, 1);
     world.end_with_mailboxes();
+}
+
+#[test]
+fn before_the_disk_is_there_nobody_is_said_to_be_unknown() {
+    use hermes_bus_core::Config;
+    use hermes_bus_core::storage::Recovered;
+    let mut world = World::new();
+    let a = world.join("a", json!({}));
+    let script = world.connect();
+    for to in ["seen-last-week", "@crew"] {
+        world.ask(a, to, json!({"id": "m1", "queue": true, "body": 1}));
+        let frames = world.take(a);
+        assert_eq!(briefly(&frames), ["error m1 store_unavailable"], "{to}");
+        assert_eq!(frames[0]["detail"], "the bus keeps nothing on disk");
+        // Nobody needs a disk to say that nobody is there.
+        world.ask(a, to, json!({"id": "m2", "body": 2}));
+        assert_eq!(briefly(&world.take(a)), ["error m2 endpoint_not_found"], "{to}");
+    }
+    world.ask(script, "seen-last-week", json!({"id": "m3", "receipt": "stored", "body": 3}));
+    assert_eq!(briefly(&world.take(script)), ["error m3 store_unavailable"]);
+    world.router.configure(Config { store: true, ..world.router.config().clone() });
+    world.router.recover(Recovered::default());
+    world.ask(a, "seen-last-week", json!({"id": "m4", "queue": true, "body": 4}));
+    assert_eq!(briefly(&world.take(a)), ["error m4 endpoint_not_found"]);
+    world.end();
 }
 
 #[test]
@@ -856,6 +951,93 @@ fn those_who_watch_hear_who_comes_and_who_goes_for_good() {
 }
 
 #[test]
+fn who_watches_and_does_not_read_hears_how_much_it_has_missed() {
+    let mut world = World::with(|config| config.answer_bytes_max = 1_000);
+    let watcher = world.join("watcher", json!({}));
+    world.send(watcher, &json!({"type": "watch", "presence": true}));
+    world.take(watcher);
+    world.stop_reading(watcher, 0);
+    for n in 0..50 {
+        world.register(&format!("b{n}"));
+    }
+    world.read_on(watcher);
+    let frames = world.take(watcher);
+    let seen = frames.iter().filter(|frame| frame["type"] == "presence").count() as u64;
+    let gap = frames.iter().find(|frame| frame["type"] == "gap").expect("a gap");
+    assert_eq!((&gap["source"], &gap["count"]), (&json!("presence"), &json!(50 - seen)));
+    assert!(gap["bytes"].as_u64() > Some(50 * (50 - seen)) && seen > 0, "{gap}");
+    assert_eq!(world.counters().presence_left_out, 50 - seen);
+    world.register("c");
+    assert_eq!(world.take(watcher).last().expect("it hears on")["endpoint"], "c");
+    world.end();
+}
+
+#[test]
+fn no_more_is_held_than_a_name_may_hold_however_it_is_asked_for() {
+    let many =
+        |from: usize, to: usize| -> Vec<String> { (from..to).map(|n| format!("t{n}")).collect() };
+    let mut world = World::new();
+    let a = world.join("a", json!({"mailbox": true, "topics": many(0, 1_000)}));
+    // What is held already takes no place.
+    world.send(
+        a,
+        &json!({"type": "subscribe", "topics": many(500, 1_024), "groups": many(0, 1_024)}),
+    );
+    let subscribed = world.take(a);
+    assert_eq!(subscribed[0]["topics"].as_array().map(Vec::len), Some(1_024));
+    // Neither does what is not asked for: it is only a question.
+    for question in [json!({}), json!({"topics": ["t7"]}), json!({"groups": ["t7"]})] {
+        let mut frame = question;
+        frame["type"] = "subscribe".into();
+        world.send(a, &frame);
+        assert_eq!(world.take(a)[0]["type"], "subscribed", "{frame}");
+    }
+    world.send(a, &json!({"type": "subscribe", "topics": ["t7", "one more"], "req": 1}));
+    assert_eq!(world.take(a)[0]["code"], "over_limit");
+    // A new session of the name finds the same limit, and keeps trying with less.
+    let again = world.connect();
+    let mut register = json!({"type": "register", "endpoint": "a", "protocol": 2, "req": 2});
+    register["mailbox"] = true.into();
+    for key in ["topics", "groups"] {
+        register[key] = json!(["t7", "one more"]);
+        world.send(again, &register);
+        let error = &world.take(again)[0];
+        assert_eq!((&error["code"], &error["req"]), (&json!("over_limit"), &json!(2)), "{key}");
+        register[key] = json!(["t7"]);
+    }
+    assert_eq!(world.closed(a), None, "it has lost nothing by that");
+    world.send(again, &register);
+    assert_eq!(world.take(again)[0]["type"], "registered");
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_trace_tells_how_long_a_message_is_still_held_and_what_it_does_not_remember() {
+    use hermes_bus_proto::Raw;
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.register("b"));
+    world.hang_up(b);
+    world.ask(a, "b", json!({"id": "m1", "body": 1}));
+    world.pass_ms(1_000);
+    let held = world.router.trace_of(a, Raw::new(b"\"m1\""));
+    let standing = &held.standings[0];
+    assert_eq!((standing.place, held.standings.len(), held.left_out), ("held", 1, 0));
+    assert!(standing.next.ends_with("is back within 2 s, and dropped else"), "{standing:?}");
+    world.pass_ms(2_100);
+    assert_eq!(world.router.trace_of(a, Raw::new(b"\"m1\"")).standings, []);
+    let b = world.join("b", json!({"ack": true}));
+    world.ask(a, "b", json!({"id": "m2", "receipt": "acked", "body": 2}));
+    for pause_ms in [1_000, 2_000, 4_000, 8_000, 16_000] {
+        let seq = world.take(b)[0]["seq"].clone();
+        world.send(b, &json!({"type": "nack", "seq": seq, "requeue": true}));
+        world.pass_ms(pause_ms + 100);
+    }
+    let often = world.router.trace_of(a, Raw::new(b"\"m2\""));
+    assert!(often.left_out > 0, "{often:?}");
+    world.end();
+}
+
+#[test]
 fn the_owner_can_look_at_everything_that_is_routed() {
     let mut world = World::new();
     let watcher = world.join("watcher", json!({}));
@@ -911,4 +1093,53 @@ fn a_trace_tells_who_holds_a_message() {
     assert_eq!(waiting.standings[0].place, "waiting");
     assert!(waiting.standings[0].blocked_by.contains("holds 1"), "{waiting:?}");
     world.end();
+}
+
+#[test]
+fn what_stands_on_disk_waits_only_as_long_as_the_router_says_so() {
+    let mut world = World::with(|config| config.store = true);
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    world.sync();
+    let (name, seq) = {
+        let record = world.shelf.records.values().next().expect("it is on disk");
+        (record.endpoint.clone(), record.seq)
+    };
+    let standing = |world: &World| world.router.standing_on_disk(&name, seq, None);
+    let away = standing(&world).expect("it waits");
+    assert_eq!((away.place, away.blocked_by.as_str()), ("stored", "b is away"));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.sync();
+    assert_eq!(briefly(&world.take(b)), ["message 1"]);
+    assert_eq!(standing(&world), None, "it is in memory");
+    // The disk has not heard of it.
+    world.send(b, &json!({"type": "ack", "seqs": [seq]}));
+    assert!(world.shelf.records.contains_key(&seq) && standing(&world).is_none());
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn what_a_receiver_without_words_has_not_read_stays_on_disk_and_is_said_to() {
+    let mut world = World::with(|config| config.store = true);
+    let a = world.join("a", json!({}));
+    let b = world.register("b");
+    world.stop_reading(b, 1_000_000);
+    world.ask(a, "b", json!({"id": "m1", "queue": true, "body": 1}));
+    world.sync();
+    let record = world.shelf.records.values().next().expect("it is on disk").clone();
+    let standing =
+        |world: &World| world.router.standing_on_disk(&record.endpoint, record.seq, None);
+    let unread = standing(&world).expect("it is not read");
+    assert!(
+        unread.blocked_by.ends_with("has not read all that was handed over to it"),
+        "{unread:?}"
+    );
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    assert_eq!(standing(&world).expect("it waits").blocked_by, "b is away");
+    world.end_with_mailboxes();
 }

@@ -188,9 +188,10 @@ impl World {
 
 fn recent(record: &Record) -> Option<Recent> {
     let message: Value = serde_json::from_slice(&record.payload).ok()?;
+    let sender = record.sender.as_ref()?;
     Some(Recent {
-        uid: record.sender.uid,
-        from: record.sender.endpoint.as_ref().map(|name| name.as_str().into()),
+        uid: sender.uid,
+        from: sender.endpoint.as_ref().map(|name| name.as_str().into()),
         to: message["to"].as_str()?.into(),
         id: message["id"].as_str()?.into(),
         status: Status::Stored,

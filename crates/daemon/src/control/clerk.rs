@@ -312,11 +312,7 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
             Some(NumberedDeadLetter { number, letter }) => {
                 answer(text::dead_whole(number, &letter))
             }
-            None => Outcome::Answer {
-                key: asker.key,
-                frame: asker
-                    .refusal(ErrorCode::Rejected, &format!("there is no dead letter {key}")),
-            },
+            None => no_letter(asker, key),
         },
         Look::History(query) => match history(reader, query)? {
             Ok(members) => answer(members),
@@ -329,6 +325,11 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
             unreachable!("these have a way of their own")
         }
     })
+}
+
+fn no_letter(asker: &Asker, key: u64) -> Outcome {
+    let what = format!("there is no dead letter {key}");
+    Outcome::Answer { key: asker.key, frame: asker.refusal(ErrorCode::Rejected, &what) }
 }
 
 /// How many items an answer has at most.
@@ -398,7 +399,10 @@ fn dead_letters(
 fn next_letters(reader: &Reader, mut errand: Errand) -> Result<Outcome, ReadError> {
     let mut letters = Vec::new();
     if let Which::Key(key) = errand.which {
-        letters.extend(reader.dead_letter(key)?);
+        let Some(letter) = reader.dead_letter(key)? else {
+            return Ok(no_letter(&errand.asker, key));
+        };
+        letters.push(letter);
         errand.is_last = true;
         return Ok(Outcome::Letters { errand, letters });
     }
@@ -460,7 +464,6 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use hermes_bus_core::Traced;
     use hermes_bus_core::storage::{
         Answer, DeadLetter, Keep, Order, Sender as MessageSender, Ticket,
     };
@@ -547,7 +550,7 @@ mod tests {
                 })
                 .to_string(),
             ),
-            sender: MessageSender { uid: 1, pid: 2, endpoint: None },
+            sender: Some(MessageSender { uid: 1, pid: 2, endpoint: None }),
             via: None,
             wanted: None,
             arrived_unix_us: 1_000_000 + seq,
@@ -689,11 +692,15 @@ mod tests {
     fn one_letter_is_one_step() {
         let mut world = World::new();
         world.carry_out(vec![bury(1, "a")]);
-        for (key, found) in [(1, 1), (77, 0)] {
-            let outcome = world.look(Look::Retry(Which::Key(key)));
-            let Outcome::Letters { errand, letters } = outcome else { panic!("{outcome:?}") };
-            assert_eq!((errand.what, letters.len()), (Deed::Retry, found));
-            assert!(world.clerk.go_on(errand, &world.path).is_err(), "there is no further step");
+        let outcome = world.look(Look::Retry(Which::Key(1)));
+        let Outcome::Letters { errand, letters } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((errand.what, letters.len()), (Deed::Retry, 1));
+        assert!(world.clerk.go_on(errand, &world.path).is_err(), "there is no further step");
+        // One that is not there is not tried again in silence.
+        for look in [Look::Retry(Which::Key(77)), Look::Drop(Which::Key(77))] {
+            let answer = world.answer(look);
+            assert_eq!(answer["code"], "rejected");
+            assert_eq!(answer["detail"], "there is no dead letter 77");
         }
     }
 
@@ -751,12 +758,7 @@ mod tests {
     fn what_stands_on_disk_of_a_message_is_traced() {
         let mut world = World::new();
         world.carry_out(vec![keep(1, "a", "b")]);
-        let question = Question {
-            key: some_key(),
-            id: Bytes::from_static(b"\"m1\""),
-            req: None,
-            known: Traced::default(),
-        };
+        let question = Question { key: some_key(), id: Bytes::from_static(b"\"m1\""), req: None };
         world.clerk.trace(question, "m1".to_owned(), &world.path).unwrap();
         let Outcome::Traced { seen, .. } = world.outcome() else { panic!("a trace") };
         let steps: Vec<Step> = seen.iter().map(|one| one.step).collect();

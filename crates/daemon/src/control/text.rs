@@ -130,7 +130,7 @@ pub(crate) fn waiting(record: &Record) -> Members {
     if let Some(via) = &record.via {
         members.value("via", via);
     }
-    members.raw("sender", &sender(&record.sender));
+    members.raw("sender", &sender(record.sender.as_ref()));
     members.value("bytes", record.payload.len());
     members.raw("message", &record.payload);
     members
@@ -159,7 +159,7 @@ pub(crate) fn dead_whole(key: u64, letter: &DeadLetter) -> Members {
     if let Some(via) = &record.via {
         members.value("via", via);
     }
-    members.raw("sender", &sender(&record.sender));
+    members.raw("sender", &sender(record.sender.as_ref()));
     members.raw("message", &record.payload);
     members
 }
@@ -187,7 +187,9 @@ pub(crate) fn found(found: &Found) -> Members {
     members
 }
 
-fn sender(sender: &Sender) -> Vec<u8> {
+/// `null` where it is not known.
+fn sender(sender: Option<&Sender>) -> Vec<u8> {
+    let Some(sender) = sender else { return b"null".to_vec() };
     let mut members = Members::default();
     members.value("uid", sender.uid);
     members.value("pid", sender.pid);
@@ -210,7 +212,7 @@ mod tests {
             endpoint: EndpointName::level_1("a \"quoted\" name").unwrap(),
             keep: Keep::Mailbox,
             payload: Bytes::from_static(payload),
-            sender: Sender { uid: 1, pid: 2, endpoint: None },
+            sender: Some(Sender { uid: 1, pid: 2, endpoint: None }),
             via: None,
             wanted: None,
             arrived_unix_us: 1_000_002,
@@ -229,7 +231,8 @@ mod tests {
             record(br#"{"id": "m1", "to": "x", "from": "y", "ts": 5.5, "body": {"text": "hi"}}"#);
         record.via = Some("@crew".into());
         record.expires_unix_us = Some(2_500_000);
-        record.sender.endpoint = Some(EndpointName::level_1("y").unwrap());
+        let endpoint = Some(EndpointName::level_1("y").unwrap());
+        record.sender = Some(Sender { uid: 1, pid: 2, endpoint });
         assert_eq!(
             read(waiting(&record)),
             json!({
@@ -240,6 +243,16 @@ mod tests {
                 "message": {"id": "m1", "to": "x", "from": "y", "ts": 5.5, "body": {"text": "hi"}},
             })
         );
+    }
+
+    #[test]
+    fn a_sender_that_nobody_knows_is_not_said_to_be_root() {
+        let mut record = record(br#"{"id": 1}"#);
+        record.sender = None;
+        assert_eq!(read(waiting(&record))["sender"], Value::Null);
+        let detail = String::new();
+        let letter = DeadLetter { record, reason: ErrorCode::Expired, detail, died_unix_us: 1 };
+        assert_eq!(read(dead_whole(4, &letter))["sender"], Value::Null);
     }
 
     #[test]

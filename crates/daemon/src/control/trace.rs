@@ -1,7 +1,7 @@
 //! The answer to `trace`: what the router knows of a message, and what stands of it on disk.
 
 use bytes::Bytes;
-use hermes_bus_core::{SessionKey, Standing, Traced};
+use hermes_bus_core::{SessionKey, Standing, Traced, TracedState};
 use hermes_bus_proto::control::{self, unix_seconds};
 use hermes_bus_proto::{EndpointName, Raw};
 use hermes_bus_store::{Seen, Step};
@@ -15,8 +15,6 @@ pub(crate) struct Question {
     pub(crate) id: Bytes,
     /// As JSON.
     pub(crate) req: Option<Bytes>,
-    /// What the router knows.
-    pub(crate) known: Traced,
 }
 
 /// Something that has happened to a message.
@@ -34,16 +32,18 @@ impl Question {
         Raw::new(&self.id).text().ok().map(std::borrow::Cow::into_owned)
     }
 
-    /// The whole answer: a frame. `seen` is what stands on disk, `is_present` says whether an endpoint
-    /// has a session.
+    /// The whole answer: a frame. `seen` is what stood on disk a moment ago, `known` what the router
+    /// knows now. `on_disk` says where the router has a message that stands on disk, if it waits for
+    /// anything.
     pub(crate) fn answer(
         self,
         seen: Vec<Seen>,
-        is_present: impl Fn(&EndpointName) -> bool,
+        known: Traced,
+        on_disk: impl Fn(&Seen) -> Option<Standing>,
     ) -> Vec<u8> {
-        let Question { id, req, known, .. } = self;
-        let Traced { states, mut standings } = known;
-        let only_on_disk = waiting_on_disk(&seen, &standings, is_present);
+        let Question { id, req, .. } = self;
+        let Traced { states, left_out, mut standings } = known;
+        let only_on_disk = waiting_on_disk(&seen, &standings, &states, on_disk);
         standings.extend(only_on_disk);
         let known: Vec<State> = states
             .into_iter()
@@ -66,6 +66,9 @@ impl Question {
             let standings: Vec<Value> = standings.iter().map(standing).collect();
             further.insert("standings".to_owned(), standings.into());
         }
+        if left_out > 0 {
+            further.insert("left_out".to_owned(), left_out.into());
+        }
         let mut frame = Vec::new();
         let req = req.as_deref().map(Raw::new);
         control::traced(&mut frame, Raw::new(&id), states, &further, req);
@@ -74,37 +77,39 @@ impl Question {
 }
 
 /// Of the messages that stand on disk and are not at their end, those that the router has not in memory.
+/// What the router has seen end since is not among them.
 fn waiting_on_disk(
     seen: &[Seen],
     in_memory: &[Standing],
-    is_present: impl Fn(&EndpointName) -> bool,
+    states: &[TracedState],
+    on_disk: impl Fn(&Seen) -> Option<Standing>,
 ) -> Vec<Standing> {
-    let mut waiting: Vec<Standing> = Vec::new();
-    for one in seen.iter().filter(|one| one.step == Step::Stored) {
-        let has_ended = seen.iter().any(|other| {
-            other.step == Step::Ended && other.seq == one.seq && other.endpoint == one.endpoint
-        });
-        let is_told = in_memory.iter().chain(&waiting).any(|told| told.endpoint == one.endpoint);
-        if has_ended || is_told {
-            continue;
+    let is_same = |one: &Seen, other: &Seen| one.seq == other.seq && one.endpoint == other.endpoint;
+    // The last step that says since when each of them waits.
+    let mut waits: Vec<&Seen> = Vec::new();
+    for one in seen {
+        waits.retain(|other| !is_same(one, other) || one.step == Step::Delivered);
+        if matches!(one.step, Step::Accepted | Step::Stored) {
+            waits.push(one);
         }
-        let name = one.endpoint.as_str();
-        let (blocked_by, next) = match is_present(&one.endpoint) {
-            true => (
-                format!("{name} has not dealt with what came before"),
-                format!("it is read from disk as soon as {name} has room"),
-            ),
-            false => (format!("{name} is away"), format!("it is handed over when {name} is back")),
-        };
-        waiting.push(Standing {
-            endpoint: one.endpoint.clone(),
-            place: "stored",
-            since_unix_us: one.unix_us,
-            blocked_by,
-            next,
-        });
+    }
+    let mut waiting: Vec<Standing> = Vec::new();
+    for one in &waits {
+        let is_told = in_memory.iter().chain(&waiting).any(|told| told.endpoint == one.endpoint);
+        // The router's states do not say of which message they are.
+        let is_only_one = waits.iter().filter(|other| other.endpoint == one.endpoint).count() == 1;
+        let last = states.iter().rfind(|state| state.endpoint.as_ref() == Some(&one.endpoint));
+        let is_over = is_only_one && last.is_some_and(|last| is_end(last.state));
+        if !is_told && !is_over {
+            waiting.extend(on_disk(one));
+        }
     }
     waiting
+}
+
+/// Whether nothing comes behind this state.
+fn is_end(state: &str) -> bool {
+    ["acked", "read", "expired", "dropped", "dead", "refused", "purged"].contains(&state)
 }
 
 fn standing(standing: &Standing) -> Value {
@@ -178,9 +183,18 @@ mod tests {
 
     fn ask(known: Traced, seen: Vec<Seen>) -> Value {
         let (id, req) = (Bytes::from_static(b"\"m1\""), Some(Bytes::from_static(b"7")));
-        let question = Question { key: some_key(), id, req, known };
+        let question = Question { key: some_key(), id, req };
         assert_eq!(question.id_text().as_deref(), Some("m1"));
-        said(&question.answer(seen, |name| name.as_str() == "here"))
+        said(&question.answer(seen, known, |one| {
+            // The router has let go of what is called so.
+            (one.endpoint.as_str() != "forgotten").then(|| Standing {
+                endpoint: one.endpoint.clone(),
+                place: "stored",
+                since_unix_us: one.unix_us,
+                blocked_by: format!("{} is away", one.endpoint),
+                next: String::new(),
+            })
+        }))
     }
 
     fn words(answer: &Value) -> Vec<(&str, f64)> {
@@ -200,7 +214,7 @@ mod tests {
             seen(Step::Stored, Some(1_400_000), ""),
             seen(Step::Delivered, Some(2_000_000), "2 times"),
         ];
-        let answer = ask(Traced { states, standings: Vec::new() }, seen);
+        let answer = ask(Traced { states, ..Traced::default() }, seen);
         assert_eq!((&answer["type"], &answer["id"]), (&json!("traced"), &json!("m1")));
         assert_eq!(answer["req"], 7);
         let expected = [("accepted", 1.0), ("stored", 1.5), ("delivered", 2.0), ("requeued", 3.0)];
@@ -212,15 +226,18 @@ mod tests {
     #[test]
     fn who_blocks_what_waits_on_disk_is_told() {
         let stored = |endpoint: &str| {
-            let one = seen(Step::Stored, Some(2_000_000), "");
-            vec![Seen { endpoint: name(endpoint), ..one }]
+            let steps = [(Step::Accepted, 1_000_000), (Step::Stored, 2_000_000)];
+            let steps = steps.map(|(step, unix_us)| Seen {
+                endpoint: name(endpoint),
+                ..seen(step, Some(unix_us), "")
+            });
+            steps.to_vec()
         };
         let answer = ask(Traced::default(), stored("gone"));
         let standing = &answer["standings"][0];
         assert_eq!((&standing["place"], &standing["since_ts"]), (&json!("stored"), &json!(2.0)));
         assert_eq!(standing["blocked_by"], "gone is away");
-        let answer = ask(Traced::default(), stored("here"));
-        assert!(!answer["standings"][0]["blocked_by"].as_str().unwrap().contains("away"));
+        assert_eq!(answer["standings"].as_array().map(Vec::len), Some(1));
         // What the router has in memory, it knows better; what has ended, waits for nothing.
         let known = Standing {
             endpoint: name("gone"),
@@ -229,11 +246,39 @@ mod tests {
             blocked_by: String::new(),
             next: String::new(),
         };
-        let answer = ask(Traced { states: Vec::new(), standings: vec![known] }, stored("gone"));
+        let answer = ask(Traced { standings: vec![known], ..Traced::default() }, stored("gone"));
         assert_eq!(answer["standings"].as_array().map(Vec::len), Some(1));
         let mut ended = stored("gone");
         ended.push(Seen { endpoint: name("gone"), ..seen(Step::Ended, Some(3), "acked") });
         assert_eq!(ask(Traced::default(), ended).get("standings"), None);
+    }
+
+    #[test]
+    fn what_the_router_has_seen_end_does_not_wait_whatever_the_disk_still_says() {
+        let row = vec![
+            seen(Step::Accepted, Some(1_000_000), ""),
+            seen(Step::Stored, Some(2_000_000), ""),
+            seen(Step::Delivered, Some(3_000_000), ""),
+        ];
+        for end in ["acked", "read", "expired", "dropped", "dead", "purged"] {
+            let states = vec![
+                known("accepted", 1_000_000, None),
+                known("delivered", 3_000_000, Some("worker")),
+                known(end, 4_000_000, Some("worker")),
+            ];
+            let answer = ask(Traced { states, ..Traced::default() }, row.clone());
+            assert_eq!(answer.get("standings"), None, "{end}");
+            assert_eq!(words(&answer).last(), Some(&(end, 4.0)));
+        }
+        // The ring has forgotten it, the router's books have not.
+        let gone = row.iter().map(|one| Seen { endpoint: name("forgotten"), ..one.clone() });
+        assert_eq!(ask(Traced::default(), gone.collect()).get("standings"), None);
+        // One of two that have the same id is over; the other one waits.
+        let states = vec![known("acked", 4_000_000, Some("worker"))];
+        let second = row.iter().map(|one| Seen { seq: 2, ..one.clone() });
+        let both = row.iter().cloned().chain(second).collect();
+        let answer = ask(Traced { states, ..Traced::default() }, both);
+        assert_eq!(answer["standings"][0]["place"], "stored");
     }
 
     #[test]
@@ -264,8 +309,9 @@ mod tests {
             blocked_by: "worker holds it".to_owned(),
             next: "it comes again".to_owned(),
         }];
-        let answer = ask(Traced { states: vec![refused], standings }, Vec::new());
+        let answer = ask(Traced { states: vec![refused], left_out: 3, standings }, Vec::new());
         assert_eq!(answer["states"][0]["detail"], "mailbox_full");
+        assert_eq!(answer["left_out"], 3);
         assert_eq!(
             answer["standings"],
             json!([{

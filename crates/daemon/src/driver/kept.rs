@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hermes_bus_core::storage::Recovered;
 use hermes_bus_core::{Config, Mailbox, Member, SessionKey};
 use hermes_bus_proto::listing::Amount;
-use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, requests};
+use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, Raw, requests};
 use hermes_bus_store::{Figures, Seen};
 use serde_json::{Value, json};
 
@@ -233,12 +233,10 @@ impl Driver {
         let (Ok(id), Ok(req)) = (requests::traced_id(&envelope), requests::req(&envelope)) else {
             return;
         };
-        let known = self.router.trace_of(key, id);
         let question = Question {
             key,
             id: payload.slice_ref(id.as_bytes()),
             req: req.map(|req| payload.slice_ref(req.as_bytes())),
-            known,
         };
         let id = question.id_text().filter(|_| self.owns_bus(key));
         let asked = match (id, self.storage.path()) {
@@ -252,11 +250,11 @@ impl Driver {
 
     fn on_traced(&mut self, question: Question, seen: Vec<Seen>) {
         let key = question.key;
-        let mailboxes = self.router.mailboxes();
-        let is_present = |name: &EndpointName| {
-            mailboxes.iter().any(|mailbox| mailbox.is_online && mailbox.endpoint == *name)
-        };
-        let frame = question.answer(seen, is_present);
+        // Asked only now: what the disk has said may be over already.
+        let known = self.router.trace_of(key, Raw::new(&question.id));
+        let on_disk =
+            |one: &Seen| self.router.standing_on_disk(&one.endpoint, one.seq, one.unix_us);
+        let frame = question.answer(seen, known, on_disk);
         self.router.answer_admin(key, &frame);
     }
 

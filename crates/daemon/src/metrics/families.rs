@@ -238,10 +238,14 @@ const GROUPS: &[Group] = &[
             ("retried", "retried"),
         ]),
     },
-    single("receipts", "receipts", "Courtesy receipts given."),
+    single(
+        "receipts",
+        "receipts",
+        "Receipts given: those that senders have asked for, and courtesy receipts.",
+    ),
     Group {
         family: "sender_waits",
-        help: "Times that a sender was kept waiting: for a receiver's queue, or because it sent more \
+        help: "Times that a sender was kept waiting: for a receiver's queue or the disk, or because it sent more \
                than it may.",
         label: "reason",
         members: Members::Named(&[("sender_waits", "queue_full"), ("pace_waits", "pace")]),

@@ -384,9 +384,10 @@ fn recent(record: &Record, status: Status) -> Option<Recent> {
     let text = |value: Option<hermes_bus_proto::Raw<'_>>| -> Option<Box<str>> {
         Some(value?.text().ok()?.into())
     };
-    let from = record.sender.endpoint.as_ref().map(|name| name.as_str().into());
+    let sender = record.sender.as_ref()?;
+    let from = sender.endpoint.as_ref().map(|name| name.as_str().into());
     Some(Recent {
-        uid: record.sender.uid,
+        uid: sender.uid,
         from: from.or_else(|| text(envelope.from)),
         to: text(envelope.to)?,
         id: text(envelope.id)?,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_bus_core::storage::{Answer, Ending, Keep, Order, Recent, Record, Ticket};
+use hermes_bus_core::storage::{Answer, Ending, Keep, Order, Recent, Record, Sender, Ticket};
 use hermes_bus_proto::control::Status;
 use hermes_bus_store::{Notice, OpenError, Options, Store, check};
 
@@ -131,7 +131,7 @@ fn messages_that_are_judged_by_their_ids_are_known_for_a_while() {
     let base = |seq| Record { arrived_unix_us: now + seq, ..record(seq, "a", "1") };
     let from_text = |seq| {
         let mut record = base(seq);
-        record.sender.endpoint = None;
+        record.sender = record.sender.map(|sender| Sender { endpoint: None, ..sender });
         record.payload =
             format!("{{\"type\":\"message\",\"to\":\"a\",\"from\":\"x\",\"id\":\"id-{seq}\"}}")
                 .into();

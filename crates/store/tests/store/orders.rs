@@ -1,6 +1,8 @@
 //! Every order, and what is answered.
 
-use hermes_bus_core::storage::{Answer, Ending, Keep, Order, Record, Remembered, Ticket};
+use hermes_bus_core::storage::{
+    Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, Sender, Ticket,
+};
 use hermes_bus_proto::control::Status;
 
 use crate::world::{
@@ -22,13 +24,29 @@ fn a_kept_message_comes_back_as_it_was() {
         ..record(2, "a", &format!("\"{}\"", "large ".repeat(10_000)))
     };
     let mut bare = record(3, "a", "null");
-    bare.sender.endpoint = None;
+    bare.sender = bare.sender.map(|sender| Sender { endpoint: None, ..sender });
     bare.wanted = None;
     let answers = world.carry_out([&plain, &full, &bare].map(keep_record));
     assert_eq!(answers, []);
     assert_eq!(world.load("a"), [plain.clone(), full.clone(), bare.clone()]);
     world.close();
     assert_eq!(place.open().load("a"), [plain, full, bare]);
+}
+
+#[test]
+fn a_sender_that_nobody_knows_is_kept_as_that() {
+    let place = Place::new();
+    let mut world = place.open();
+    let nobody_s = |seq| Record { sender: None, ..record(seq, "a", "1") };
+    let dead = DeadLetter { record: nobody_s(2), ..letter(2, "a", "no") };
+    world.carry_out([keep_record(&nobody_s(1)), keep_record(&nobody_s(3)), bury(&dead)]);
+    assert!(world.load("a").iter().all(|record| record.sender.is_none()));
+    let letters = place.reader().dead_letters(None, ALL).unwrap();
+    assert_eq!(letters[0].letter.record.sender, None);
+    // Nobody's messages are not taken for repetitions of each other, waiting or ended.
+    world.carry_out([release("a", [3])]);
+    world.close();
+    assert_eq!(place.open().recovered.recent, []);
 }
 
 #[test]
@@ -220,7 +238,7 @@ fn dead_letters_are_listed_shown_and_removed() {
     assert_eq!(world.remove_dead(&[numbers[0], numbers[0], 999]), Ok(1));
     assert_eq!(reader.dead_letter(numbers[0]).unwrap(), None);
     let figures = reader.figures().unwrap();
-    let bytes = |letter: &hermes_bus_core::storage::DeadLetter| letter.record.load_bytes();
+    let bytes = |letter: &DeadLetter| letter.record.load_bytes();
     let left = bytes(&letters[0]) + bytes(&letters[1]);
     assert_eq!((figures.dead_letters, figures.dead_letter_bytes), (2, left));
     world.close();

@@ -170,7 +170,7 @@ pub(crate) fn record(seq: u64, endpoint: &str, body: &str) -> Record {
         endpoint: name(endpoint),
         keep: Keep::Mailbox,
         payload: payload.into(),
-        sender: Sender { uid: 1000, pid: 42, endpoint: Some(name("sender")) },
+        sender: Some(Sender { uid: 1000, pid: 42, endpoint: Some(name("sender")) }),
         via: None,
         wanted: Some(Status::Stored),
         arrived_unix_us: now_unix_us(),

@@ -223,11 +223,11 @@ pub(crate) async fn dead(asked: &Dead, place: &Place, bus: &Bus) -> anyhow::Resu
         }
         Dead::Show { key } => {
             let mut keeper = Keeper::find(bus, "dead.show").await?;
-            let answer = keeper.ask("dead.show", json!({"key": key_of(key)})).await?;
+            let answer = keeper.ask("dead.show", json!({"key": key})).await?;
             show_letter(&answer, place)?;
         }
-        Dead::Retry(which) => change(which, "dead.retry", "retried", place, bus).await?,
-        Dead::Drop(which) => change(which, "dead.drop", "dropped", place, bus).await?,
+        Dead::Retry(which) => return change(which, "dead.retry", "retried", place, bus).await,
+        Dead::Drop(which) => return change(which, "dead.drop", "dropped", place, bus).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -275,26 +275,35 @@ async fn change(
     done: &str,
     place: &Place,
     bus: &Bus,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     let arguments = match (&which.key, &which.endpoint) {
-        (Some(key), _) => json!({"key": key_of(key)}),
+        (Some(key), _) => json!({"key": key}),
         (None, Some(endpoint)) => json!({"endpoint": endpoint}),
         (None, None) => json!({"all": true}),
     };
     let mut keeper = Keeper::find(bus, op).await?;
     let answer = keeper.ask(op, arguments).await?;
-    let count = number(&answer, done);
+    let (count, refused) = (number(&answer, done), number(&answer, "refused"));
+    let why = shown(&answer, "why");
     if place.json {
-        say(&json!({"ok": true, done: count}).to_string())?;
+        let mut said = json!({"ok": refused == 0, done: count});
+        if refused > 0 {
+            said["refused"] = refused.into();
+            said["why"] = why.into();
+        }
+        say(&said.to_string())?;
     } else {
-        say(&format!("{} {done}", counted(count)))?;
+        let letters = match count {
+            1 => "1 dead letter".to_owned(),
+            count => format!("{count} dead letters"),
+        };
+        say(&format!("{letters} {done}"))?;
+        if refused > 0 {
+            note(&format!("hermes-bus: {refused} not {done}, and kept: {why}"));
+        }
     }
-    Ok(())
-}
-
-/// A key as the daemon gave it: a number, or text.
-fn key_of(key: &str) -> Value {
-    key.parse::<u64>().map_or_else(|_| key.into(), Value::from)
+    // What was refused is as it was.
+    Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 // ---- the past -------------------------------------------------------------------------------------
@@ -400,11 +409,9 @@ pub(crate) async fn group(asked: &Group, place: &Place, bus: &Bus) -> anyhow::Re
     };
     let answer = keeper.ask("groups", json!({"group": wanted})).await?;
     let groups = list(&answer, "groups")?;
-    if place.json {
-        return each_as_json(&groups).map(|()| ExitCode::SUCCESS);
-    }
     let members = |group: &Object| list(group, "members").unwrap_or_default();
     match wanted {
+        None if place.json => each_as_json(&groups)?,
         None if groups.is_empty() => say("there are no groups")?,
         None => {
             let row = |group: &Object| {
@@ -419,6 +426,9 @@ pub(crate) async fn group(asked: &Group, place: &Place, bus: &Bus) -> anyhow::Re
             if members.is_empty() {
                 let text = format!("the group '{}' has no members", harmless_line(name));
                 return Err(Failure::new("no_such_group", text).into());
+            }
+            if place.json {
+                return each_as_json(&members).map(|()| ExitCode::SUCCESS);
             }
             let row = |member: &Object| {
                 vec![shown(member, "endpoint"), state(member).to_owned(), shown(member, "load")]

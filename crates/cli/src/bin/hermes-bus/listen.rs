@@ -237,6 +237,8 @@ pub(crate) fn tell(event: &Event) {
         Event::Refused { code, detail, .. } => {
             note(&format!("hermes-bus: the bus says: {} ({code})", harmless_line(detail)));
         }
+        // These are printed where they stand among what is watched.
+        Event::Gap(gap) if ["tap", "presence"].contains(&gap.source.as_str()) => {}
         Event::Gap(gap) => {
             let source = harmless_line(&gap.source);
             note(&format!("hermes-bus: {} of the {source} messages were missed", gap.count));

@@ -93,7 +93,16 @@ fn line(sighting: &Sighting, palette: &Palette) -> String {
             format!("{}  {name}  {state}{}", palette.dim(&at(presence.ts)), palette.dim(&reason))
         }
         Sighting::Tap(tapped) => tap_line(tapped, palette, at),
-        Sighting::Gap(gap) => format!("--:--:--  {} more were routed and not told", gap.count),
+        Sighting::Gap(gap) => {
+            let (count, were) = (gap.count, if gap.count == 1 { "was" } else { "were" });
+            match gap.source.as_str() {
+                "presence" => format!(
+                    "--:--:--  {count} more came or went and {were} not told: 'hermes-bus list' says \
+                     who is there"
+                ),
+                _ => format!("--:--:--  {count} more {were} routed and not told"),
+            }
+        }
         Sighting::Missed(count) => format!("--:--:--  {count} more came and were not read in time"),
     }
 }
