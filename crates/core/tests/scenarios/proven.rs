@@ -329,7 +329,7 @@ fn what_waits_for_a_configured_name_is_for_the_first_who_registers_it() {
     let shelf = std::mem::take(&mut world.shelf);
     world.end();
     let mut world = World::with(configured);
-    world.router.recover(shelf.recovered(false));
+    world.router.recover(shelf.recovered());
     world.shelf = shelf;
     let a = world.register("a");
     world.message(a, "old", 2);

@@ -23,7 +23,7 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     /// What a process finds that follows one that crashed: everything that was synced.
-    fn recovered(&self) -> Recovered {
+    pub(crate) fn recovered(&self) -> Recovered {
         let mut waiting: BTreeMap<String, Waiting> = BTreeMap::new();
         for record in self.records.values() {
             let name = record.endpoint.as_str().to_owned();
