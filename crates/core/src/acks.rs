@@ -5,7 +5,7 @@
 //! its socket is empty (`unread`). What is only queued for it, and watched, stands in `handing`.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -15,7 +15,7 @@ use hermes_bus_proto::control::Status;
 
 use crate::endpoint::EndpointKey;
 use crate::fate::Failure;
-use crate::outbox::Tracking;
+use crate::outbox::{LooseMessage, Tracking};
 use crate::parcel::{Kept, Parcel};
 use crate::router::Router;
 use crate::session::{Session, SessionKey};
@@ -372,29 +372,30 @@ impl Router {
     /// have not begun to be written.
     pub(crate) fn withdraw_queued(&mut self, key: SessionKey, endpoint: EndpointKey, now: Moment) {
         let Some(session) = self.session(key) else { return };
+        let level = session.level;
         let is_due = |handing: &&Handing| handing.tracking.deadline.is_some_and(|at| at <= now);
-        let due: Vec<u64> = session.handing.iter().filter(is_due).map(|h| h.seq).collect();
-        for seq in due {
-            let Some((session, account)) = self.session_and_account(key) else { return };
-            if !session.outbox.withdraw(seq, account) {
-                continue;
-            }
-            let place = session.handing.iter().position(|handing| handing.seq == seq);
+        let due: BTreeSet<u64> = session.handing.iter().filter(is_due).map(|h| h.seq).collect();
+        for mut message in self.withdraw(key, &due) {
+            let Some(session) = self.session_mut(key) else { return };
+            let place = session.handing.iter().position(|handing| handing.seq == message.seq);
             let handing = place.and_then(|place| session.handing.remove(place));
-            let Some(Handing { tracking, .. }) = handing else { continue };
-            self.counters.expired += 1;
-            self.counters.given_up += 1;
-            let failure = Failure::new(ErrorCode::Expired, "its time to live ran out");
-            if let Some(kept) = tracking.kept {
-                self.let_go(endpoint, seq, kept, tracking.payload_bytes, Ending::Expired);
-            }
-            self.failed(&tracking.fate, &failure, Some(endpoint));
+            message.level = level;
+            message.tracking = handing.map(|handing| Box::new(handing.tracking));
+            self.expire_loose(endpoint, &message);
         }
         let Some(session) = self.session(key) else { return };
         let deadlines = session.handing.iter().filter_map(|handing| handing.tracking.deadline);
         if let Some(next) = deadlines.filter(|at| *at > now).min() {
             self.timers.set(next, Timer::Expiry(endpoint));
         }
+    }
+
+    fn withdraw(&mut self, key: SessionKey, due: &BTreeSet<u64>) -> Vec<LooseMessage> {
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let Some((session, account)) = self.session_and_account(key) else { return Vec::new() };
+        session.outbox.withdraw(|seq| due.contains(&seq), account)
     }
 
     /// The same for one that acknowledges.
@@ -407,24 +408,22 @@ impl Router {
         let Some(acking) = self.session(key).and_then(|session| session.acking.as_ref()) else {
             return;
         };
-        let unwritten: Vec<(u64, Moment)> = acking
+        let mortal = acking
             .unwritten
             .iter()
-            .filter_map(|(_, seq)| Some((*seq, acking.in_flight.get(seq)?.parcel.deadline?)))
-            .collect();
-        for (seq, deadline) in &unwritten {
-            if *deadline > now {
-                self.timers.set(*deadline, Timer::Expiry(endpoint));
-                continue;
-            }
-            let Some((session, account)) = self.session_and_account(key) else { return };
-            if !session.outbox.withdraw(*seq, account) {
-                continue;
-            }
-            if let Some(acking) = &mut session.acking {
-                acking.unwritten.retain(|(_, unwritten)| unwritten != seq);
-            }
-            if let Some(InFlight { mut parcel, .. }) = self.take_in_flight(key, *seq) {
+            .filter_map(|(_, seq)| Some((*seq, acking.in_flight.get(seq)?.parcel.deadline?)));
+        let (due, later): (Vec<_>, Vec<_>) = mortal.partition(|(_, deadline)| *deadline <= now);
+        if let Some(next) = later.into_iter().map(|(_, deadline)| deadline).min() {
+            self.timers.set(next, Timer::Expiry(endpoint));
+        }
+        let due = due.into_iter().map(|(seq, _)| seq).collect();
+        let withdrawn: BTreeSet<u64> =
+            self.withdraw(key, &due).into_iter().map(|message| message.seq).collect();
+        if let Some(acking) = self.session_mut(key).and_then(|session| session.acking.as_mut()) {
+            acking.unwritten.retain(|(_, unwritten)| !withdrawn.contains(unwritten));
+        }
+        for seq in withdrawn {
+            if let Some(InFlight { mut parcel, .. }) = self.take_in_flight(key, seq) {
                 parcel.deliveries -= 1;
                 self.expire(endpoint, parcel);
             }

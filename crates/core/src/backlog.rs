@@ -21,7 +21,7 @@ use crate::acks::{Handing, InFlight};
 use crate::endpoint::{EndpointKey, EndpointState};
 use crate::fate::{Failure, Fate};
 use crate::ledger::UserKey;
-use crate::outbox::{Body, FrameKind, Provenance, SHARE_BYTES_MIN, Tracking};
+use crate::outbox::{Body, FrameKind, Origin, Provenance, SHARE_BYTES_MIN, Tracking};
 use crate::parcel::{Kept, PARCEL_OVERHEAD_BYTES, Parcel, added_fields};
 use crate::router::Router;
 use crate::session::SessionKey;
@@ -510,6 +510,8 @@ impl Router {
                 kept: parcel.kept,
                 payload_bytes: parcel.payload.len(),
                 deliveries: parcel.deliveries,
+                origin: (level == Level::One)
+                    .then(|| Box::new(Origin { sender: parcel.sender, via: parcel.via })),
             };
             session.handing.push_back(Handing { mark, seq, tracking });
         }
@@ -695,7 +697,7 @@ impl Router {
     }
 
     /// The receiver of what was only spilled has gone.
-    fn drop_spilled(&mut self, endpoint: EndpointKey, failure: &Failure) {
+    pub(crate) fn drop_spilled(&mut self, endpoint: EndpointKey, failure: &Failure) {
         let name = self.endpoints[endpoint.0].name.clone();
         let Some(backlog) = self.backlog(endpoint).filter(|backlog| backlog.spilled.messages > 0)
         else {

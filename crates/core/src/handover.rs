@@ -8,9 +8,10 @@ use alloc::collections::VecDeque;
 
 use bytes::Bytes;
 use hermes_bus_proto::limits::HEADER_BYTES;
-use hermes_bus_proto::{EndpointName, frame};
+use hermes_bus_proto::{EndpointName, ErrorCode, frame};
 
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Linger};
+use crate::fate::Failure;
 use crate::outbox::{LooseMessage, Provenance};
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
@@ -63,9 +64,10 @@ pub struct Lingering {
     pub frames: Vec<Bytes>,
 }
 
-/// What waits for a name in memory only, oldest first.
+/// What waits for a name in memory only, oldest first, as level 1 gets it: nobody knows yet who will
+/// come for it.
 fn frames_left(endpoint: &Endpoint, linger: &Linger) -> Vec<Bytes> {
-    let held = linger.messages.iter().map(|message| (message.seq, message.frame.clone()));
+    let held = linger.messages.iter().map(|message| (message.seq, message.frame_for_level_1()));
     let waiting = endpoint.backlog.iter().flat_map(|backlog| {
         backlog.waiting.values().chain(backlog.paused.values()).filter(|p| p.kept.is_none())
     });
@@ -148,6 +150,17 @@ impl Router {
             }),
         });
         lingering.collect()
+    }
+
+    /// The last word of a process, when no connection is left: what was only spilled ends with it, is
+    /// counted and logged. What is kept for another reason is for the next process.
+    pub fn end(&mut self) {
+        let all: Vec<EndpointKey> =
+            self.endpoints.iter().map(|(index, _)| EndpointKey(index)).collect();
+        let failure = Failure::new(ErrorCode::ReceiverGone, "the bus has ended");
+        for endpoint in all {
+            self.drop_spilled(endpoint, &failure);
+        }
     }
 
     /// Has names linger that an earlier process of the bus has left: from now on, for as long as a name

@@ -4,6 +4,7 @@
 //! it has come back by then; no receipt is given before that is decided. All others' messages wait
 //! for the whole linger.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -22,6 +23,7 @@ use crate::outbox::{FrameKind, LooseMessage, Provenance, Tracking};
 use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
+use crate::storage::{Ending, Keep};
 use crate::timers::Timer;
 use crate::trace::TraceState;
 
@@ -284,15 +286,20 @@ impl Router {
         tracking: &Tracking,
         failure: &Failure,
     ) {
-        if tracking.fate.promise.is_none() {
+        let is_to_survive = tracking.kept.is_some_and(|kept| kept.why != Keep::Spill);
+        if tracking.fate.promise.is_none() && !is_to_survive {
             return;
         }
         let LooseMessage { seq, ref frame, provenance, ref sender, level, .. } = *message;
         let sender = sender.clone();
-        let copy =
-            LooseMessage { sender, level, ..LooseMessage::new(seq, frame.clone(), provenance) };
-        let mut parcel = Parcel::from_loose(copy, self.bus_time(provenance.arrived));
-        parcel.fate = tracking.fate.clone();
+        let tracking = Some(Box::new(tracking.clone()));
+        let copy = LooseMessage {
+            sender,
+            level,
+            tracking,
+            ..LooseMessage::new(seq, frame.clone(), provenance)
+        };
+        let parcel = Parcel::from_loose(copy, self.bus_time(provenance.arrived));
         self.bury(endpoint, &parcel, failure);
     }
 
@@ -341,16 +348,27 @@ impl Router {
             }
             self.held.refund(load_bytes);
             self.is_decided(&message);
-            self.counters.expired += 1;
-            self.counters.given_up += 1;
-            let failure = Failure::new(ErrorCode::Expired, "its time to live ran out");
-            if let Some(tracking) = &message.tracking {
-                self.bury_loose(endpoint, &message, tracking, &failure);
-                self.failed(&tracking.fate, &failure, Some(endpoint));
-            }
+            self.expire_loose(endpoint, &message);
         }
         if let Some(next) = next {
             self.timers.set(next, Timer::Expiry(endpoint));
+        }
+    }
+
+    /// The time to live of a message has run out that was taken out of a queue.
+    pub(crate) fn expire_loose(&mut self, endpoint: EndpointKey, message: &LooseMessage) {
+        self.counters.expired += 1;
+        self.counters.given_up += 1;
+        let Some(tracking) = &message.tracking else { return };
+        let failure = Failure::new(ErrorCode::Expired, "its time to live ran out");
+        self.bury_loose(endpoint, message, tracking, &failure);
+        if let Some(kept) = tracking.kept {
+            let bytes = tracking.payload_bytes;
+            self.let_go(endpoint, message.seq, kept, bytes, Ending::Expired);
+        }
+        if !self.failed(&tracking.fate, &failure, Some(endpoint)) {
+            let name = self.endpoints[endpoint.0].name.clone();
+            self.log(Event::GivenUp { name, code: failure.code });
         }
     }
 }

@@ -11,11 +11,13 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
+use hermes_bus_proto::frame;
+use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::listing::Level;
 
 use crate::fate::Fate;
 use crate::ledger::{Budget, UserKey};
-use crate::parcel::Kept;
+use crate::parcel::{Kept, as_it_came};
 use crate::session::SessionKey;
 use crate::storage::Sender;
 use crate::time::Moment;
@@ -102,6 +104,7 @@ pub(crate) struct Provenance {
 }
 
 /// What is known of a message in a queue besides its bytes.
+#[derive(Clone)]
 pub(crate) struct Tracking {
     pub(crate) fate: Fate,
     /// When it is not wanted any more.
@@ -111,6 +114,15 @@ pub(crate) struct Tracking {
     pub(crate) payload_bytes: usize,
     /// How often it was handed over, this time included.
     pub(crate) deliveries: u32,
+    /// Who sent it, and the `@group` or `#topic` that it came through, if the frame does not say so.
+    pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// What level 2 is told of where a message comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) sender: Option<Sender>,
+    pub(crate) via: Option<Box<str>>,
 }
 
 struct QueuedFrame {
@@ -147,6 +159,17 @@ impl LooseMessage {
             tracking,
             level: Level::One,
             is_tracked: false,
+        }
+    }
+
+    /// The frame as level 1 gets it.
+    pub(crate) fn frame_for_level_1(&self) -> Bytes {
+        match self.level {
+            Level::One => self.frame.clone(),
+            Level::Two => {
+                let (payload, ..) = as_it_came(self.frame.slice(HEADER_BYTES..));
+                Bytes::from([&frame::header(payload.len()), &*payload].concat())
+            }
         }
     }
 
@@ -474,22 +497,34 @@ impl Outbox {
         }
     }
 
-    /// Takes out one message, unless it has begun to be written. Its place stays, without bytes: no
-    /// mark behind it moves.
-    pub(crate) fn withdraw(&mut self, wanted: u64, account: Account<'_>) -> bool {
+    /// Takes out the messages for whose `seq` `is_wanted` is true, unless they have begun to be written.
+    /// Their places stay, without bytes: no mark behind them moves.
+    pub(crate) fn withdraw(
+        &mut self,
+        is_wanted: impl Fn(u64) -> bool,
+        account: Account<'_>,
+    ) -> Vec<LooseMessage> {
         let Account { pool, budget, user } = account;
-        let is_it = |frame: &QueuedFrame| matches!(frame.kind, FrameKind::Message { seq, .. } if seq == wanted);
-        let Some(place) = self.frames.iter().position(is_it) else { return false };
-        if place == 0 && self.frame_written > 0 {
-            return false;
+        let is_begun = |index: usize| index == 0 && self.frame_written > 0;
+        let is_it = |(index, frame): (usize, &QueuedFrame)| {
+            let wanted = matches!(frame.kind, FrameKind::Message { seq, .. } if is_wanted(seq));
+            wanted && !is_begun(index)
+        };
+        let mut withdrawn = Vec::new();
+        if !self.frames.iter().enumerate().any(is_it) {
+            return withdrawn;
         }
         let old = core::mem::take(self);
         let mut reader = ChunkReader { chunks: &old.chunks, chunk: 0, at: old.chunk_written };
         for (index, frame) in old.frames.iter().enumerate() {
             let written = if index == 0 { old.frame_written } else { 0 };
             let bytes = reader.read(frame.bytes as usize - written);
-            if index == place {
+            if let FrameKind::Message { provenance, seq, .. } = frame.kind
+                && written == 0
+                && is_wanted(seq)
+            {
                 self.frames.push_back(QueuedFrame { bytes: 0, charged: 0, kind: FrameKind::Hole });
+                withdrawn.push(LooseMessage::new(seq, Bytes::from(bytes), provenance));
                 continue;
             }
             let account = Account { pool: &mut *pool, budget: &mut *budget, user };
@@ -499,7 +534,7 @@ impl Outbox {
         self.take_counts_of(&old);
         self.drop_holes();
         old.discard(Account { pool, budget, user });
-        true
+        withdrawn
     }
 
     /// Goes on counting where another queue was.

@@ -109,14 +109,17 @@ impl Parcel {
     /// One that was held for a name whose session ended.
     pub(crate) fn from_loose(message: LooseMessage, unix_us: u64) -> Self {
         let LooseMessage { seq, frame, provenance, sender, tracking, level, .. } = message;
-        let (fate, deadline, deliveries) = tracking.map_or_else(Default::default, |tracking| {
+        let (mut fate, mut deadline, mut deliveries, mut origin) = Default::default();
+        if let Some(tracking) = tracking {
+            (fate, deadline, origin) = (tracking.fate, tracking.deadline, tracking.origin);
             // It has not begun to be handed over this time.
-            (tracking.fate, tracking.deadline, tracking.deliveries.saturating_sub(1))
-        });
+            deliveries = tracking.deliveries.saturating_sub(1);
+        }
         let payload = frame.slice(HEADER_BYTES..);
-        let (payload, sender, via) = match level {
-            Level::One => (payload, sender.map(|sender| *sender), None),
-            Level::Two => as_it_came(payload),
+        let (payload, sender, via) = match (level, origin) {
+            (Level::Two, _) => as_it_came(payload),
+            (Level::One, None) => (payload, sender.map(|sender| *sender), None),
+            (Level::One, Some(origin)) => (payload, origin.sender, origin.via),
         };
         Parcel {
             seq,
@@ -165,7 +168,7 @@ impl Parcel {
 }
 
 /// A message from its level 2 form: without what the bus has added, who sent it, and through what.
-fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>, Option<Box<str>>) {
+pub(crate) fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>, Option<Box<str>>) {
     let Ok(envelope) = Envelope::scan(&payload) else { return (payload, None, None) };
     let sender = envelope.member("sender").and_then(|sender| read_sender(sender.as_bytes()));
     let via = envelope.member("via").and_then(|via| Some(via.text().ok()?.into()));

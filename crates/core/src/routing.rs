@@ -26,7 +26,8 @@ use crate::fate::Tally;
 use crate::gaps::GapSource;
 use crate::linger::{Holding, Place};
 use crate::outbox::{
-    Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Provenance, SHARE_BYTES_MIN, Tracking,
+    Body, FRAME_OVERHEAD_BYTES, FrameKind, LooseMessage, Origin, Provenance, SHARE_BYTES_MIN,
+    Tracking,
 };
 use crate::parcel::added_fields;
 use crate::router::{Next, Payload, Router};
@@ -502,7 +503,9 @@ impl Router {
             self.timers.set(deadline, Timer::Expiry(endpoint));
         }
         let payload_bytes = message.payload_bytes();
-        Tracking { fate, deadline, kept: None, payload_bytes, deliveries: 1 }
+        let (sender, via) = (self.sender_of(message.sender), message.via.map(Box::from));
+        let origin = Some(Box::new(Origin { sender, via }));
+        Tracking { fate, deadline, kept: None, payload_bytes, deliveries: 1, origin }
     }
 
     /// Holds a message for an endpoint whose session ended a moment ago.

@@ -207,6 +207,7 @@ impl Driver {
                 self.turn(&events);
             }
             if let Some(end) = self.hand_over()? {
+                self.router.end();
                 self.event_log.sum_up_all();
                 // The clerk's last look at the store must not be in the way of its end.
                 let Driver { mut router, mut signals, surroundings, lock, .. } = self;

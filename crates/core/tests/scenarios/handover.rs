@@ -53,6 +53,49 @@ fn who_sent_what_the_last_process_held_is_not_known_and_nobody_is_named_for_it()
 }
 
 #[test]
+fn a_released_client_that_inherits_over_a_hand_over_gets_what_level_1_knows() {
+    let mut world = World::new();
+    let (a, busy) = (world.register("a"), world.join("busy", json!({})));
+    world.stop_reading(busy, 0);
+    world.message(a, "busy", "held");
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    let left = world.router.lingering();
+    let mut next = World::new();
+    next.router.restore(left);
+    let busy = next.connect();
+    next.send(busy, &json!({"type": "register", "endpoint": "busy"}));
+    let frames = next.take(busy);
+    assert_eq!((frames.len(), &frames[1]["body"]), (2, &json!("held")));
+    assert_eq!((frames[1].get("sender"), &frames[1]["from"]), (None, &json!("a")));
+    next.end();
+}
+
+#[test]
+fn what_was_only_spilled_ends_with_its_process_and_is_counted() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.queue_bytes_max = 2_000;
+    });
+    let (a, b) = (world.register("a"), world.register("b"));
+    world.stop_reading(b, 0);
+    for n in 0..40 {
+        world.message(a, "b", format!("{n} {}", "x".repeat(100)));
+    }
+    world.sync();
+    let spilled = world.shelf.records.len() as u64;
+    assert!(spilled > 10);
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    let dropped = world.counters().dropped_receiver_gone;
+    world.router.end();
+    assert_eq!(world.counters().dropped_receiver_gone - dropped, spilled);
+    world.turn();
+    world.sync();
+    assert_eq!(world.shelf.records.len(), 0);
+}
+
+#[test]
 fn all_that_was_queued_goes_on_however_much_it_is() {
     let limits = |config: &mut hermes_bus_core::Config| {
         config.held_bytes_max = 3_000;

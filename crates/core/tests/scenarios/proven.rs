@@ -665,6 +665,36 @@ fn a_message_expires_in_a_mailbox_and_its_sender_hears_of_it() {
 }
 
 #[test]
+fn what_expires_in_a_queue_is_a_dead_letter_with_its_sender() {
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let (old, new) = (world.register("old"), world.join("new", json!({})));
+    for receiver in [old, new] {
+        world.stop_reading(receiver, 0);
+    }
+    for n in 0..3 {
+        world.message(a, "old", format!("before {n}"));
+        let members = |id: String| json!({"id": id, "queue": true, "ttl_s": 1, "body": n});
+        world.ask(a, "old", members(format!("old {n}")));
+        world.ask(a, "new", members(format!("new {n}")));
+    }
+    world.sync();
+    assert_eq!(world.shelf.records.len(), 6);
+    world.pass_ms(1_000);
+    world.sync();
+    assert!(world.shelf.records.is_empty());
+    assert_eq!((world.counters().expired, world.shelf.dead.len()), (6, 6));
+    for letter in &world.shelf.dead {
+        let sender = letter.record.sender.as_ref().and_then(|sender| sender.endpoint.as_ref());
+        assert_eq!(sender.map(|name| name.as_str()), Some("a"));
+        assert_eq!(letter.reason.as_str(), "expired");
+    }
+    world.read_on(old);
+    assert_eq!(world.bodies(old), [json!("before 0"), json!("before 1"), json!("before 2")]);
+    world.end();
+}
+
+#[test]
 fn now_or_never() {
     let mut world = World::new();
     let a = world.join("a", json!({}));

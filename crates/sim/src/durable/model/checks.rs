@@ -188,6 +188,7 @@ impl Model {
             let is_known = before.process == taken.process && !self.may_be_forgotten;
             let may_have_failed = earlier.failed.is_some()
                 || earlier.buried
+                || self.has_expired(earlier.n)
                 || self.has_failed
                 || self.rejected.contains(&self.copy_for(earlier.n, endpoint));
             ensure!(
@@ -198,6 +199,10 @@ impl Model {
             );
         }
         Ok(())
+    }
+
+    fn has_expired(&self, n: u64) -> bool {
+        self.rows.values().any(|row| row.n == n && row.ended == Some(Ending::Expired))
     }
 
     /// A message leaves the disk for a reason that is true.
