@@ -238,7 +238,7 @@ fn dead_letters_are_listed_shown_and_removed() {
     assert_eq!(world.remove_dead(&[numbers[0], numbers[0], 999]), Ok(1));
     assert_eq!(reader.dead_letter(numbers[0]).unwrap(), None);
     let figures = reader.figures().unwrap();
-    let bytes = |letter: &hermes_bus_core::storage::DeadLetter| letter.record.load_bytes();
+    let bytes = |letter: &DeadLetter| letter.record.load_bytes();
     let left = bytes(&letters[0]) + bytes(&letters[1]);
     assert_eq!((figures.dead_letters, figures.dead_letter_bytes), (2, left));
     world.close();
