@@ -149,7 +149,8 @@ def test_files_are_for_the_owner_alone(world):
 def test_without_a_store_nothing_is_promised(world):
     world.serve(env={"HERMES_BUS_STORE_ENABLED": "off"})
     refused_without_a_store(world)
-    assert admin(world, "mailbox.show", endpoint="box")["code"] == "store_unavailable"
+    for op in ("mailbox.list", "mailbox.show", "mailbox.drain", "mailbox.purge"):
+        assert admin(world, op, endpoint="box")["code"] == "store_unavailable", op
     assert admin(world, "store")["state"] == "off"
     assert not (world.root / "hermes-bus").exists()
 
@@ -187,6 +188,10 @@ def test_a_store_that_cannot_be_opened_is_tried_again(world):
     in_the_way.mkdir(parents=True)
     world.serve()
     sender = refused_without_a_store(world)
+    # Who is known stands on that disk: nobody is said to be unknown.
+    sender.message("here-last-week", "x", id="m1", queue=True)
+    assert sender.expect("error")["code"] == "store_unavailable"
+    assert admin(world, "mailbox.list")["code"] == "store_unavailable"
     state = admin(world, "store")
     assert state["state"] == "failed" and str(in_the_way) in state["why"]
     assert "nothing is kept on disk, and what must be is refused" in log(world)
@@ -309,7 +314,43 @@ def test_dead_letters_are_listed_tried_again_and_dropped(world):
     assert admin(world, "dead.drop", all=True)["dropped"] == 1
     assert admin(world, "dead.list")["dead"] == []
     assert admin(world, "dead.retry", all=True)["retried"] == 0
-    assert admin(world, "dead.show", key=dead[0]["key"])["code"] == "rejected"
+    gone = str(dead[0]["key"])
+    for op in ("show", "retry", "drop"):
+        assert admin(world, "dead." + op, key=int(gone))["code"] == "rejected"
+        done = world.run([str(BIN / "hermes-bus"), "dead", op, gone])
+        assert (done.returncode, done.stdout) == (1, "") and "there is no dead letter " + gone in done.stderr, done
+
+
+def test_dead_letters_that_find_no_place_stay_and_are_a_failure(world):
+    world.serve(env={"HERMES_BUS_STORE_MAILBOX_BYTES_MAX": "16MiB"})
+    receiver, _ = session(world, "box", mailbox=True, ack=True)
+    sender, _ = session(world, "sender")
+    sender.message("box", "x" * 9_000_000, id="large", receipt="acked")
+    receiver.send({"type": "nack", "seq": receiver.expect("message")["seq"], "requeue": False})
+    assert sender.expect("error")["code"] == "rejected"
+    receiver.hang_up()
+    wait_until(lambda: "box" not in world.endpoints(), "its session to end")
+    sender.message("box", "y" * 9_000_000, id="in the way", receipt="stored")
+    assert sender.expect("receipt")["status"] == "stored"
+    done = world.run([str(BIN / "hermes-bus"), "dead", "retry", "--all"])
+    assert (done.returncode, done.stdout) == (1, "0 dead letters retried\n"), done
+    assert done.stderr.startswith("hermes-bus: 1 not retried, and kept: mailbox_full: "), done
+    assert [d["id"] for d in admin(world, "dead.list")["dead"]] == ["large"]
+
+
+def test_a_trace_right_behind_an_acknowledgement_says_that_it_is_over(world):
+    world.serve()
+    receiver, _ = session(world, "box", mailbox=True, ack=True)
+    sender, _ = session(world, "sender")
+    for number in range(50):
+        one = "m%d" % number
+        sender.message("box", "x", id=one, receipt="stored")
+        seq = receiver.expect("message")["seq"]
+        sender.expect("receipt")
+        # In one write: the disk cannot have heard of the one when it is asked for the other.
+        receiver.send({"type": "ack", "seqs": [seq]}, {"type": "trace", "id": one})
+        traced = receiver.expect("traced")
+        assert traced["states"][-1]["state"] == "acked" and "standings" not in traced, traced
 
 
 def test_a_dead_letter_that_is_tried_again_is_never_between_two_chairs(world):

@@ -657,7 +657,7 @@ fn a_trace_is_told_state_by_state() {
 1970-01-01 00:00:01  accepted
 1970-01-01 00:00:02  stored  worker
 1970-01-01 00:00:03  in the mailbox of  worker
-now in the mailbox of worker since 00:00:03
+now waiting for worker since 00:00:03
   because: worker is away
   then: it is handed over when worker is back
 ";

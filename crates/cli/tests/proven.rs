@@ -210,6 +210,54 @@ async fn a_crash_costs_a_sender_that_retries_nothing() {
     }
 }
 
+/// What is waited for when the bus is killed is answered behind that, or fails with that as the reason;
+/// what a handler had not finished comes again, and what it gave back too.
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_and_handlers_live_through_a_crash() {
+    let mut server = Server::start().await;
+    let bus = server.bus();
+    let worker = bus.client("worker").mailbox(true).acknowledge(Acknowledge::Automatic);
+    let (worker, mut inbox) = worker.connect().await.unwrap();
+    let (handled, mut tries) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, may_go_on) = tokio::sync::watch::channel(false);
+    let serving = tokio::spawn(async move {
+        let handler = async |message: Message| {
+            let id = message.id().unwrap().into_owned();
+            handled.send((id.clone(), message.delivery())).unwrap();
+            let _ = may_go_on.clone().wait_for(|may| *may).await;
+            // The first try after the crash fails, too.
+            if id == "1" && message.delivery() <= 2 { Err("not now") } else { Ok(()) }
+        };
+        inbox.serve(handler).await;
+    });
+    let (lead, _lead_inbox) = server.client("lead").await;
+    let until = Instant::now() + PATIENCE;
+    let retried = numbered("worker", 1, Status::Acked).retry_until(until);
+    let retried = lead.submit(&retried).await.unwrap();
+    let once = lead.submit(&numbered("worker", 2, Status::Acked)).await.unwrap();
+    drop(lead.submit(&numbered("worker", 3, Status::Acked).retry_until(until)).await.unwrap());
+    // They are on disk, and somebody works on the first.
+    let stored = lead.submit(&numbered("worker", 4, Status::Stored)).await.unwrap();
+    timeout(PATIENCE, stored).await.unwrap().unwrap();
+    let first = timeout(PATIENCE, tries.recv()).await.unwrap().unwrap();
+    assert_eq!(first, ("1".to_owned(), 1));
+    server.crash().await;
+    let lost = timeout(PATIENCE, once).await.unwrap().unwrap_err();
+    assert!(matches!(lost, ReceiptError::Unknown(_)), "{lost:?}");
+    go_on.send(true).unwrap();
+    let receipt = timeout(PATIENCE, retried).await.unwrap().unwrap();
+    assert_eq!(receipt.status, Status::Acked);
+    let mut deliveries = Vec::new();
+    while !["2", "3", "4"].iter().all(|id| deliveries.iter().any(|(done, _)| done == id)) {
+        deliveries.push(timeout(PATIENCE, tries.recv()).await.unwrap().unwrap());
+    }
+    assert!(deliveries.iter().all(|(id, delivery)| *id != "1" || *delivery > 1), "{deliveries:?}");
+    worker.close().await;
+    serving.await.unwrap();
+    let (worker, _inbox) = server.worker(|builder| builder).await;
+    assert_eq!(worker.welcome().unwrap().mailbox_depth, 0, "all of it was dealt with");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_refused_suffixed_or_taken_for_good() {
     let server = Server::start().await;

@@ -582,6 +582,24 @@ async fn a_one_shot_message_waits_for_the_state_it_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_one_shot_message_to_several_is_answered_once_however_far_it_came() {
+    for (endpoints, failed) in [(0, 0), (3, 3)] {
+        let (transport, mut bus_side) = memory::bus();
+        let sending = tokio::spawn(async move {
+            Bus::on(transport).patience(LONG).send(&message("m1", Status::Acked)).await
+        });
+        let mut session = bus_side.accept().await;
+        session.receive().await.unwrap();
+        let receipt = json!({"type": "receipt", "id": "m1", "status": "accepted",
+                             "endpoints": endpoints, "failed": failed});
+        session.send(&receipt.to_string()).await;
+        let receipt = timeout(LONG / 2, sending).await.expect("it is the answer").unwrap().unwrap();
+        assert_eq!((receipt.endpoints, receipt.failed), (Some(endpoints), Some(failed)));
+        assert_eq!(receipt.status, Status::Accepted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_released_bus_proves_nothing_that_it_cannot_know() {
     let (transport, mut bus_side) = memory::bus();
     let bus = Bus::on(transport);

@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use hermes_bus_proto::control::Status;
 use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
@@ -18,7 +19,7 @@ use crate::router::Router;
 use crate::session::{Session, SessionKey};
 use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
 use crate::time::Moment;
-use crate::trace::{self, TraceState};
+use crate::trace::{self, TraceRef, TraceState};
 
 /// What waits for one endpoint on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,11 +222,22 @@ impl Router {
         parcel.arrived_unix_us = self.bus_time(now.moment);
         parcel.kept = None;
         parcel.is_mourned = true;
+        parcel.fate.trace = self.trace_anew(&parcel);
+        self.reached(&parcel.fate.clone(), Status::Accepted, endpoint);
         // It may have come before.
         parcel.deliveries = parcel.deliveries.clamp(0, 1);
         self.counters.retried += 1;
         self.take_in(endpoint, parcel, place);
         Ok(())
+    }
+
+    /// A message that is taken in once more is traced as one that has just come.
+    fn trace_anew(&mut self, parcel: &Parcel) -> TraceRef {
+        let Some(id) = parcel.id_json() else { return TraceRef::default() };
+        let uid = parcel.sender.as_ref().map_or(self.config.owner_uid, |sender| sender.uid);
+        // Its sender is long gone, or hears nothing more of it.
+        let nobody = SessionKey { index: 0, generation: 0 };
+        self.trace.begin(id, nobody, uid)
     }
 
     fn waiting_seqs(&mut self, endpoint: EndpointKey) -> Vec<u64> {
@@ -497,7 +509,8 @@ impl Router {
                 let held = session.acking.as_ref().map_or(0, |acking| acking.in_flight.len());
                 let blocked = match &session.acking {
                     Some(acking) if held >= acking.in_flight_max => {
-                        format!("{name} holds {held} messages, as many as it takes at a time")
+                        let messages = if held == 1 { "message" } else { "messages" };
+                        format!("{name} holds {held} {messages}, as many as it takes at a time")
                     }
                     _ => format!("{} bytes are queued for {name}", session.outbox.bytes()),
                 };

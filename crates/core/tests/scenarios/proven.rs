@@ -1126,6 +1126,31 @@ fn a_trace_tells_who_holds_a_message() {
 }
 
 #[test]
+fn a_dead_letter_that_is_tried_again_is_traced_again() {
+    use hermes_bus_proto::Raw;
+    let mut world = durable();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": 1}));
+    let seq = world.take(b)[0]["seq"].clone();
+    world.send(b, &json!({"type": "nack", "seq": seq, "requeue": false}));
+    world.sync();
+    let letter = world.shelf.dead.pop().expect("it is dead");
+    world.pass_ms(1_000);
+    assert_eq!(world.router.retry(letter.record), Ok(()));
+    world.turn();
+    assert_eq!(briefly(&world.take(b)), ["message 1 again:2"]);
+    let traced = world.router.trace_of(a, Raw::new(b"\"m1\""));
+    let states: Vec<&str> = traced.states.iter().map(|state| state.state).collect();
+    let first = ["accepted", "delivered", "dead"];
+    assert_eq!(states, [&first[..], &["accepted", "delivered"]].concat(), "{traced:?}");
+    assert_eq!(traced.standings[0].place, "in_flight");
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
+    world.sync();
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn what_stands_on_disk_waits_only_as_long_as_the_router_says_so() {
     let mut world = World::with(|config| config.store = true);
     let a = world.join("a", json!({}));

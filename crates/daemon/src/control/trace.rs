@@ -99,13 +99,19 @@ fn waiting_on_disk(
         // The router's states do not say of which message they are.
         let is_only_one = waits.iter().filter(|other| other.endpoint == one.endpoint).count() == 1;
         let last = states.iter().rfind(|state| state.endpoint.as_ref() == Some(&one.endpoint));
-        let is_over = is_only_one && last.is_some_and(|last| is_end(last.state));
+        let arrived = seen.iter().find(|other| is_same(one, other)).and_then(|first| first.unix_us);
+        // One that was taken in after that end is another one: a dead letter that is tried again.
+        let is_over = is_only_one
+            && last.is_some_and(|last| is_end(last.state) && arrived <= Some(last.unix_us));
         if !is_told && !is_over {
             waiting.extend(on_disk(one));
         }
     }
     waiting
 }
+
+/// So much later than the router saw it may an end be written, in microseconds.
+const COMMIT_LATE_US: u64 = 10_000_000;
 
 /// Whether nothing comes behind this state.
 fn is_end(state: &str) -> bool {
@@ -131,11 +137,19 @@ fn merged(known: Vec<State>, seen: Vec<Seen>) -> Vec<State> {
     let mut states = Vec::new();
     for Seen { step, endpoint, unix_us, seq: _, detail } in seen {
         let (word, detail) = in_words(step, detail);
-        let is_known = known.iter().any(|state| {
-            state.word == word && state.endpoint.as_ref().is_none_or(|name| *name == endpoint)
-        });
         // Where no time is recorded, it was after the step before.
         last_unix_us = unix_us.unwrap_or(last_unix_us);
+        // The router may have another word for the same end.
+        let is_same_end = |state: &State| {
+            let later_us = last_unix_us.checked_sub(state.unix_us);
+            step == Step::Ended
+                && is_end(&state.word)
+                && later_us.is_some_and(|later_us| later_us <= COMMIT_LATE_US)
+        };
+        let is_known = known.iter().any(|state| {
+            (state.word == word || is_same_end(state))
+                && state.endpoint.as_ref().is_none_or(|name| *name == endpoint)
+        });
         if !is_known {
             let endpoint = Some(endpoint);
             states.push(State { word, unix_us: last_unix_us, endpoint, detail });
@@ -273,12 +287,32 @@ mod tests {
         // The ring has forgotten it, the router's books have not.
         let gone = row.iter().map(|one| Seen { endpoint: name("forgotten"), ..one.clone() });
         assert_eq!(ask(Traced::default(), gone.collect()).get("standings"), None);
+        // A dead letter that was tried again waits, whatever has become of it before.
+        let states = vec![known("dead", 500_000, Some("worker"))];
+        let answer = ask(Traced { states, ..Traced::default() }, row.clone());
+        assert_eq!(answer["standings"][0]["place"], "stored");
         // One of two that have the same id is over; the other one waits.
         let states = vec![known("acked", 4_000_000, Some("worker"))];
         let second = row.iter().map(|one| Seen { seq: 2, ..one.clone() });
         let both = row.iter().cloned().chain(second).collect();
         let answer = ask(Traced { states, ..Traced::default() }, both);
         assert_eq!(answer["standings"][0]["place"], "stored");
+    }
+
+    #[test]
+    fn an_end_is_told_once_in_the_router_s_words() {
+        let states = || vec![known("dead", 4_000_000, Some("worker"))];
+        let row = |ended_unix_us| {
+            vec![
+                seen(Step::Accepted, Some(1_000_000), ""),
+                seen(Step::Ended, Some(ended_unix_us), "expired"),
+            ]
+        };
+        let answer = ask(Traced { states: states(), ..Traced::default() }, row(4_500_000));
+        assert_eq!(words(&answer), [("accepted", 1.0), ("dead", 4.0)]);
+        // This is the end of another one.
+        let answer = ask(Traced { states: states(), ..Traced::default() }, row(64_000_000));
+        assert_eq!(words(&answer), [("accepted", 1.0), ("dead", 4.0), ("expired", 64.0)]);
     }
 
     #[test]

@@ -60,6 +60,8 @@ impl Driver {
                 let asked = self.clerk.metrics(asker.clone(), snapshot);
                 self.answer_refusal(&asker, asked);
             }
+            // What stands on disk is not known before it is open: "nothing" would not be true.
+            Operation::Purge { .. } | Operation::Mailboxes { .. } if !self.has_store(&asker) => {}
             Operation::Purge { endpoint } => {
                 let Amount { messages, bytes } =
                     self.router.purge(endpoint.as_str()).unwrap_or_default();

@@ -262,6 +262,11 @@ const GROUPS: &[Group] = &[
         label: "reason",
         members: Members::Prefix("dropped_"),
     },
+    single(
+        "presence_left_out",
+        "presence_left_out",
+        "Endpoints that came or went unseen by somebody who watches, and leaves too much unread.",
+    ),
     Group {
         family: "ignored_frames",
         help: "Frames that were ignored.",

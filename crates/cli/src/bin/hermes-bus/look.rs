@@ -7,6 +7,7 @@ use hermes_bus::arguments::bus::Place;
 use hermes_bus::failure::Failure;
 use hermes_bus::screen::{Palette, harmless_line, say};
 use hermes_bus_client::{Bus, CallError, Listing};
+use hermes_bus_proto::listing::{EndpointDetails, EndpointState};
 use serde_json::{Value, json};
 
 /// How long the bus may take to answer a ping.
@@ -69,7 +70,9 @@ fn table(listing: &Listing, palette: &Palette) -> Vec<String> {
         "{:width$}  {:>8}  {:>10}  {:>10}  {:>8}  {:>8}",
         "endpoint", "pid", "sent", "received", "queued", "dropped"
     ))];
-    let mut details: Vec<_> = listing.details.iter().collect();
+    // Those who are away stand in `mailbox list`.
+    let is_there = |endpoint: &&EndpointDetails| endpoint.state == EndpointState::Online;
+    let mut details: Vec<_> = listing.details.iter().filter(is_there).collect();
     details.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
     rows.extend(details.into_iter().map(|endpoint| {
         format!(
@@ -133,4 +136,34 @@ pub(crate) async fn version(place: &Place, bus: &Bus) -> anyhow::Result<ExitCode
         None => format!("no bus listens on {}", bus.address()),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use hermes_bus::screen::Color;
+
+    use super::*;
+
+    #[test]
+    fn who_is_away_is_not_said_to_be_connected() {
+        let details = |name: &str, state| EndpointDetails {
+            endpoint: name.to_owned(),
+            state,
+            pid: 7,
+            ..EndpointDetails::default()
+        };
+        let listing = Listing {
+            endpoints: [("here".to_owned(), "session".to_owned())].into(),
+            details: vec![
+                details("here", EndpointState::Online),
+                details("away", EndpointState::Offline),
+            ],
+            truncated: false,
+            server: None,
+        };
+        let rows = table(&listing, &Palette::new(Color::Never));
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        assert!(rows[1].starts_with("here "), "{rows:?}");
+        assert_eq!(listing_json(&listing)["endpoints"][1]["state"], "offline");
+    }
 }

@@ -130,7 +130,7 @@ fn standing_lines(standing: &Standing, palette: &Palette) -> Vec<String> {
     let place = match place.as_str() {
         "in_flight" => "handed over to",
         "queued" => "queued for",
-        "waiting" => "in the mailbox of",
+        "waiting" => "waiting for",
         "paused" => "to be delivered once more to",
         "held" => "held for a moment for",
         "stored" => "on disk for",
@@ -184,8 +184,7 @@ mod tests {
         assert_eq!(lines.len(), 6, "{lines:?}");
         assert!(lines[0].ends_with("  accepted"), "{lines:?}");
         assert!(lines[1].ends_with("  in the mailbox of  worker  (\\u{1b}x)"), "{lines:?}");
-        let standing =
-            ["now in the mailbox of worker", "  because: worker is away", "  then: it comes"];
+        let standing = ["now waiting for worker", "  because: worker is away", "  then: it comes"];
         assert_eq!(lines[2..5], standing);
         assert_eq!(lines[5], "left out: 2");
     }
