@@ -4,7 +4,6 @@
 use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status};
@@ -97,8 +96,8 @@ impl Router {
     fn identity_of<'a>(
         &self,
         message: &Outgoing<'a>,
-        destination: &Destination<'_>,
-    ) -> Option<Names> {
+        destination: &'a Destination<'_>,
+    ) -> Option<Names<'a>> {
         // Who wants it stored wants it queued, too.
         let asks = message.ask.queue || message.ask.receipt == Some(Status::Acked);
         let id = message.envelope.id?.text().ok().filter(|_| asks)?;
@@ -107,12 +106,12 @@ impl Router {
         }
         let Destination::Endpoint(to) = destination else { return None };
         let session = self.session(message.sender)?;
-        let from = match session.registration() {
-            Some(registration) => Some(registration.name.as_str().to_owned()),
-            None => message.envelope.from.and_then(|from| from.text().ok()).map(|f| f.into_owned()),
+        let registered = session.registration().map(|registration| registration.name.clone());
+        let from = match registered {
+            Some(_) => None,
+            None => message.envelope.from.and_then(|from| from.text().ok()),
         };
-        let uid = session.credentials.uid;
-        Some(Names { uid, from, to: to.clone().into_owned(), id: id.into_owned() })
+        Some(Names { uid: session.credentials.uid, registered, from, to, id })
     }
 
     /// A message that an earlier process has kept, if it is known by its id: whoever has sent it again
@@ -355,16 +354,21 @@ impl Router {
     }
 }
 
-/// What a message is recognised by.
-struct Names {
+/// What a message is recognised by, mostly where it stands: every message that asks for something is
+/// looked for.
+struct Names<'a> {
     uid: u32,
-    from: Option<String>,
-    to: String,
-    id: String,
+    registered: Option<EndpointName>,
+    /// What it says itself, if its sender is not registered.
+    from: Option<Cow<'a, str>>,
+    to: &'a str,
+    id: Cow<'a, str>,
 }
 
-impl Names {
+impl Names<'_> {
     fn identity(&self) -> Identity<'_> {
-        Identity { uid: self.uid, from: self.from.as_deref(), to: &self.to, id: &self.id }
+        let registered = self.registered.as_ref().map(EndpointName::as_str);
+        let from = registered.or(self.from.as_deref());
+        Identity { uid: self.uid, from, to: self.to, id: &self.id }
     }
 }

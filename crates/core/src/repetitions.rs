@@ -109,11 +109,19 @@ impl<F> Entry<F> {
     }
 }
 
+/// The place of an entry that is found by its identity, with the hash of that: so a table that grows
+/// does not look into every entry.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    hash: u64,
+    index: usize,
+}
+
 /// The window. `F` is whoever waits for the state of a message that it has repeated.
 pub(crate) struct Repetitions<F> {
     entries: Slab<Entry<F>>,
     /// Those that are found by their identity.
-    listed: HashTable<usize>,
+    listed: HashTable<Listed>,
     hasher: foldhash::fast::FixedState,
     /// In the order in which they leave the window. Some may be gone already.
     order: VecDeque<RepetitionKey>,
@@ -281,11 +289,9 @@ impl<F> Repetitions<F> {
             to_bytes: to.len() as u32,
         });
         self.bytes += entry.load_bytes();
-        let Repetitions { entries, listed, hasher, .. } = self;
-        let hash = hasher.hash_one(identity);
-        listed.insert_unique(hash, key.index as usize, |index| {
-            hasher.hash_one(entries[*index].identity())
-        });
+        let hash = self.hasher.hash_one(identity);
+        self.listed
+            .insert_unique(hash, Listed { hash, index: key.index as usize }, |listed| listed.hash);
         self.order.push_back(key);
         self.shrink();
         key
@@ -309,7 +315,10 @@ impl<F> Repetitions<F> {
 
     fn find(&self, identity: &Identity<'_>) -> Option<usize> {
         let hash = self.hasher.hash_one(identity);
-        self.listed.find(hash, |index| self.entries[*index].identity() == *identity).copied()
+        let is_it = |listed: &Listed| {
+            listed.hash == hash && self.entries[listed.index].identity() == *identity
+        };
+        self.listed.find(hash, is_it).map(|listed| listed.index)
     }
 
     fn entry_mut(&mut self, key: RepetitionKey) -> Option<&mut Entry<F>> {
@@ -345,7 +354,7 @@ impl<F> Repetitions<F> {
             } else {
                 self.bytes -= bytes;
             }
-            let place = self.listed.find_entry(hash, |index| *index == key.index as usize);
+            let place = self.listed.find_entry(hash, |listed| listed.index == key.index as usize);
             if let Ok(place) = place {
                 place.remove();
             }

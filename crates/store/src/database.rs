@@ -3,6 +3,9 @@
 //! A commit whose sync failed may still stand in the log, whole: the next process would take it for
 //! committed. So the end of the last good commit is known at any time, and the log is cut there before
 //! anybody is told that something was refused.
+//!
+//! Under load, what is in the log is moved into the database on a thread of its own, while commits go
+//! on. Only what has come meanwhile is moved between two commits: then the log can begin anew.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -36,8 +40,19 @@ struct Good {
     frames: u64,
 }
 
+/// What came of a checkpoint: frames in the log, and those of them that are in the database.
+struct Checkpoint {
+    frames: u64,
+    moved: u64,
+}
+
+/// The thread that moves what is in the log, for as long as nobody has asked what came of it.
+struct Moving(Option<JoinHandle<rusqlite::Result<Checkpoint>>>);
+
 /// The connection that writes.
 pub(crate) struct Database {
+    /// Ends before the connection is closed.
+    moving: Moving,
     pub(crate) connection: Connection,
     path: PathBuf,
     wal: PathBuf,
@@ -46,6 +61,8 @@ pub(crate) struct Database {
     good: Good,
     /// How many of the frames were in the log at the last checkpoint.
     checkpointed_frames: u64,
+    /// The log, once it has been looked at.
+    log: Option<File>,
     /// The next commits that fail, for tests.
     #[cfg(test)]
     pub(crate) faults: crate::tests::Faults,
@@ -75,12 +92,14 @@ impl Database {
             Ok(())
         }))?;
         Ok(Database {
+            moving: Moving(None),
             connection,
             path: path.to_owned(),
             wal: wal_file(path),
             frames,
             good: Good::default(),
             checkpointed_frames: 0,
+            log: None,
             #[cfg(test)]
             faults: crate::tests::Faults::of(path),
         })
@@ -95,13 +114,17 @@ impl Database {
     }
 
     /// From now on, closing changes no file.
-    pub(crate) fn leave_files(&self) -> rusqlite::Result<()> {
+    pub(crate) fn leave_files(&mut self) -> rusqlite::Result<()> {
+        // They may be about to be put aside. What it was about is known.
+        let _ = self.wait_for_checkpoint();
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(())
     }
 
     /// Opens the database anew, and lets go of the old connection if that succeeds.
     pub(crate) fn reopen(&mut self, bytes_max: Option<u64>) -> rusqlite::Result<()> {
+        // Why it failed is why this is done.
+        let _ = self.wait_for_checkpoint();
         let mut database = Database::open(&self.path, bytes_max)?;
         database.settle()?;
         *self = database;
@@ -109,7 +132,12 @@ impl Database {
     }
 
     fn note_good(&mut self) {
-        self.good = Good { salts: self.salts(), frames: self.frames.load(Ordering::Relaxed) };
+        if self.log.is_none() {
+            self.log = File::open(&self.wal).ok();
+        }
+        // A log that was not begun has none.
+        let salts = self.log.as_ref().and_then(|log| salts(log).ok()).unwrap_or_default();
+        self.good = Good { salts, frames: self.frames.load(Ordering::Relaxed) };
     }
 
     /// Begins a change that will be durable when [`Database::commit`] returns.
@@ -125,14 +153,6 @@ impl Database {
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         self.note_good();
         Ok(())
-    }
-
-    fn salts(&self) -> [u8; 8] {
-        let mut salts = [0; 8];
-        let read =
-            File::open(&self.wal).and_then(|wal| wal.read_exact_at(&mut salts, SALTS.start as u64));
-        // A log that was not begun has none.
-        read.map_or([0; 8], |()| salts)
     }
 
     /// Takes everything since [`Database::begin`] back, also from the log.
@@ -152,7 +172,7 @@ impl Database {
             Err(error) => return Err(error),
         };
         let frame_bytes = FRAME_HEADER_BYTES + u64::from(schema::PAGE_BYTES);
-        let is_same_log = self.salts() == self.good.salts;
+        let is_same_log = salts(&wal).unwrap_or_default() == self.good.salts;
         let end = if is_same_log && self.good.frames > 0 {
             WAL_HEADER_BYTES + self.good.frames * frame_bytes
         } else {
@@ -172,29 +192,86 @@ impl Database {
         if frames < self.checkpointed_frames {
             self.checkpointed_frames = 0;
         }
-        let new = frames - self.checkpointed_frames;
-        let due = if is_pause { CHECKPOINT_IN_PAUSE_FRAMES } else { CHECKPOINT_FRAMES };
-        if new < due {
+        if self.moving.0.as_ref().is_some_and(|moving| !moving.is_finished()) {
             return Ok(());
         }
-        self.checkpoint()
+        if self.moving.0.is_some() {
+            self.wait_for_checkpoint()?;
+            return self.checkpoint();
+        }
+        let new = frames - self.checkpointed_frames;
+        if is_pause && new >= CHECKPOINT_IN_PAUSE_FRAMES {
+            return self.checkpoint();
+        }
+        if new < CHECKPOINT_FRAMES {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        let thread = thread::Builder::new().name("store checkpoint".to_owned());
+        match thread.spawn(move || checkpoint_beside(&path)) {
+            Ok(moving) => self.moving.0 = Some(moving),
+            Err(_) => self.checkpoint()?,
+        }
+        Ok(())
     }
 
     /// Never waits for readers: what they still look at is moved the next time.
     fn checkpoint(&mut self) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare("PRAGMA wal_checkpoint(PASSIVE)")?;
-        let (frames, moved): (i64, i64) =
-            statement.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
-        self.frames.store(u64::try_from(frames).unwrap_or(0), Ordering::Relaxed);
-        self.checkpointed_frames = u64::try_from(moved).unwrap_or(0);
+        let Checkpoint { frames, moved } = checkpoint(&self.connection)?;
+        self.frames.store(frames, Ordering::Relaxed);
+        self.checkpointed_frames = moved;
+        Ok(())
+    }
+
+    /// Waits for the thread that moves what is in the log, if there is one.
+    fn wait_for_checkpoint(&mut self) -> rusqlite::Result<()> {
+        if let Some(result) = self.moving.wait() {
+            self.checkpointed_frames = result?.moved;
+        }
         Ok(())
     }
 
     /// Moves all of the log into the database, if nobody looks at it.
     pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
+        self.wait_for_checkpoint()?;
         self.connection.busy_timeout(std::time::Duration::ZERO)?;
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
+}
+
+/// The salts of a log, which is as long as its header at least.
+fn salts(log: &File) -> io::Result<[u8; 8]> {
+    let mut salts = [0; 8];
+    log.read_exact_at(&mut salts, SALTS.start as u64)?;
+    Ok(salts)
+}
+
+impl Moving {
+    /// Waits for its end. Says nothing if there is none, or nobody knows what came of it.
+    fn wait(&mut self) -> Option<rusqlite::Result<Checkpoint>> {
+        // A thread that panicked has moved something or nothing: either is right.
+        self.0.take()?.join().ok()
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.wait();
+    }
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<Checkpoint> {
+    let count = |frames: i64| u64::try_from(frames).unwrap_or(0);
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok(Checkpoint { frames: count(row.get(1)?), moved: count(row.get(2)?) })
+    })
+}
+
+/// A checkpoint on a connection of its own. Whoever writes goes on meanwhile.
+fn checkpoint_beside(path: &Path) -> rusqlite::Result<Checkpoint> {
+    let connection = schema::open_for_writing(path)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    checkpoint(&connection)
 }
 
 #[cfg(test)]

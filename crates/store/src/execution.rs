@@ -130,7 +130,17 @@ impl<'c, 'w> Execution<'c, 'w> {
         let mut insert = self.connection.prepare_cached(rows::INSERT_MESSAGE)?;
         for (seq, Unwritten { record, deliveries }) in std::mem::take(&mut self.unwritten) {
             let endpoint = self.names.id_or_new(self.connection, &record.endpoint)?;
-            rows::insert(&mut insert, endpoint, record, deliveries, self.now_unix_us)?;
+            let mut insert_it =
+                || rows::insert(&mut insert, endpoint, record, deliveries, self.now_unix_us);
+            match insert_it() {
+                Err(error) if rows::is_there_already(&error) => {
+                    self.connection
+                        .prepare_cached("DELETE FROM message WHERE seq = ?1")?
+                        .execute([seq])?;
+                    insert_it()?;
+                }
+                inserted => inserted?,
+            }
             if record.keep != Keep::Spill {
                 self.outcome.changes.added.push(schema::TEXT_OF_MESSAGES + seq as i64);
             }

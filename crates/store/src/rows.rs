@@ -93,9 +93,15 @@ impl Names {
 /// Bookkeeping of one message, as quotas count it.
 pub(crate) const OVERHEAD_BYTES: i64 = RECORD_OVERHEAD_BYTES as i64;
 
-/// Writes a message; one with the same `seq` is replaced. Its values come from [`insert`].
-pub(crate) const INSERT_MESSAGE: &str = "INSERT OR REPLACE INTO message VALUES \
+/// Writes a message, by [`insert`]. It fails if there is one with the same `seq`.
+pub(crate) const INSERT_MESSAGE: &str = "INSERT INTO message VALUES \
      (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+
+/// Whether [`INSERT_MESSAGE`] has found a message with the same `seq`. `INSERT OR REPLACE` would have
+/// SQLite copy every page of a row before it is written, to be able to take half a replacement back.
+pub(crate) fn is_there_already(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
+}
 
 /// Writes a message by [`INSERT_MESSAGE`].
 pub(crate) fn insert(

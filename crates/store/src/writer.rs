@@ -150,7 +150,7 @@ impl Writer {
             self.turn_in_trouble(work);
         } else {
             match self.write(&work) {
-                Ok(outcome) => self.settle(work, outcome),
+                Ok(outcome) => return self.settle(work, outcome),
                 Err(error) => self.fail(work, &error),
             }
         }
@@ -187,6 +187,8 @@ impl Writer {
             }
             self.shared.notice(notice);
         }
+        // Before the work is dropped: that takes its time.
+        (self.wake)();
         self.note_changes(changes);
         let mut removed = removed_dead.into_iter();
         for work in work {
