@@ -166,6 +166,9 @@ impl Store {
                 kept.push(record.seq);
             }
             loaded.extend(self.disk.load(&order, &mut self.dice));
+            if let Order::Move { new_seq, .. } = &order {
+                kept.push(*new_seq);
+            }
             self.disk.apply(&order);
         }
         // What was kept and released in one commit was never on disk.
