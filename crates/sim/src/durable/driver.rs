@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hermes_bus_core::storage::{Answer, Order, Ticket};
+use hermes_bus_core::storage::{Answer, Order};
 use hermes_bus_core::{CloseReason, Effect, Next, Payload, Probed, Reading, SessionKey};
 use hermes_bus_proto::frame::{self, Decoded};
 use serde_json::Value;
@@ -125,7 +125,9 @@ impl World<'_> {
                 Effect::Store(ticket, order) => {
                     self.seen.order(&order);
                     self.tell(|| format!("  => {ticket:?} {}", shown_order(&order)));
-                    self.note_keeps(ticket, &order);
+                    if let Order::Keep(record) = &order {
+                        self.keeps.push((ticket, record.seq));
+                    }
                     self.model.ordered(&order)?;
                     self.store.order(ticket, order);
                     self.moves += 1;
@@ -153,19 +155,6 @@ impl World<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Which row it is that an order to keep is answered for.
-    fn note_keeps(&mut self, ticket: Ticket, order: &Order) {
-        match order {
-            Order::Keep(record) => self.keeps.push((ticket, record.seq)),
-            Order::Move { seq, new_seq, .. } => {
-                for (_, kept) in self.keeps.iter_mut().filter(|(_, kept)| kept == seq) {
-                    *kept = *new_seq;
-                }
-            }
-            _ => {}
-        }
     }
 
     fn look_whether_read(&mut self, key: SessionKey) {

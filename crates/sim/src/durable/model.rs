@@ -127,6 +127,8 @@ pub(super) struct Model {
     /// Given back for good.
     pub(super) rejected: BTreeSet<Copy>,
     pub(super) rows: BTreeMap<u64, Row>,
+    /// The numbers that rows had before they went to another endpoint, and those they have since.
+    moves: BTreeMap<u64, u64>,
     pub(super) sessions: BTreeMap<LinkId, Session>,
     /// Every session that asked for it: the members that a group may ever have had, and subscribers.
     members: BTreeSet<(u8, u8)>,
@@ -172,6 +174,7 @@ impl Model {
             acked: BTreeMap::new(),
             rejected: BTreeSet::new(),
             rows: BTreeMap::new(),
+            moves: BTreeMap::new(),
             sessions: BTreeMap::new(),
             members: BTreeSet::new(),
             subscribers: BTreeSet::new(),

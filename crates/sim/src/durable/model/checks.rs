@@ -114,12 +114,16 @@ impl Model {
         Ok(())
     }
 
-    /// First deliveries of one sender to one endpoint come in the order sent.
+    /// First deliveries of one sender to one endpoint come in the order sent. What was given up before a
+    /// crash may come back behind what went on without it.
     pub(super) fn check_order(&mut self, n: u64, endpoint: u8, copy: Copy) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
         let Some(taken) = sent.taken.filter(|_| matches!(copy, Copy::To(..))) else {
             return Ok(());
         };
+        if sent.buried && self.was_killed_since(taken.process) {
+            return Ok(());
+        }
         let newest = self.newest.entry((sent.client, endpoint)).or_default();
         ensure!(
             newest.0 < taken.order,

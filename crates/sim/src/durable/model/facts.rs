@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::script::{GROUPS, Join, NAMES, PATTERNS, TOPICS, To};
 use super::super::store::Store;
-use super::{Checked, Handed, LinkId, Model, Promises, Row, Taken, UNIX_US, ensure};
+use super::{Checked, Copy, Handed, LinkId, Model, Promises, Row, Taken, UNIX_US, ensure};
 
 impl Model {
     // ---- senders --------------------------------------------------------------------------------
@@ -102,9 +102,10 @@ impl Model {
             let copy = self.copy_for(sent.n, endpoint);
             match status {
                 Status::Accepted => sent.taken.is_some(),
+                // What goes to another member of its group is on disk all the while.
                 Status::Stored => self.rows.iter().any(|(seq, row)| {
-                    let is_it = row.n == sent.n && (row.endpoint == endpoint);
-                    is_it && store.synced.contains(seq)
+                    let is_its = row.endpoint == endpoint || matches!(copy, Copy::Member(_));
+                    row.n == sent.n && is_its && store.synced.contains(seq)
                 }),
                 Status::Delivered => self
                     .handed
@@ -365,7 +366,10 @@ impl Model {
     /// The router hears that these could not be kept.
     pub(in super::super) fn refused(&mut self, seqs: impl Iterator<Item = u64>) {
         self.has_failed = true;
-        for seq in seqs {
+        for mut seq in seqs {
+            while let Some(new_seq) = self.moves.get(&seq) {
+                seq = *new_seq;
+            }
             let Some(row) = self.rows.get_mut(&seq) else { continue };
             if row.ended.replace(Ending::Dropped).is_none() {
                 let row = row.clone();
@@ -390,6 +394,7 @@ impl Model {
         book.0 += 1;
         book.1 += row.load_bytes;
         self.rows.insert(new_seq, Row { endpoint: to, ..row });
+        self.moves.insert(seq, new_seq);
         Ok(())
     }
 
