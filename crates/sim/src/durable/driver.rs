@@ -18,8 +18,12 @@ const PROBE_BYTES: usize = 128 * 1024;
 const WRITES_MAX: usize = 8;
 
 impl World<'_> {
-    /// One turn.
+    /// One turn. It takes a microsecond: no two turns of a process have the same moment.
     pub(super) fn turn(&mut self) -> Checked {
+        if self.last_turn_us == Some(self.now_us) {
+            self.now_us += 1;
+        }
+        self.last_turn_us = Some(self.now_us);
         self.pump();
         self.model.now_us = self.now_us;
         let now = self.now();

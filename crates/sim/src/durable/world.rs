@@ -34,6 +34,8 @@ pub(super) struct World<'a> {
     pub(super) router: Router,
     pub(super) dice: Dice,
     pub(super) now_us: u64,
+    /// When the last turn was.
+    pub(super) last_turn_us: Option<u64>,
     event: Option<usize>,
     pub(super) links: Vec<Link>,
     /// Those of which one end is still open.
@@ -94,6 +96,7 @@ impl<'a> World<'a> {
             router: Router::new(character.config.clone(), script.seed),
             dice: Dice::new(script.seed),
             now_us: 0,
+            last_turn_us: None,
             event: None,
             links: Vec::new(),
             open: Vec::new(),
