@@ -19,7 +19,7 @@ impl Seen {
         *self.0.entry(kind.to_owned()).or_default() += 1;
     }
 
-    fn add(&mut self, kind: String, times: u64) {
+    pub(super) fn add(&mut self, kind: String, times: u64) {
         *self.0.entry(kind).or_default() += times;
     }
 

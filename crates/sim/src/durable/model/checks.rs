@@ -1,6 +1,7 @@
 //! What must hold of a message that comes to a receiver, and of one that leaves the disk.
 
 use hermes_bus_core::storage::{Ending, Keep};
+use hermes_bus_proto::ErrorCode;
 use serde_json::Value;
 
 use super::super::script::{NAMES, To};
@@ -31,7 +32,7 @@ impl Model {
         // A session of level 1 is not told who sent what is queued for it, and its heir cannot be.
         let had_level_1 =
             self.sessions.values().any(|session| session.endpoint == endpoint && !session.level_2);
-        if frame["sender"].is_null() && had_level_1 {
+        if frame["sender"].is_null() && (had_level_1 || self.is_handed_on(n)) {
             return Ok(());
         }
         let via = Model::via(sent.to);
@@ -63,20 +64,26 @@ impl Model {
         let taken_in = sent.taken.map_or(0, |taken| taken.process);
         let delivery = frame["delivery"].as_u64().unwrap_or(1);
         let may_be_again = self.was_killed_since(taken_in);
-        if session.level_2 {
+        // What a process hands on in memory is only what a client of level 1 would get.
+        if session.level_2 && !self.is_handed_on(n) {
             ensure!(times == 0 || delivery > 1, "delivery", "{frame} came {times} times before");
             let crashes = self.unclean.range(taken_in..self.process).count() as u64;
             // What was cut off may have been counted.
             let cuts: u64 = [Some(n), None].iter().filter_map(|cut| self.cuts.get(cut)).sum();
             let most = 1 + times as u64 + crashes + cuts;
-            ensure!(delivery <= most, "delivery", "{frame} came {times} times before");
-            let is_exact = crashes == 0 && taken_in == self.process;
+            let is_retried = self.is_retried(copy);
+            ensure!(
+                delivery <= most || is_retried,
+                "delivery",
+                "{frame} came {times} times before"
+            );
+            let is_exact = crashes == 0 && taken_in == self.process && !is_retried;
             ensure!(
                 !is_exact || delivery > times as u64,
                 "delivery",
                 "{frame} came {times} times before, in one process"
             );
-            let is_marked = !may_be_again || delivery > 1;
+            let is_marked = !may_be_again || delivery > 1 || is_retried;
             ensure!(is_marked, "delivery", "{frame} was left by a process that was killed");
         }
         if let Some(process) = self.acked.get(&copy) {
@@ -98,7 +105,8 @@ impl Model {
         self.redelivered += 1;
         ensure!(last.is_over, "twice", "{frame} to #{link} is in the hands of #{}", last.link);
         let is_kept = self.rows.values().any(|row| row.n == n && row.keep != Keep::Spill);
-        ensure!(last.acks || is_kept, "at most once", "{frame} was not kept");
+        let may_again = last.acks || is_kept || self.is_retried(copy);
+        ensure!(may_again, "at most once", "{frame} was not kept");
         let is_done = last.is_known_to_be_read && !self.was_killed_since(last.process);
         ensure!(last.acks || !is_done, "acknowledged", "{frame} is known to be read");
         Ok(())
@@ -108,6 +116,14 @@ impl Model {
     pub(super) fn check_time(&self, n: u64, began_us: u64) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
         let (Some(taken), Some(ttl_ms)) = (sent.taken, sent.asks.ttl_ms) else { return Ok(()) };
+        // Who tries a dead letter once more wants it whatever its time was.
+        if self
+            .retried
+            .keys()
+            .any(|copy| matches!(copy, Copy::To(it, _) | Copy::Member(it) if *it == n))
+        {
+            return Ok(());
+        }
         let until = taken.at_us + u64::from(ttl_ms) * 1_000;
         let is_in_time = began_us < until || ttl_ms == 0 && began_us == until;
         ensure!(is_in_time, "time to live", "message {n} at {began_us}, was over at {until}");
@@ -118,7 +134,9 @@ impl Model {
     /// crash may come back behind what went on without it.
     pub(super) fn check_order(&mut self, n: u64, endpoint: u8, copy: Copy) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
-        let Some(taken) = sent.taken.filter(|_| matches!(copy, Copy::To(..))) else {
+        // What is tried once more comes whenever the owner says so.
+        let has_order = matches!(copy, Copy::To(..)) && !self.is_retried(copy);
+        let Some(taken) = sent.taken.filter(|_| has_order) else {
             return Ok(());
         };
         if sent.buried && self.was_killed_since(taken.process) {
@@ -154,6 +172,10 @@ impl Model {
         session.held.insert(seq, n);
         let (held, max) = (session.held.len(), session.in_flight);
         ensure!(held <= max, "window", "#{link} holds {held} messages, of {max}");
+        let bytes_of = |n: &u64| self.sent.get(n).map_or(0, |sent| sent.body_bytes);
+        let (bytes, max): (usize, _) =
+            (session.held.values().map(bytes_of).sum(), self.in_flight_bytes_max);
+        ensure!(bytes <= max || held == 1, "window", "#{link} holds {bytes} bytes, of {max}");
         Ok(())
     }
 
@@ -175,7 +197,21 @@ impl Model {
                 && (earlier.uid, earlier.from, earlier.to) == (sent.uid, sent.from, sent.to)
         };
         let first = sent.first;
-        for earlier in self.sent.range(first..n).map(|(_, sent)| sent).filter(is_same) {
+        let of_it = || self.sent.range(first..n).map(|(_, sent)| sent).filter(is_same);
+        let may_have_failed = |earlier: &Sent| {
+            earlier.failed.is_some()
+                || earlier.buried
+                || self.has_failed
+                || self.rejected.contains(&self.copy_for(earlier.n, endpoint))
+                || self.is_retried(self.copy_for(earlier.n, endpoint))
+        };
+        let is_found = !self.may_be_forgotten && self.was_found(sent, taken);
+        ensure!(
+            !is_found || of_it().next().is_none() || of_it().any(may_have_failed),
+            "repetition",
+            "message {n} repeats one that an earlier process has left word of"
+        );
+        for earlier in of_it() {
             let Some(before) = earlier.taken.filter(|before| before.order < taken.order) else {
                 continue;
             };
@@ -186,12 +222,8 @@ impl Model {
             };
             let has_come = has_come.is_some_and(|handed| !handed.is_empty());
             let is_known = before.process == taken.process && !self.may_be_forgotten;
-            let may_have_failed = earlier.failed.is_some()
-                || earlier.buried
-                || self.has_failed
-                || self.rejected.contains(&self.copy_for(earlier.n, endpoint));
             ensure!(
-                !(is_recent && has_come && is_known) || may_have_failed,
+                !(is_recent && has_come && is_known) || may_have_failed(earlier),
                 "repetition",
                 "message {n} repeats {}, which has come",
                 earlier.n
@@ -202,6 +234,9 @@ impl Model {
 
     /// A message leaves the disk for a reason that is true.
     pub(super) fn check_ending(&self, seq: u64, row: &Row, ending: Ending) -> Checked {
+        if ending == Ending::Purged && self.is_purging {
+            return Ok(());
+        }
         let copy = self.copy_for(row.n, row.endpoint);
         let is_true = match ending {
             Ending::Acked => self.acked.contains_key(&copy),
@@ -209,7 +244,22 @@ impl Model {
                 let mut handed = self.handed.get(&copy).into_iter().flatten();
                 handed.any(|one| one.is_known_to_be_read && one.endpoint == row.endpoint)
             }
-            Ending::Expired => row.expires_unix_us.is_some_and(|expires| expires <= self.unix_us()),
+            Ending::Expired => {
+                let is_over = row.expires_unix_us.is_some_and(|at| at <= self.unix_us());
+                let is_missed = row.keep != Keep::Spill
+                    || self.sent.get(&row.n).is_some_and(|sent| sent.asks.receipt.is_some());
+                let reasons = self.sent.get(&row.n).map(|sent| &sent.buried_for);
+                let is_mourned =
+                    reasons.is_some_and(|reasons| reasons.contains(&ErrorCode::Expired));
+                ensure!(
+                    is_mourned || !is_missed,
+                    "dead letter",
+                    "{seq} (message {}, {:?}) has expired, and is no dead letter",
+                    row.n,
+                    row.keep
+                );
+                is_over
+            }
             Ending::Dead => {
                 let is_buried = self.sent.get(&row.n).is_some_and(|sent| sent.buried);
                 is_buried || self.is_in_trouble || row.keep == Keep::Spill
