@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use hermes_bus_core::storage::{Answer, Order};
+use hermes_bus_core::storage::{Answer, Order, Ticket};
 use hermes_bus_core::{CloseReason, Effect, Next, Payload, Probed, Reading, SessionKey};
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::register::Conflict;
@@ -106,8 +106,16 @@ impl World<'_> {
     fn note_answer(&mut self, answer: &Answer) {
         self.seen.answer(answer);
         match answer {
-            Answer::Stored(ticket) => self.keeps.retain(|(kept, _)| kept > ticket),
+            Answer::Stored(ticket) => {
+                self.keeps.retain(|(kept, _)| kept > ticket);
+                let is_kept = |(kept, _): &mut (Ticket, u64)| *kept <= *ticket;
+                let kept: Vec<u64> = self.retries.extract_if(.., is_kept).map(|it| it.1).collect();
+                if !kept.is_empty() {
+                    self.store.remove_dead(kept);
+                }
+            }
             Answer::Refused { tickets, .. } => {
+                self.retries.retain(|(kept, _)| !tickets.contains(kept));
                 let keeps = std::mem::take(&mut self.keeps);
                 let (refused, left) =
                     keeps.into_iter().partition(|(kept, _)| tickets.contains(kept));

@@ -75,6 +75,15 @@ pub(super) enum Copy {
     Member(u64),
 }
 
+impl Copy {
+    /// The message.
+    pub(super) fn message(self) -> u64 {
+        match self {
+            Copy::To(n, _) | Copy::Member(n) => n,
+        }
+    }
+}
+
 /// A copy in a receiver's socket, whole.
 #[derive(Clone, Debug)]
 pub(super) struct Handed {
@@ -267,11 +276,6 @@ impl Model {
             topics: if join.level_2 { join.topics } else { 0 },
         };
         self.sessions.insert(link, session);
-    }
-
-    /// Whether a connection has, or had, a name.
-    pub(super) fn has_name(&self, link: LinkId) -> bool {
-        self.sessions.contains_key(&link)
     }
 
     fn subscribed(&mut self, endpoint: u8, topics: u8) {

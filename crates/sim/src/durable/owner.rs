@@ -56,7 +56,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A dead letter is taken in once more: it is kept first, and behind that its letter goes.
+    /// A dead letter is taken in once more. Its letter goes when the message is kept, and not before.
     fn retry(&mut self, newest: bool) -> Checked {
         let mut letters = self.store.disk.dead.iter();
         let letter = if newest { letters.next_back() } else { letters.next() };
@@ -64,9 +64,11 @@ impl World<'_> {
         else {
             return Ok(());
         };
-        if !self.store.has_dead(number) {
+        let is_tried = self.retries.iter().any(|(_, tried)| *tried == number);
+        if is_tried || !self.store.has_dead(number) {
             return Ok(());
         }
+        let keeps = self.keeps.len();
         let (n, endpoint) = (number_in(&letter.record.payload), letter.record.endpoint.clone());
         let outcome = self.router.retry(letter.record);
         self.tell(|| format!("retry message {n:?} for {} -> {outcome:?}", endpoint.as_str()));
@@ -77,9 +79,7 @@ impl World<'_> {
             self.seen.note("retried");
         }
         self.carry_out_effects()?;
-        if outcome.is_ok() {
-            self.store.remove_dead(vec![number]);
-        }
+        self.retries.extend(self.keeps.get(keeps).map(|(ticket, _)| (*ticket, number)));
         self.moves += 1;
         Ok(())
     }

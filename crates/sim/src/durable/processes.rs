@@ -19,6 +19,7 @@ impl World<'_> {
         self.router = Router::new(config, self.dice.seed());
         self.sessions.clear();
         self.keeps.clear();
+        self.retries.clear();
         self.unwritten.clear();
         let recovered = self.store.recovered(UNIX_US + self.now_us, window_us);
         self.model.now_us = self.now_us;

@@ -49,6 +49,8 @@ pub(super) struct World<'a> {
     pub(super) unwritten: Vec<SessionKey>,
     /// Orders to keep that are not answered yet.
     pub(super) keeps: Vec<(Ticket, u64)>,
+    /// Dead letters that are tried once more, and the orders to keep them.
+    pub(super) retries: Vec<(Ticket, u64)>,
     /// Each client's connection, and how it last joined.
     pub(super) current: Vec<Option<LinkId>>,
     joins: Vec<Option<Join>>,
@@ -108,6 +110,7 @@ impl<'a> World<'a> {
             sessions: Vec::new(),
             unwritten: Vec::new(),
             keeps: Vec::new(),
+            retries: Vec::new(),
             current: vec![None; character.clients.len()],
             joins: vec![None; character.clients.len()],
             sent: vec![Vec::new(); character.clients.len()],

@@ -64,6 +64,11 @@ impl Model {
         let taken_in = sent.taken.map_or(0, |taken| taken.process);
         let delivery = frame["delivery"].as_u64().unwrap_or(1);
         let may_be_again = self.was_killed_since(taken_in);
+        // A process that is killed in the middle of it may leave the letter and the message.
+        if self.is_retried(copy) && !session.is_over {
+            self.redelivered += u64::from(times > 0);
+            return Ok(());
+        }
         // What a process hands on in memory is only what a client of level 1 would get.
         if session.level_2 && !self.is_handed_on(n) {
             ensure!(times == 0 || delivery > 1, "delivery", "{frame} came {times} times before");
@@ -77,13 +82,13 @@ impl Model {
                 "delivery",
                 "{frame} came {times} times before"
             );
-            let is_exact = crashes == 0 && taken_in == self.process && !is_retried;
+            let is_exact = crashes == 0 && taken_in == self.process;
             ensure!(
                 !is_exact || delivery > times as u64,
                 "delivery",
                 "{frame} came {times} times before, in one process"
             );
-            let is_marked = !may_be_again || delivery > 1 || is_retried;
+            let is_marked = !may_be_again || delivery > 1;
             ensure!(is_marked, "delivery", "{frame} was left by a process that was killed");
         }
         if let Some(process) = self.acked.get(&copy) {
@@ -105,8 +110,7 @@ impl Model {
         self.redelivered += 1;
         ensure!(last.is_over, "twice", "{frame} to #{link} is in the hands of #{}", last.link);
         let is_kept = self.rows.values().any(|row| row.n == n && row.keep != Keep::Spill);
-        let may_again = last.acks || is_kept || self.is_retried(copy);
-        ensure!(may_again, "at most once", "{frame} was not kept");
+        ensure!(last.acks || is_kept, "at most once", "{frame} was not kept");
         let is_done = last.is_known_to_be_read && !self.was_killed_since(last.process);
         ensure!(last.acks || !is_done, "acknowledged", "{frame} is known to be read");
         Ok(())
@@ -116,12 +120,9 @@ impl Model {
     pub(super) fn check_time(&self, n: u64, began_us: u64) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
         let (Some(taken), Some(ttl_ms)) = (sent.taken, sent.asks.ttl_ms) else { return Ok(()) };
-        // Who tries a dead letter once more wants it whatever its time was.
-        if self
-            .retried
-            .keys()
-            .any(|copy| matches!(copy, Copy::To(it, _) | Copy::Member(it) if *it == n))
-        {
+        // Who tries a dead letter once more wants it whatever its time was. A process that hands on a
+        // message in memory hands on no times.
+        if self.retried.keys().any(|copy| copy.message() == n) || self.is_handed_on(n) {
             return Ok(());
         }
         let until = taken.at_us + u64::from(ttl_ms) * 1_000;
@@ -134,8 +135,10 @@ impl Model {
     /// crash may come back behind what went on without it.
     pub(super) fn check_order(&mut self, n: u64, endpoint: u8, copy: Copy) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
-        // What is tried once more comes whenever the owner says so.
+        // What is tried once more comes whenever the owner says so, and what is handed on in memory does not
+        // know its place beside what is on disk.
         let has_order = matches!(copy, Copy::To(..)) && !self.is_retried(copy);
+        let has_order = has_order && !self.is_handed_on(n);
         let Some(taken) = sent.taken.filter(|_| has_order) else {
             return Ok(());
         };
@@ -205,7 +208,8 @@ impl Model {
                 || self.rejected.contains(&self.copy_for(earlier.n, endpoint))
                 || self.is_retried(self.copy_for(earlier.n, endpoint))
         };
-        let is_found = !self.may_be_forgotten && self.was_found(sent, taken);
+        let is_new = taken.process == self.process && !self.may_be_forgotten;
+        let is_found = is_new && self.was_found(sent, taken);
         ensure!(
             !is_found || of_it().next().is_none() || of_it().any(may_have_failed),
             "repetition",

@@ -150,7 +150,8 @@ impl Model {
         }
         if let [only] = &mut sent[..] {
             ensure!(only.link == link, "answer", "{frame} to somebody else");
-            only.failed = Some(code);
+            let is_news = !self.retried.keys().any(|copy| copy.message() == only.n);
+            only.failed = only.failed.or(is_news.then_some(code));
         }
         Ok(())
     }

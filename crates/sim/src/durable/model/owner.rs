@@ -92,7 +92,7 @@ impl Model {
     /// What was tried once more has come once more, or is a dead letter again.
     pub(in super::super) fn check_retried(&self, store: &Store) -> Checked {
         for (copy, before) in &self.retried {
-            let (Copy::To(n, _) | Copy::Member(n)) = *copy;
+            let n = copy.message();
             let has_come = self.handed.get(copy).is_some_and(|handed| handed.len() > *before);
             let is_dead = self.sent.get(&n).is_some_and(|sent| sent.buried);
             let is_letter =
