@@ -189,6 +189,8 @@ pub(super) struct Model {
     pub(super) receipts: BTreeMap<&'static str, u64>,
     pub(super) errors: BTreeMap<&'static str, u64>,
     pub(super) endings: BTreeMap<&'static str, u64>,
+    /// Whatever else is to be seen in a long run.
+    pub(super) kinds: BTreeMap<String, u64>,
     pub(super) redelivered: u64,
     pub(super) delivered: u64,
 }
@@ -235,6 +237,7 @@ impl Model {
             receipts: BTreeMap::new(),
             errors: BTreeMap::new(),
             endings: BTreeMap::new(),
+            kinds: BTreeMap::new(),
             redelivered: 0,
             delivered: 0,
         }

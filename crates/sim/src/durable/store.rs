@@ -13,6 +13,7 @@ use hermes_bus_core::storage::{
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{EndpointName, Envelope};
 
+use super::model::number_in;
 use super::script::Health;
 use crate::draw::Dice;
 
@@ -114,6 +115,12 @@ impl Store {
         let is_going =
             |work: &Work| matches!(work, Work::RemoveDead(numbers) if numbers.contains(&number));
         self.disk.dead.contains_key(&number) && !self.waiting.iter().any(is_going)
+    }
+
+    /// Whether a message is a dead letter now.
+    pub(super) fn has_letter_of(&self, n: u64) -> bool {
+        let mut letters = self.disk.dead.values();
+        letters.any(|letter| number_in(&letter.record.payload) == Some(n))
     }
 
     /// Time has passed.

@@ -622,7 +622,8 @@ impl<'a> World<'a> {
             let copy = self.model.copy_for(row.n, row.endpoint);
             let handed = self.model.handed.get(&copy);
             let has_come = handed.is_some_and(|handed| handed.iter().any(|one| one.is_read));
-            let is_dead = self.model.sent.get(&row.n).is_some_and(|sent| sent.buried);
+            let is_dead = self.model.sent.get(&row.n).is_some_and(|sent| sent.buried)
+                || self.store.has_letter_of(row.n);
             let is_over = row.expires_unix_us.is_some_and(|at| at <= self.model.unix_us());
             let is_removed = self.model.rejected.contains(&copy);
             let is_spill = row.keep == hermes_bus_core::storage::Keep::Spill;
@@ -651,6 +652,27 @@ impl<'a> World<'a> {
         // An endpoint with a mailbox may still have one for a message that has been taken.
         ensure!(usage.timers <= NAMES.len(), "budget", "nobody is there: {usage:?}");
         ensure!(self.router.is_idle(), "end", "connections are left");
+        self.check_every_loss_is_counted()
+    }
+
+    /// Whatever this process has taken and handed to nobody has a counter that says why.
+    fn check_every_loss_is_counted(&self) -> Checked {
+        let counters = self.router.counters();
+        let counted = counters.dropped()
+            + counters.given_up
+            + counters.purged
+            + counters.repeated
+            + counters.refused_endpoint_not_found
+            + counters.refused_messages
+            + counters.refused_fields
+            + counters.refused_frame_too_large;
+        let lost = self.model.never_handed_over();
+        ensure!(
+            lost.len() as u64 <= counted,
+            "counters",
+            "{} messages came to nobody, {lost:?}, and {counted} are counted",
+            lost.len()
+        );
         Ok(())
     }
 }

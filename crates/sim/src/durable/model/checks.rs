@@ -139,6 +139,10 @@ impl Model {
         // know its place beside what is on disk.
         let has_order = matches!(copy, Copy::To(..)) && !self.is_retried(copy);
         let has_order = has_order && !self.is_handed_on(n);
+        // What the owner had removed before a crash may come back, too.
+        let was_removed = self.rejected.contains(&copy)
+            && sent.taken.is_some_and(|taken| self.was_killed_since(taken.process));
+        let has_order = has_order && !was_removed;
         let Some(taken) = sent.taken.filter(|_| has_order) else {
             return Ok(());
         };

@@ -358,6 +358,17 @@ impl Model {
             row.ended
         );
         self.check_ending(seq, &row, ending)?;
+        let copy = self.copy_for(row.n, row.endpoint);
+        let last = self.handed.get(&copy).and_then(|handed| handed.last());
+        let kind = match (ending, last.map(|one| one.is_nacked)) {
+            (Ending::Expired, Some(true)) => format!("expired {:?} given back", row.keep),
+            (Ending::Expired | Ending::Purged, _) => format!("{} {:?}", ending.as_str(), row.keep),
+            (Ending::Read, _) if last.is_some_and(|one| self.is_level_1(one.link)) => {
+                format!("read {:?} level 1", row.keep)
+            }
+            _ => format!("ended {:?}", row.keep),
+        };
+        *self.kinds.entry(kind).or_default() += 1;
         if ending == Ending::Purged {
             self.was_purged(&row)?;
         }
@@ -367,6 +378,10 @@ impl Model {
         }
         self.forget_in_books(&row);
         Ok(())
+    }
+
+    fn is_level_1(&self, link: LinkId) -> bool {
+        self.sessions.get(&link).is_some_and(|session| !session.level_2)
     }
 
     /// The router hears that these could not be kept.

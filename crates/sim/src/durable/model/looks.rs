@@ -61,7 +61,9 @@ impl Model {
         let count = frame["count"].as_u64().unwrap_or(0);
         ensure!(count > 0, "gap", "{frame} to #{link}");
         let gaps = self.gaps.entry(link).or_default();
-        match frame["source"].as_str() {
+        let source = frame["source"].as_str();
+        *self.kinds.entry(format!("gap {}", source.unwrap_or_default())).or_default() += 1;
+        match source {
             Some("topic") => gaps.told[TOPIC] += count,
             Some("broadcast") => gaps.told[BROADCAST] += count,
             Some("tap") => gaps.told_tap += count,

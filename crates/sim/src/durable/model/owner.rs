@@ -1,5 +1,7 @@
 //! What the owner of the bus does, and what processes leave to each other.
 
+use std::collections::BTreeSet;
+
 use hermes_bus_core::Lingering;
 use hermes_bus_core::storage::{Ending, Recent};
 use hermes_bus_proto::limits::HEADER_BYTES;
@@ -89,14 +91,28 @@ impl Model {
         arrived.is_some_and(|arrived| super::UNIX_US + taken.at_us < arrived + window_us)
     }
 
+    /// Messages for one receiver that this process has taken, and nobody has got.
+    pub(in super::super) fn never_handed_over(&self) -> Vec<u64> {
+        let came: BTreeSet<u64> = self
+            .handed
+            .iter()
+            .filter(|(_, handed)| !handed.is_empty())
+            .map(|(copy, _)| copy.message())
+            .collect();
+        let is_it = |sent: &&Sent| {
+            let is_of_now = sent.taken.is_some_and(|taken| taken.process == self.process);
+            is_of_now && matches!(sent.to, To::Name(_) | To::Group(_)) && !came.contains(&sent.n)
+        };
+        self.sent.values().filter(is_it).map(|sent| sent.n).collect()
+    }
+
     /// What was tried once more has come once more, or is a dead letter again.
     pub(in super::super) fn check_retried(&self, store: &Store) -> Checked {
         for (copy, before) in &self.retried {
             let n = copy.message();
             let has_come = self.handed.get(copy).is_some_and(|handed| handed.len() > *before);
             let is_dead = self.sent.get(&n).is_some_and(|sent| sent.buried);
-            let is_letter =
-                store.disk.dead.values().any(|letter| number_in(&letter.record.payload) == Some(n));
+            let is_letter = store.has_letter_of(n);
             let is_removed = self.rejected.contains(copy);
             ensure!(
                 has_come || is_dead || is_letter || is_removed,
