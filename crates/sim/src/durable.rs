@@ -8,9 +8,12 @@
 mod driver;
 mod link;
 mod model;
+mod owner;
+mod processes;
 pub mod script;
 mod seen;
 mod store;
+mod words;
 mod world;
 
 pub use script::Script;

@@ -1,14 +1,15 @@
 //! A turn of the driver, and the store beside it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use hermes_bus_core::storage::{Answer, Order};
+use hermes_bus_core::storage::{Answer, Order, Ticket};
 use hermes_bus_core::{CloseReason, Effect, Next, Payload, Probed, Reading, SessionKey};
 use hermes_bus_proto::frame::{self, Decoded};
+use hermes_bus_proto::register::Conflict;
 use serde_json::Value;
 
-use super::model::{Checked, LinkId, ensure, number_in};
+use super::model::{Checked, LinkId, Model, ensure, number_in};
 use super::world::World;
 use crate::call::Violation;
 
@@ -18,8 +19,12 @@ const PROBE_BYTES: usize = 128 * 1024;
 const WRITES_MAX: usize = 8;
 
 impl World<'_> {
-    /// One turn.
+    /// One turn. It takes a microsecond: no two turns of a process have the same moment.
     pub(super) fn turn(&mut self) -> Checked {
+        if self.last_turn_us == Some(self.now_us) {
+            self.now_us += 1;
+        }
+        self.last_turn_us = Some(self.now_us);
         self.pump();
         self.model.now_us = self.now_us;
         let now = self.now();
@@ -72,7 +77,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn session_ended(&mut self, id: LinkId) {
+    pub(super) fn session_ended(&mut self, id: LinkId) {
         let begun = &self.links[id].writing.bytes;
         if !begun.is_empty() {
             self.model.cut_off(begun.get(4..).and_then(number_in));
@@ -101,8 +106,16 @@ impl World<'_> {
     fn note_answer(&mut self, answer: &Answer) {
         self.seen.answer(answer);
         match answer {
-            Answer::Stored(ticket) => self.keeps.retain(|(kept, _)| kept > ticket),
+            Answer::Stored(ticket) => {
+                self.keeps.retain(|(kept, _)| kept > ticket);
+                let is_kept = |(kept, _): &mut (Ticket, u64)| *kept <= *ticket;
+                let kept: Vec<u64> = self.retries.extract_if(.., is_kept).map(|it| it.1).collect();
+                if !kept.is_empty() {
+                    self.store.remove_dead(kept);
+                }
+            }
             Answer::Refused { tickets, .. } => {
+                self.retries.retain(|(kept, _)| !tickets.contains(kept));
                 let keeps = std::mem::take(&mut self.keeps);
                 let (refused, left) =
                     keeps.into_iter().partition(|(kept, _)| tickets.contains(kept));
@@ -261,6 +274,7 @@ impl World<'_> {
         if let Some(n) = n {
             self.model.taken(n);
         }
+        let books = n.is_none().then(|| self.model.books.clone());
         let next = match self.router.frame(key, payload_of(), Probed::No) {
             Next::Probe(holder) => {
                 self.probe(holder)?;
@@ -273,11 +287,22 @@ impl World<'_> {
         let is_taken = matches!(next, Next::Taken | Next::TakenThenHold);
         match n {
             Some(n) if !is_taken => self.model.not_taken(n),
-            Some(_) => self.seen.note("message_taken"),
+            Some(n) => {
+                self.seen.note("message_taken");
+                self.model.routed(n);
+            }
             None if is_taken => self.request_taken(id, payload),
             None => {}
         }
         self.carry_out_effects()?;
+        if let Some(books) = books.filter(|_| is_taken && self.links[id].depths.is_none())
+            && let Some(session) = self.model.sessions.get(&id)
+        {
+            let depth = |books: &BTreeMap<u8, (u64, u64)>| {
+                books.get(&session.endpoint).map_or(0, |book| book.0)
+            };
+            self.links[id].depths = Some((depth(&books), depth(&self.model.books)));
+        }
         Ok(next)
     }
 
@@ -294,19 +319,33 @@ impl World<'_> {
             Some("ack") => self.model.acknowledged(id, &frame),
             Some("nack") => self.model.gave_back(id, &frame),
             Some("subscribe") => {
-                let Some(join) = self.links[id].join.filter(|_| self.model.has_name(id)) else {
-                    return;
-                };
-                self.model.subscribed(join.name, bits("topics", super::script::PATTERNS));
-                self.model.joined_groups(join.name, bits("groups", super::script::GROUPS));
+                let topics = bits("topics", super::script::PATTERNS);
+                self.model.subscribed_by(id, topics, bits("groups", super::script::GROUPS));
             }
+            Some("unsubscribe") => {
+                self.model.unsubscribed_by(id, bits("topics", super::script::PATTERNS));
+            }
+            Some("watch") => self.model.looks(id, frame["tap"] == "messages"),
             Some("register") => {
-                let Some(join) = self.links[id].join else { return };
+                let Some(mut join) = self.links[id].join else { return };
+                if let Some(name) = self.newest_name(&join) {
+                    join.name = name;
+                    self.seen.note("suffix");
+                }
                 let replaced = self.model.asked_to_join(id, &join);
                 replaced.into_iter().for_each(|replaced| self.session_ended(replaced));
             }
             _ => {}
         }
+    }
+
+    /// The name that the bus has made for the newest session, where it was to make one.
+    fn newest_name(&mut self, join: &super::script::Join) -> Option<u8> {
+        if join.conflict != Conflict::Suffix || !join.level_2 {
+            return None;
+        }
+        let (details, _) = self.router.endpoints().last()?;
+        Model::endpoint(&details.endpoint)
     }
 
     /// Lets the router have the last words of a session whose peer has hung up, and frees its name.
@@ -326,7 +365,7 @@ impl World<'_> {
 
     // ---- writing ----------------------------------------------------------------------------------
 
-    fn write_dirty(&mut self) -> Checked {
+    pub(super) fn write_dirty(&mut self) -> Checked {
         let mut keys = std::mem::take(&mut self.unwritten);
         keys.extend(self.router.take_dirty());
         keys.sort();
@@ -425,11 +464,16 @@ impl World<'_> {
         } else {
             &["registered", "message", "pong", "error", "receipt"]
         };
-        ensure!(known.contains(&kind), "level 1", "#{id} gets {frame}");
+        let looks = &["watching", "presence", "tap"];
+        let may_be = known.contains(&kind) || self.links[id].looks && looks.contains(&kind);
+        ensure!(may_be, "level 1", "#{id} gets {frame}");
         match kind {
             "registered" => self.registered(id, &frame),
             "message" => self.model.handed_over(id, &frame, began_us),
             "receipt" | "error" => self.model.told(id, &frame, &self.store),
+            "gap" => self.model.told_of_gap(id, &frame),
+            "tap" => self.model.shown(id, &frame),
+            "presence" => self.model.told_presence(id, &frame),
             _ => Ok(()),
         }
     }
@@ -439,8 +483,15 @@ impl World<'_> {
             ensure!(false, "answer", "#{id} did not ask for {frame}");
             return Ok(());
         };
-        let name = super::script::NAMES[join.name as usize];
+        let name = self.model.sessions.get(&id).map_or(join.name, |session| session.endpoint);
+        let name = super::script::NAMES[name as usize];
         ensure!(frame["endpoint"] == name, "answer", "{frame} is not {name}");
+        if let (Some(depth), Some((a, b))) =
+            (frame["mailbox_depth"].as_u64(), self.links[id].depths)
+        {
+            let is_true = (a.min(b)..=a.max(b)).contains(&depth);
+            ensure!(is_true, "books", "{frame}: {a} waited before it, {b} behind it");
+        }
         Ok(())
     }
 }

@@ -34,6 +34,10 @@ pub(super) struct Link {
     pub(super) acks_at_once: bool,
     /// What it asked for, as far as it did, and whether it got it.
     pub(super) join: Option<Join>,
+    /// What waited on disk for its name just before it asked, and behind it.
+    pub(super) depths: Option<(u64, u64)>,
+    /// It has asked to look on.
+    pub(super) looks: bool,
     pub(super) is_registered: bool,
     /// It has been told to close when it has said everything.
     pub(super) closes_then: bool,

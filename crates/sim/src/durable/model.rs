@@ -5,6 +5,8 @@
 
 mod checks;
 mod facts;
+mod looks;
+mod owner;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,6 +28,7 @@ macro_rules! ensure {
 pub(super) use ensure;
 
 pub(super) use facts::number_in;
+use looks::{Gaps, Looking};
 
 pub(super) type Checked = Result<(), Violation>;
 
@@ -54,6 +57,8 @@ pub(super) struct Sent {
     pub(super) failed: Option<ErrorCode>,
     /// Its copy was made a dead letter.
     pub(super) buried: bool,
+    /// For these reasons.
+    pub(super) buried_for: Vec<ErrorCode>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +73,15 @@ pub(super) struct Taken {
 pub(super) enum Copy {
     To(u64, u8),
     Member(u64),
+}
+
+impl Copy {
+    /// The message.
+    pub(super) fn message(self) -> u64 {
+        match self {
+            Copy::To(n, _) | Copy::Member(n) => n,
+        }
+    }
 }
 
 /// A copy in a receiver's socket, whole.
@@ -108,6 +122,8 @@ pub(super) struct Session {
     pub(super) held: BTreeMap<u64, u64>,
     pub(super) seq_max: u64,
     pub(super) is_over: bool,
+    /// What it has subscribed to itself, one bit for each pattern.
+    pub(super) topics: u8,
 }
 
 /// Promises of a sender's connection about one id.
@@ -141,6 +157,19 @@ pub(super) struct Model {
     orders: u64,
     /// The ids of messages, whoever made them.
     ids: BTreeMap<u64, String>,
+    /// Dead letters that the owner has had tried once more, and how often they had come before.
+    retried: BTreeMap<Copy, usize>,
+    /// What came from the process before this one in memory, without its sender.
+    handed_on: BTreeSet<u64>,
+    /// What the router found of earlier processes, by who sent it, to whom, and its id.
+    recent: BTreeMap<(u32, Option<String>, String, String), u64>,
+    /// The owner removes something just now, and how many rows have gone so.
+    pub(super) is_purging: bool,
+    pub(super) purged: u64,
+    looking: BTreeMap<LinkId, Looking>,
+    gaps: BTreeMap<LinkId, Gaps>,
+    /// Who is there, as those who look on were told last.
+    present: BTreeMap<(LinkId, String), bool>,
     /// Messages that were cut off, and how often.
     cuts: BTreeMap<Option<u64>, u64>,
     pub(super) process: u32,
@@ -148,6 +177,7 @@ pub(super) struct Model {
     unclean: BTreeSet<u32>,
     pub(super) now_us: u64,
     pub(super) window: Duration,
+    pub(super) in_flight_bytes_max: usize,
     pub(super) mailbox_bytes_max: u64,
     pub(super) mailbox_bytes_total_max: u64,
     /// The window for repetitions is so small that messages leave it before their time.
@@ -159,6 +189,8 @@ pub(super) struct Model {
     pub(super) receipts: BTreeMap<&'static str, u64>,
     pub(super) errors: BTreeMap<&'static str, u64>,
     pub(super) endings: BTreeMap<&'static str, u64>,
+    /// Whatever else is to be seen in a long run.
+    pub(super) kinds: BTreeMap<String, u64>,
     pub(super) redelivered: u64,
     pub(super) delivered: u64,
 }
@@ -183,11 +215,20 @@ impl Model {
             newest: BTreeMap::new(),
             orders: 0,
             ids: BTreeMap::new(),
+            retried: BTreeMap::new(),
+            handed_on: BTreeSet::new(),
+            recent: BTreeMap::new(),
+            is_purging: false,
+            purged: 0,
+            looking: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            present: BTreeMap::new(),
             cuts: BTreeMap::new(),
             process: 0,
             unclean: BTreeSet::new(),
             now_us: 0,
             window: config.repetition_window,
+            in_flight_bytes_max: config.in_flight_bytes_max,
             mailbox_bytes_max: config.mailbox_bytes_max,
             mailbox_bytes_total_max: config.mailbox_bytes_total_max,
             may_be_forgotten: config.repetitions_max < 1_000,
@@ -196,6 +237,7 @@ impl Model {
             receipts: BTreeMap::new(),
             errors: BTreeMap::new(),
             endings: BTreeMap::new(),
+            kinds: BTreeMap::new(),
             redelivered: 0,
             delivered: 0,
         }
@@ -234,16 +276,12 @@ impl Model {
             held: BTreeMap::new(),
             seq_max: 0,
             is_over: false,
+            topics: if join.level_2 { join.topics } else { 0 },
         };
         self.sessions.insert(link, session);
     }
 
-    /// Whether a connection has, or had, a name.
-    pub(super) fn has_name(&self, link: LinkId) -> bool {
-        self.sessions.contains_key(&link)
-    }
-
-    pub(super) fn subscribed(&mut self, endpoint: u8, topics: u8) {
+    fn subscribed(&mut self, endpoint: u8, topics: u8) {
         for place in 0..super::script::PATTERNS.len() as u8 {
             if topics & 1 << place != 0 {
                 self.subscribers.insert((endpoint, place));
@@ -251,11 +289,27 @@ impl Model {
         }
     }
 
-    pub(super) fn joined_groups(&mut self, endpoint: u8, groups: u8) {
+    fn joined_groups(&mut self, endpoint: u8, groups: u8) {
         for place in 0..GROUPS.len() as u8 {
             if groups & 1 << place != 0 {
                 self.members.insert((endpoint, place));
             }
+        }
+    }
+
+    /// A session has subscribed to topics, and joined groups.
+    pub(super) fn subscribed_by(&mut self, link: LinkId, topics: u8, groups: u8) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        session.topics |= topics;
+        let endpoint = session.endpoint;
+        self.subscribed(endpoint, topics);
+        self.joined_groups(endpoint, groups);
+    }
+
+    /// A session has ended subscriptions.
+    pub(super) fn unsubscribed_by(&mut self, link: LinkId, topics: u8) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.topics &= !topics;
         }
     }
 

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use hermes_bus_core::Config;
 use hermes_bus_proto::control::Status;
+use hermes_bus_proto::register::Conflict;
 
 use crate::draw::Dice;
 
-/// Names of endpoints in a run.
-pub const NAMES: &[&str] = &["a", "b", "c", "d", "e"];
+/// Names of endpoints in a run: those that are asked for, then those that the bus makes of the first one.
+pub const NAMES: &[&str] = &[
+    "a", "b", "c", "d", "e", "a-2", "a-3", "a-4", "a-5", "a-6", "a-7", "a-8", "a-9", "a-10",
+    "a-11", "a-12", "a-13", "a-14", "a-15", "a-16",
+];
+/// How many of them are asked for.
+pub const NAMES_ASKED: usize = 5;
 /// Groups in a run, without `@`.
 pub const GROUPS: &[&str] = &["g", "h"];
 /// Patterns that are subscribed to, without `#`.
@@ -85,8 +91,8 @@ pub struct Join {
     pub topics: u8,
     /// Groups, one bit for each.
     pub groups: u8,
-    /// `conflict` is `refuse`.
-    pub refuse: bool,
+    /// `conflict`
+    pub conflict: Conflict,
 }
 
 /// What a client acknowledges.
@@ -128,6 +134,33 @@ pub enum End {
     PowerLoss,
     /// In good order.
     Stop,
+    /// In good order, and what is only in memory goes to the next process.
+    HandOver,
+}
+
+/// What a session looks on at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing.
+    Nothing,
+    /// Who comes and goes.
+    Presence,
+    /// Every message.
+    Messages,
+}
+
+/// What the owner of the bus does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Removes all that waits for an endpoint.
+    Purge(u8),
+    /// Looks at what waits for an endpoint on disk, and takes so much of it at the next such deed.
+    Drain(u8, u8),
+    /// Has a dead letter tried once more: the oldest one, or the newest.
+    Retry {
+        /// The newest one.
+        newest: bool,
+    },
 }
 
 /// What happens. A client whose connection does not allow it does nothing.
@@ -190,6 +223,10 @@ pub enum Action {
         /// It begins.
         joins: bool,
     },
+    /// Looks on from now on.
+    Watch(Look),
+    /// The owner does something.
+    Owner(Deed),
     /// Reads so much, once.
     Read {
         /// Bytes.
@@ -225,6 +262,11 @@ impl Action {
         "nack",
         "ack_on",
         "subscribe",
+        "unsubscribe",
+        "watch",
+        "purge",
+        "drain",
+        "retry",
         "read",
         "read_on",
         "read_not",
@@ -233,6 +275,7 @@ impl Action {
         "kill",
         "power_loss",
         "stop",
+        "hand_over",
     ];
 
     /// The kind in one word.
@@ -249,7 +292,12 @@ impl Action {
             Action::Ack(_) => "ack",
             Action::Nack { .. } => "nack",
             Action::AckOn { .. } => "ack_on",
-            Action::Subscribe { .. } => "subscribe",
+            Action::Subscribe { joins: true, .. } => "subscribe",
+            Action::Subscribe { joins: false, .. } => "unsubscribe",
+            Action::Watch(_) => "watch",
+            Action::Owner(Deed::Purge(_)) => "purge",
+            Action::Owner(Deed::Drain(..)) => "drain",
+            Action::Owner(Deed::Retry { .. }) => "retry",
             Action::Read { .. } => "read",
             Action::ReadOn => "read_on",
             Action::ReadNot => "read_not",
@@ -258,6 +306,7 @@ impl Action {
             Action::End(End::Kill) => "kill",
             Action::End(End::PowerLoss) => "power_loss",
             Action::End(End::Stop) => "stop",
+            Action::End(End::HandOver) => "hand_over",
         }
     }
 }
@@ -398,9 +447,16 @@ impl Character {
 impl Action {
     fn draw(dice: &mut Dice, character: &Character) -> Self {
         if dice.chance(character.crashes) {
-            return Action::End(dice.pick(&[End::Kill, End::Kill, End::PowerLoss, End::Stop]));
+            return Action::End(dice.pick(&[
+                End::Kill,
+                End::Kill,
+                End::PowerLoss,
+                End::PowerLoss,
+                End::Stop,
+                End::HandOver,
+            ]));
         }
-        match dice.below(100) {
+        match dice.below(104) {
             0..=8 => Action::Pass { us: u64::from(dice.magnitude(22)) },
             9 => Action::Sleep { us: u64::from(dice.magnitude(24)) },
             10..=13 => Action::PassToTimer,
@@ -439,7 +495,21 @@ impl Action {
                 Health::Slow,
                 Health::Picky,
             ])),
-            _ => Action::Disk(Health::Well),
+            97..=99 => Action::Disk(Health::Well),
+            100 => Action::Watch(dice.pick(&[
+                Look::Presence,
+                Look::Messages,
+                Look::Messages,
+                Look::Nothing,
+            ])),
+            101 => {
+                let name = dice.below(character.names) as u8;
+                Action::Owner(match dice.one_in(2) {
+                    true => Deed::Purge(name),
+                    false => Deed::Drain(name, dice.between(1, 6) as u8),
+                })
+            }
+            _ => Action::Owner(Deed::Retry { newest: dice.one_in(2) }),
         }
     }
 }
@@ -454,7 +524,11 @@ impl Join {
             mailbox: dice.one_in(2),
             topics: if dice.one_in(3) { dice.below(1 << PATTERNS.len()) as u8 } else { 0 },
             groups: if dice.one_in(3) { dice.below(1 << GROUPS.len()) as u8 } else { 0 },
-            refuse: dice.one_in(8),
+            conflict: match dice.below(12) {
+                0 => Conflict::Refuse,
+                1 => Conflict::Suffix,
+                _ => Conflict::Replace,
+            },
         }
     }
 }

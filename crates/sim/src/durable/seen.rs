@@ -19,7 +19,7 @@ impl Seen {
         *self.0.entry(kind.to_owned()).or_default() += 1;
     }
 
-    fn add(&mut self, kind: String, times: u64) {
+    pub(super) fn add(&mut self, kind: String, times: u64) {
         *self.0.entry(kind).or_default() += times;
     }
 
@@ -79,6 +79,9 @@ impl Seen {
                 self.add(format!("{group} {kind}"), *times);
             }
         }
+        for (kind, times) in &model.kinds {
+            self.add(kind.clone(), *times);
+        }
         self.add("redelivered".to_owned(), model.redelivered);
     }
 
@@ -130,6 +133,37 @@ pub(crate) fn required() -> Vec<String> {
         "redelivered",
         "counter repeated",
         "counter rerouted",
+        "counter retried",
+        "counter sender_waits",
+        "counter dropped_topic",
+        "counter dropped_broadcast",
+        "counter dropped_receiver_gone",
+        "counter dropped_store_failed",
+        "counter refused_name_taken",
+        "order move",
+        "order purge",
+        "frame watching",
+        "frame presence",
+        "frame tap",
+        "gap topic",
+        "gap broadcast",
+        "gap tap",
+        "expired Mailbox",
+        "expired Queued",
+        "expired Spill",
+        "expired Mailbox given back",
+        "expired Queued given back",
+        "purged Mailbox",
+        "purged Queued",
+        "read Mailbox level 1",
+        "read Queued level 1",
+        "suffix",
+        "purged",
+        "drained",
+        "retried",
+        "handed on",
+        "untouched goes on",
+        "waiting sender goes on",
     ];
     all.extend(others.iter().map(|kind| (*kind).to_owned()));
     all

@@ -13,6 +13,7 @@ use hermes_bus_core::storage::{
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{EndpointName, Envelope};
 
+use super::model::number_in;
 use super::script::Health;
 use crate::draw::Dice;
 
@@ -20,12 +21,22 @@ use crate::draw::Dice;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
     pub(super) rows: BTreeMap<u64, Record>,
-    pub(super) dead: Vec<DeadLetter>,
+    /// By their numbers.
+    pub(super) dead: BTreeMap<u64, DeadLetter>,
+    dead_next: u64,
     known: BTreeMap<EndpointName, Remembered>,
     ended: Vec<Recent>,
     /// Rows below this `seq` were left by a process that did not say that it ended: they may have been
     /// handed over.
     unclean_below: u64,
+}
+
+/// Something to be done.
+#[derive(Clone, Debug)]
+enum Work {
+    Order(Ticket, Order),
+    /// These dead letters go, after everything that was ordered before.
+    RemoveDead(Vec<u64>),
 }
 
 /// A commit under way: it covers so many of the orders that wait.
@@ -40,7 +51,7 @@ pub(super) struct Store {
     pub(super) disk: Disk,
     /// Every row that ever survived a crash, if there had been one.
     pub(super) synced: BTreeSet<u64>,
-    waiting: VecDeque<(Ticket, Order)>,
+    waiting: VecDeque<Work>,
     commit: Option<Commit>,
     answers: VecDeque<Answer>,
     health: Health,
@@ -91,7 +102,25 @@ impl Store {
         if let Some(seq) = highest_seq(&order) {
             self.seq_next = self.seq_next.max(seq + 1);
         }
-        self.waiting.push_back((ticket, order));
+        self.waiting.push_back(Work::Order(ticket, order));
+    }
+
+    /// These dead letters are not wanted any more.
+    pub(super) fn remove_dead(&mut self, numbers: Vec<u64>) {
+        self.waiting.push_back(Work::RemoveDead(numbers));
+    }
+
+    /// Whether a dead letter is still there, and nobody is about to remove it.
+    pub(super) fn has_dead(&self, number: u64) -> bool {
+        let is_going =
+            |work: &Work| matches!(work, Work::RemoveDead(numbers) if numbers.contains(&number));
+        self.disk.dead.contains_key(&number) && !self.waiting.iter().any(is_going)
+    }
+
+    /// Whether a message is a dead letter now.
+    pub(super) fn has_letter_of(&self, n: u64) -> bool {
+        let mut letters = self.disk.dead.values();
+        letters.any(|letter| number_in(&letter.record.payload) == Some(n))
     }
 
     /// Time has passed.
@@ -151,13 +180,20 @@ impl Store {
 
     /// Carries out the first orders, durably.
     fn carry_out(&mut self, orders: usize, is_picky: bool, is_full: bool) {
-        let batch: Vec<(Ticket, Order)> =
-            self.waiting.drain(..orders.min(self.waiting.len())).collect();
-        let Some(last) = batch.last().map(|(ticket, _)| *ticket) else { return };
+        let batch: Vec<Work> = self.waiting.drain(..orders.min(self.waiting.len())).collect();
+        let mut last = None;
         let mut refused = Vec::new();
         let mut kept = Vec::new();
         let mut loaded = Vec::new();
-        for (ticket, order) in batch {
+        for work in batch {
+            let (ticket, order) = match work {
+                Work::Order(ticket, order) => (ticket, order),
+                Work::RemoveDead(numbers) => {
+                    self.disk.remove_dead(&numbers);
+                    continue;
+                }
+            };
+            last = Some(ticket);
             if let Order::Keep(record) = &order {
                 if is_full || is_picky && self.dice.one_in(3) {
                     refused.push(ticket);
@@ -165,10 +201,10 @@ impl Store {
                 }
                 kept.push(record.seq);
             }
+            loaded.extend(self.disk.load(&order, &mut self.dice));
             if let Order::Move { new_seq, .. } = &order {
                 kept.push(*new_seq);
             }
-            loaded.extend(self.disk.load(&order, &mut self.dice));
             self.disk.apply(&order);
         }
         // What was kept and released in one commit was never on disk.
@@ -179,7 +215,7 @@ impl Store {
             self.answers.push_back(Answer::Refused { tickets: refused, why });
         }
         self.answers.extend(loaded);
-        self.answers.push_back(Answer::Stored(last));
+        self.answers.extend(last.map(Answer::Stored));
     }
 
     /// The commit has failed: messages are refused, reading goes on, everything else is tried again.
@@ -187,11 +223,14 @@ impl Store {
         let mut tickets = Vec::new();
         let mut view = self.disk.clone();
         let mut left = VecDeque::new();
-        for (place, (ticket, order)) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
-            if place >= orders {
-                left.push_back((ticket, order));
-                continue;
-            }
+        for (place, work) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            let (ticket, order) = match work {
+                Work::Order(ticket, order) if place < orders => (ticket, order),
+                work => {
+                    left.push_back(work);
+                    continue;
+                }
+            };
             match order {
                 Order::Keep(_) => tickets.push(ticket),
                 Order::Load { .. } | Order::LoadOverdue { .. } => {
@@ -199,7 +238,7 @@ impl Store {
                 }
                 order => {
                     view.apply(&order);
-                    left.push_back((ticket, order));
+                    left.push_back(Work::Order(ticket, order));
                 }
             }
         }
@@ -217,12 +256,13 @@ impl Store {
         let survives = self.dice.below(self.waiting.len() as u32 + 1) as usize;
         let is_possible = self.commit.is_some() && self.health != Health::Broken;
         let survives = if is_possible { survives } else { 0 };
-        let batch: Vec<(Ticket, Order)> = self.waiting.drain(..survives).collect();
-        for (_, order) in batch {
-            if self.health == Health::Full && matches!(order, Order::Keep(_)) {
-                continue;
+        let batch: Vec<Work> = self.waiting.drain(..survives).collect();
+        for work in batch {
+            match work {
+                Work::RemoveDead(numbers) => self.disk.remove_dead(&numbers),
+                Work::Order(_, Order::Keep(_)) if self.health == Health::Full => {}
+                Work::Order(_, order) => self.disk.apply(&order),
             }
-            self.disk.apply(&order);
         }
         self.is_clean = false;
         self.disk.unclean_below = self.seq_next;
@@ -322,7 +362,10 @@ impl Disk {
                     row.deliveries = *deliveries;
                 }
             }
-            Order::Bury(letter) => self.dead.push((**letter).clone()),
+            Order::Bury(letter) => {
+                self.dead_next += 1;
+                self.dead.insert(self.dead_next, (**letter).clone());
+            }
             Order::Remember(facts) => {
                 self.known.insert(facts.endpoint.clone(), (**facts).clone());
             }
@@ -330,6 +373,12 @@ impl Disk {
                 self.known.remove(endpoint);
             }
             Order::Load { .. } | Order::LoadOverdue { .. } => {}
+        }
+    }
+
+    fn remove_dead(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            self.dead.remove(number);
         }
     }
 

@@ -6,16 +6,18 @@ use std::time::Duration;
 use hermes_bus_core::storage::Ticket;
 use hermes_bus_core::{Credentials, Moment, Now, Router, SessionKey};
 use hermes_bus_proto::frame::{self, Decoded};
+use hermes_bus_proto::register::Conflict;
 use serde_json::Value;
 
 use super::link::{Link, Writing};
 use super::model::{Checked, LinkId, Model, Sent, UNIX_US, ensure};
 use super::script::{
-    Acks, Action, Asks, CLIENTS, End, Event, GROUPS, Health, Join, NAMES, OTHER_USER, OWNER,
-    PATTERNS, Script, TOPICS, To,
+    Acks, Action, Asks, CLIENTS, Event, Health, Join, NAMES, NAMES_ASKED, OTHER_USER, OWNER,
+    Script, To,
 };
 use super::seen::Seen;
 use super::store::Store;
+use super::words::{lists, words_of_join, words_of_message, words_of_watch};
 use crate::call::Violation;
 use crate::draw::Dice;
 use crate::pipe::Pipe;
@@ -34,6 +36,8 @@ pub(super) struct World<'a> {
     pub(super) router: Router,
     pub(super) dice: Dice,
     pub(super) now_us: u64,
+    /// When the last turn was.
+    pub(super) last_turn_us: Option<u64>,
     event: Option<usize>,
     pub(super) links: Vec<Link>,
     /// Those of which one end is still open.
@@ -45,8 +49,10 @@ pub(super) struct World<'a> {
     pub(super) unwritten: Vec<SessionKey>,
     /// Orders to keep that are not answered yet.
     pub(super) keeps: Vec<(Ticket, u64)>,
+    /// Dead letters that are tried once more, and the orders to keep them.
+    pub(super) retries: Vec<(Ticket, u64)>,
     /// Each client's connection, and how it last joined.
-    current: Vec<Option<LinkId>>,
+    pub(super) current: Vec<Option<LinkId>>,
     joins: Vec<Option<Join>>,
     /// The messages of each client.
     sent: Vec<Vec<u64>>,
@@ -61,7 +67,9 @@ pub(super) struct World<'a> {
     /// Whether the trail is kept.
     tells: bool,
     trail: VecDeque<Step>,
-    crashes: u64,
+    pub(super) crashes: u64,
+    /// What the owner has seen on disk and takes next: whose, with numbers and lengths.
+    pub(super) looked_at: Option<(u8, Vec<(u64, usize)>)>,
 }
 
 /// Plays a script to its end: all events, then the disk works, everybody comes, reads and acknowledges,
@@ -94,6 +102,7 @@ impl<'a> World<'a> {
             router: Router::new(character.config.clone(), script.seed),
             dice: Dice::new(script.seed),
             now_us: 0,
+            last_turn_us: None,
             event: None,
             links: Vec::new(),
             open: Vec::new(),
@@ -101,6 +110,7 @@ impl<'a> World<'a> {
             sessions: Vec::new(),
             unwritten: Vec::new(),
             keeps: Vec::new(),
+            retries: Vec::new(),
             current: vec![None; character.clients.len()],
             joins: vec![None; character.clients.len()],
             sent: vec![Vec::new(); character.clients.len()],
@@ -114,12 +124,13 @@ impl<'a> World<'a> {
             tells,
             trail: VecDeque::new(),
             crashes: 0,
+            looked_at: None,
         }
     }
 
     fn play(&mut self) -> Checked {
         let script = self.script;
-        self.begin_process()?;
+        self.begin_process(Vec::new())?;
         for (index, event) in script.events.iter().enumerate() {
             self.event = Some(index);
             self.dice = Dice::new(event.draw);
@@ -184,6 +195,7 @@ impl<'a> World<'a> {
             Action::Turn => return self.turns(),
             Action::Disk(health) => self.store.set_health(health),
             Action::End(how) => return self.end_process(how),
+            Action::Owner(deed) => self.owner_does(deed)?,
             action => self.play_client(usize::from(event.client), action),
         }
         if self.dice.chance(self.script.character.turns) {
@@ -198,7 +210,7 @@ impl<'a> World<'a> {
         Now { moment: Moment::from_micros(self.now_us), unix_us: UNIX_US + self.now_us }
     }
 
-    fn next_at(&self) -> Option<u64> {
+    pub(super) fn next_at(&self) -> Option<u64> {
         let timer = self.router.next_wake().map(Moment::as_micros);
         [timer, self.store.next_at()].into_iter().flatten().min()
     }
@@ -273,6 +285,8 @@ impl<'a> World<'a> {
             reads_on: like.reads_on || self.is_healing,
             acks_at_once: like.acks_at_once || self.is_healing,
             join: None,
+            depths: None,
+            looks: false,
             is_registered: false,
             closes_then: false,
             far_closed: false,
@@ -289,10 +303,15 @@ impl<'a> World<'a> {
     }
 
     fn join(&mut self, client: usize, join: Join) {
-        let id = self.connect(client);
+        let is_other = client + 1 == self.script.character.clients.len();
         // The other user's messages would be out of everybody's reach.
-        let name = if self.links[id].credentials.uid == OTHER_USER { 4 } else { join.name % 4 };
-        let join = Join { name, ..join };
+        let name = if is_other { 4 } else { join.name % 4 };
+        let conflict = if name == 0 { join.conflict } else { without_suffix(join.conflict) };
+        self.join_as(client, Join { name, conflict, ..join });
+    }
+
+    fn join_as(&mut self, client: usize, join: Join) {
+        let id = self.connect(client);
         self.joins[client] = Some(join);
         let text = words_of_join(&join);
         let link = &mut self.links[id];
@@ -352,6 +371,10 @@ impl<'a> World<'a> {
                     self.links[id].says(&text);
                 }
             }
+            Action::Watch(look) if self.links[id].join.is_some_and(|join| join.level_2) => {
+                self.links[id].looks = true;
+                self.links[id].says(&words_of_watch(look));
+            }
             Action::Read { bytes } => self.read(id, bytes as usize),
             Action::ReadOn => self.links[id].reads_on = true,
             Action::ReadNot => self.links[id].reads_on = false,
@@ -388,6 +411,7 @@ impl<'a> World<'a> {
             taken: None,
             failed: None,
             buried: false,
+            buried_for: Vec::new(),
         };
         let text = words_of_message(&sent);
         self.sent[client].push(n);
@@ -491,14 +515,14 @@ impl<'a> World<'a> {
         self.open.retain(|id| !links[*id].bus_closed || !links[*id].far_closed);
     }
 
-    fn come_back(&mut self, id: LinkId) {
+    pub(super) fn come_back(&mut self, id: LinkId) {
         let client = self.links[id].client;
         let clients = &self.script.character.clients;
         let comes_back = clients[client % clients.len()].comes_back || self.is_healing;
         let Some(join) = self.joins[client].filter(|_| comes_back) else { return };
         // Who was replaced stays away, or two would take one name from each other for ever.
         if self.current[client] == Some(id) && !self.is_taken(join.name) {
-            self.join(client, join);
+            self.join_as(client, join);
         }
     }
 
@@ -506,77 +530,9 @@ impl<'a> World<'a> {
         self.open.iter().any(|id| {
             let link = &self.links[*id];
             let is_there = !link.far_closed && !link.bus_closed && !link.closes_then;
-            is_there && link.join.is_some_and(|join| join.name == name)
+            let has = self.model.sessions.get(id).map(|session| session.endpoint);
+            is_there && has.or(link.join.map(|join| join.name)) == Some(name)
         })
-    }
-
-    // ---- processes of the bus -----------------------------------------------------------------------
-
-    fn begin_process(&mut self) -> Checked {
-        let config = self.script.character.config.clone();
-        let window_us = config.repetition_window.as_micros() as u64;
-        self.router = Router::new(config, self.dice.seed());
-        self.sessions.clear();
-        self.keeps.clear();
-        self.unwritten.clear();
-        let recovered = self.store.recovered(UNIX_US + self.now_us, window_us);
-        self.model.now_us = self.now_us;
-        self.tell(|| format!("a process begins with {recovered:?}"));
-        let now = self.now();
-        self.router.begin_turn(now);
-        self.router.recover(recovered);
-        self.carry_out_effects()
-    }
-
-    fn end_process(&mut self, how: End) -> Checked {
-        self.seen.counters(self.router.counters());
-        if how == End::Stop {
-            self.stop()?;
-        } else {
-            self.crashes += 1;
-        }
-        for id in self.open.clone() {
-            let link = &mut self.links[id];
-            // Those that were not accepted are accepted by the next process.
-            link.bus_closed |= link.key.take().is_some() || how == End::PowerLoss;
-            if how == End::PowerLoss {
-                link.close();
-            }
-        }
-        let links = &self.links;
-        self.door.retain(|id| !links[*id].bus_closed);
-        match how {
-            End::Stop => self.store.close(),
-            End::Kill | End::PowerLoss => self.store.crash(),
-        }
-        self.tell(|| format!("the process has ended: {how:?}"));
-        self.model.restarted(self.store.is_clean(), &self.store);
-        self.now_us += u64::from(self.dice.magnitude(22));
-        self.begin_process()?;
-        if how == End::PowerLoss {
-            for client in 0..self.current.len() {
-                if let Some(id) = self.current[client] {
-                    self.come_back(id);
-                }
-            }
-        }
-        self.turns()
-    }
-
-    /// The bus ends in good order: everything that is queued is written, as far as anybody reads it.
-    fn stop(&mut self) -> Checked {
-        self.is_stopping = true;
-        self.router.shut_down();
-        let until = self.now_us + self.script.character.config.drain.as_micros() as u64;
-        self.turns()?;
-        while !self.router.is_idle() && self.now_us <= until {
-            let next = self.next_at().unwrap_or(until + 1).min(until + 1);
-            self.now_us = self.now_us.max(next);
-            self.turns()?;
-        }
-        self.is_stopping = false;
-        ensure!(self.router.is_idle(), "end", "connections are left when the bus has drained");
-        Ok(())
     }
 
     // ---- the end of a run -----------------------------------------------------------------------------
@@ -593,7 +549,8 @@ impl<'a> World<'a> {
         }
         self.pass(1_000_000)?;
         for name in 0..NAMES.len() as u8 {
-            if !self.is_taken(name) {
+            let has_some = self.model.books.get(&name).is_some_and(|book| book.0 > 0);
+            if !self.is_taken(name) && (has_some || usize::from(name) < NAMES_ASKED) {
                 let client = if name == 4 { OTHERS_CLIENT } else { self.current.len() };
                 if client == self.current.len() {
                     self.current.push(None);
@@ -608,9 +565,9 @@ impl<'a> World<'a> {
                     mailbox: true,
                     topics: 0,
                     groups: 0,
-                    refuse: false,
+                    conflict: Conflict::Replace,
                 };
-                self.join(client, join);
+                self.join_as(client, join);
             }
         }
         // Longer than anything may last: pauses, receipts of broadcasts, lingers.
@@ -621,8 +578,22 @@ impl<'a> World<'a> {
         let is_there = |id: LinkId| !links[id].far_closed && !links[id].bus_closed;
         let unanswered = self.model.unanswered(is_there);
         ensure!(unanswered.is_empty(), "answered", "nobody was told of {unanswered:?}");
+        self.check_nothing_waits()?;
+        self.model.check_gaps(is_there)?;
         self.check_nothing_is_left()?;
+        self.model.check_retried(&self.store)?;
         self.check_nothing_is_lost()
+    }
+
+    /// Everybody's words have been taken.
+    fn check_nothing_waits(&self) -> Checked {
+        for id in &self.open {
+            let link = &self.links[*id];
+            let is_there = !link.far_closed && !link.bus_closed;
+            let left = link.outgoing.len() + link.to_bus.len() + link.kept.len();
+            ensure!(!is_there || left == 0, "progress", "{left} bytes of #{id} are not taken");
+        }
+        Ok(())
     }
 
     fn check_nothing_is_left(&self) -> Checked {
@@ -649,11 +620,13 @@ impl<'a> World<'a> {
             let copy = self.model.copy_for(row.n, row.endpoint);
             let handed = self.model.handed.get(&copy);
             let has_come = handed.is_some_and(|handed| handed.iter().any(|one| one.is_read));
-            let is_dead = self.model.sent.get(&row.n).is_some_and(|sent| sent.buried);
+            let is_dead = self.model.sent.get(&row.n).is_some_and(|sent| sent.buried)
+                || self.store.has_letter_of(row.n);
             let is_over = row.expires_unix_us.is_some_and(|at| at <= self.model.unix_us());
+            let is_removed = self.model.rejected.contains(&copy);
             let is_spill = row.keep == hermes_bus_core::storage::Keep::Spill;
             ensure!(
-                has_come || is_dead || is_over || is_spill,
+                has_come || is_dead || is_over || is_removed || is_spill,
                 "lost",
                 "{seq} (message {}) was durable and came to nobody",
                 row.n
@@ -677,54 +650,32 @@ impl<'a> World<'a> {
         // An endpoint with a mailbox may still have one for a message that has been taken.
         ensure!(usage.timers <= NAMES.len(), "budget", "nobody is there: {usage:?}");
         ensure!(self.router.is_idle(), "end", "connections are left");
+        self.check_every_loss_is_counted()
+    }
+
+    /// Whatever this process has taken and handed to nobody has a counter that says why.
+    fn check_every_loss_is_counted(&self) -> Checked {
+        let counters = self.router.counters();
+        let counted = counters.dropped()
+            + counters.given_up
+            + counters.purged
+            + counters.repeated
+            + counters.refused_endpoint_not_found
+            + counters.refused_messages
+            + counters.refused_fields
+            + counters.refused_frame_too_large;
+        let lost = self.model.never_handed_over();
+        ensure!(
+            lost.len() as u64 <= counted,
+            "counters",
+            "{} messages came to nobody, {lost:?}, and {counted} are counted",
+            lost.len()
+        );
         Ok(())
     }
 }
 
-fn words_of_join(join: &Join) -> String {
-    let name = NAMES[join.name as usize];
-    if !join.level_2 {
-        return format!("{{\"type\":\"register\",\"endpoint\":\"{name}\"}}");
-    }
-    let Join { ack, in_flight, mailbox, topics, groups, refuse, .. } = join;
-    let conflict = if *refuse { "refuse" } else { "replace" };
-    format!(
-        "{{\"type\":\"register\",\"endpoint\":\"{name}\",\"protocol\":2,\"ack\":{ack},\
-         \"in_flight\":{in_flight},\"mailbox\":{mailbox},\"conflict\":\"{conflict}\"{}}}",
-        lists(*topics, *groups)
-    )
-}
-
-fn lists(topics: u8, groups: u8) -> String {
-    let pick = |all: &[&str], bits: u8| {
-        let picked = all.iter().enumerate().filter(|(place, _)| bits & 1 << place != 0);
-        let quoted: Vec<String> = picked.map(|(_, name)| format!("\"{name}\"")).collect();
-        quoted.join(",")
-    };
-    format!(",\"topics\":[{}],\"groups\":[{}]", pick(PATTERNS, topics), pick(GROUPS, groups))
-}
-
-fn words_of_message(sent: &Sent) -> String {
-    let to = match sent.to {
-        To::Name(name) => NAMES[name as usize].to_owned(),
-        To::Group(group) => format!("@{}", GROUPS[group as usize]),
-        To::Topic(topic) => format!("#{}", TOPICS[topic as usize]),
-        To::Everyone => String::new(),
-    };
-    let mut text = format!("{{\"type\":\"message\",\"n\":{}", sent.n);
-    if !sent.is_anonymous {
-        text += &format!(",\"id\":\"{}\"", Model::id_of(sent));
-    }
-    text += &format!(",\"to\":\"{to}\"");
-    if let Some(receipt) = sent.asks.receipt {
-        text += &format!(",\"receipt\":\"{}\"", receipt.as_str());
-    }
-    if sent.asks.queue {
-        text += ",\"queue\":true";
-    }
-    if let Some(ttl_ms) = sent.asks.ttl_ms {
-        text += &format!(",\"ttl_s\":{}", f64::from(ttl_ms) / 1_000.0);
-    }
-    text += &format!(",\"body\":\"{}\"}}", "x".repeat(sent.body_bytes));
-    text
+/// Only the first name has others made of it.
+fn without_suffix(conflict: Conflict) -> Conflict {
+    if conflict == Conflict::Suffix { Conflict::Refuse } else { conflict }
 }

@@ -1,6 +1,7 @@
 //! What must hold of a message that comes to a receiver, and of one that leaves the disk.
 
 use hermes_bus_core::storage::{Ending, Keep};
+use hermes_bus_proto::ErrorCode;
 use serde_json::Value;
 
 use super::super::script::{NAMES, To};
@@ -31,7 +32,7 @@ impl Model {
         // A session of level 1 is not told who sent what is queued for it, and its heir cannot be.
         let had_level_1 =
             self.sessions.values().any(|session| session.endpoint == endpoint && !session.level_2);
-        if frame["sender"].is_null() && had_level_1 {
+        if frame["sender"].is_null() && (had_level_1 || self.is_handed_on(n)) {
             return Ok(());
         }
         let via = Model::via(sent.to);
@@ -63,13 +64,24 @@ impl Model {
         let taken_in = sent.taken.map_or(0, |taken| taken.process);
         let delivery = frame["delivery"].as_u64().unwrap_or(1);
         let may_be_again = self.was_killed_since(taken_in);
-        if session.level_2 {
+        // A process that is killed in the middle of it may leave the letter and the message.
+        if self.is_retried(copy) && !session.is_over {
+            self.redelivered += u64::from(times > 0);
+            return Ok(());
+        }
+        // What a process hands on in memory is only what a client of level 1 would get.
+        if session.level_2 && !self.is_handed_on(n) {
             ensure!(times == 0 || delivery > 1, "delivery", "{frame} came {times} times before");
             let crashes = self.unclean.range(taken_in..self.process).count() as u64;
             // What was cut off may have been counted.
             let cuts: u64 = [Some(n), None].iter().filter_map(|cut| self.cuts.get(cut)).sum();
             let most = 1 + times as u64 + crashes + cuts;
-            ensure!(delivery <= most, "delivery", "{frame} came {times} times before");
+            let is_retried = self.is_retried(copy);
+            ensure!(
+                delivery <= most || is_retried,
+                "delivery",
+                "{frame} came {times} times before"
+            );
             let is_exact = crashes == 0 && taken_in == self.process;
             ensure!(
                 !is_exact || delivery > times as u64,
@@ -108,6 +120,11 @@ impl Model {
     pub(super) fn check_time(&self, n: u64, began_us: u64) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
         let (Some(taken), Some(ttl_ms)) = (sent.taken, sent.asks.ttl_ms) else { return Ok(()) };
+        // Who tries a dead letter once more wants it whatever its time was. A process that hands on a
+        // message in memory hands on no times.
+        if self.retried.keys().any(|copy| copy.message() == n) || self.is_handed_on(n) {
+            return Ok(());
+        }
         let until = taken.at_us + u64::from(ttl_ms) * 1_000;
         let is_in_time = began_us < until || ttl_ms == 0 && began_us == until;
         ensure!(is_in_time, "time to live", "message {n} at {began_us}, was over at {until}");
@@ -118,7 +135,15 @@ impl Model {
     /// crash may come back behind what went on without it.
     pub(super) fn check_order(&mut self, n: u64, endpoint: u8, copy: Copy) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
-        let Some(taken) = sent.taken.filter(|_| matches!(copy, Copy::To(..))) else {
+        // What is tried once more comes whenever the owner says so, and what is handed on in memory does not
+        // know its place beside what is on disk.
+        let has_order = matches!(copy, Copy::To(..)) && !self.is_retried(copy);
+        let has_order = has_order && !self.is_handed_on(n);
+        // What the owner had removed before a crash may come back, too.
+        let was_removed = self.rejected.contains(&copy)
+            && sent.taken.is_some_and(|taken| self.was_killed_since(taken.process));
+        let has_order = has_order && !was_removed;
+        let Some(taken) = sent.taken.filter(|_| has_order) else {
             return Ok(());
         };
         if sent.buried && self.was_killed_since(taken.process) {
@@ -154,6 +179,10 @@ impl Model {
         session.held.insert(seq, n);
         let (held, max) = (session.held.len(), session.in_flight);
         ensure!(held <= max, "window", "#{link} holds {held} messages, of {max}");
+        let bytes_of = |n: &u64| self.sent.get(n).map_or(0, |sent| sent.body_bytes);
+        let (bytes, max): (usize, _) =
+            (session.held.values().map(bytes_of).sum(), self.in_flight_bytes_max);
+        ensure!(bytes <= max || held == 1, "window", "#{link} holds {bytes} bytes, of {max}");
         Ok(())
     }
 
@@ -175,7 +204,23 @@ impl Model {
                 && (earlier.uid, earlier.from, earlier.to) == (sent.uid, sent.from, sent.to)
         };
         let first = sent.first;
-        for earlier in self.sent.range(first..n).map(|(_, sent)| sent).filter(is_same) {
+        let of_it = || self.sent.range(first..n).map(|(_, sent)| sent).filter(is_same);
+        let may_have_failed = |earlier: &Sent| {
+            earlier.failed.is_some()
+                || earlier.buried
+                || self.has_expired(earlier.n)
+                || self.has_failed
+                || self.rejected.contains(&self.copy_for(earlier.n, endpoint))
+                || self.is_retried(self.copy_for(earlier.n, endpoint))
+        };
+        let is_new = taken.process == self.process && !self.may_be_forgotten;
+        let is_found = is_new && self.was_found(sent, taken);
+        ensure!(
+            !is_found || of_it().next().is_none() || of_it().any(may_have_failed),
+            "repetition",
+            "message {n} repeats one that an earlier process has left word of"
+        );
+        for earlier in of_it() {
             let Some(before) = earlier.taken.filter(|before| before.order < taken.order) else {
                 continue;
             };
@@ -186,13 +231,8 @@ impl Model {
             };
             let has_come = has_come.is_some_and(|handed| !handed.is_empty());
             let is_known = before.process == taken.process && !self.may_be_forgotten;
-            let may_have_failed = earlier.failed.is_some()
-                || earlier.buried
-                || self.has_expired(earlier.n)
-                || self.has_failed
-                || self.rejected.contains(&self.copy_for(earlier.n, endpoint));
             ensure!(
-                !(is_recent && has_come && is_known) || may_have_failed,
+                !(is_recent && has_come && is_known) || may_have_failed(earlier),
                 "repetition",
                 "message {n} repeats {}, which has come",
                 earlier.n
@@ -207,6 +247,9 @@ impl Model {
 
     /// A message leaves the disk for a reason that is true.
     pub(super) fn check_ending(&self, seq: u64, row: &Row, ending: Ending) -> Checked {
+        if ending == Ending::Purged && self.is_purging {
+            return Ok(());
+        }
         let copy = self.copy_for(row.n, row.endpoint);
         let is_true = match ending {
             Ending::Acked => self.acked.contains_key(&copy),
@@ -214,7 +257,22 @@ impl Model {
                 let mut handed = self.handed.get(&copy).into_iter().flatten();
                 handed.any(|one| one.is_known_to_be_read && one.endpoint == row.endpoint)
             }
-            Ending::Expired => row.expires_unix_us.is_some_and(|expires| expires <= self.unix_us()),
+            Ending::Expired => {
+                let is_over = row.expires_unix_us.is_some_and(|at| at <= self.unix_us());
+                let is_missed = row.keep != Keep::Spill
+                    || self.sent.get(&row.n).is_some_and(|sent| sent.asks.receipt.is_some());
+                let reasons = self.sent.get(&row.n).map(|sent| &sent.buried_for);
+                let is_mourned =
+                    reasons.is_some_and(|reasons| reasons.contains(&ErrorCode::Expired));
+                ensure!(
+                    is_mourned || !is_missed,
+                    "dead letter",
+                    "{seq} (message {}, {:?}) has expired, and is no dead letter",
+                    row.n,
+                    row.keep
+                );
+                is_over
+            }
             Ending::Dead => {
                 let is_buried = self.sent.get(&row.n).is_some_and(|sent| sent.buried);
                 is_buried || self.is_in_trouble || row.keep == Keep::Spill

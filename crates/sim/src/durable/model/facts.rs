@@ -2,6 +2,7 @@
 
 use hermes_bus_core::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES};
 use hermes_bus_proto::control::Status;
+use hermes_bus_proto::register::Conflict;
 use hermes_bus_proto::{ErrorCode, topic};
 use serde_json::Value;
 
@@ -46,7 +47,7 @@ impl Model {
         let others =
             self.sessions.iter().filter(|(_, other)| other.endpoint == join.name && !other.is_over);
         let others: Vec<LinkId> = others.map(|(link, _)| *link).collect();
-        if join.level_2 && join.refuse && !others.is_empty() {
+        if join.level_2 && join.conflict == Conflict::Refuse && !others.is_empty() {
             return Vec::new();
         }
         self.joined(link, join);
@@ -151,7 +152,8 @@ impl Model {
         }
         if let [only] = &mut sent[..] {
             ensure!(only.link == link, "answer", "{frame} to somebody else");
-            only.failed = Some(code);
+            let is_news = !self.retried.keys().any(|copy| copy.message() == only.n);
+            only.failed = only.failed.or(is_news.then_some(code));
         }
         Ok(())
     }
@@ -333,12 +335,13 @@ impl Model {
                 let n = number_in(&letter.record.payload);
                 if let Some(sent) = n.and_then(|n| self.sent.get_mut(&n)) {
                     sent.buried = true;
+                    sent.buried_for.push(letter.reason);
                 }
                 Ok(())
             }
-            Order::Purge { .. } => {
-                ensure!(false, "books", "nobody has purged anything");
-                Ok(())
+            Order::Purge { endpoint, from, to } => {
+                let endpoint = Model::endpoint(endpoint.as_str()).unwrap_or(u8::MAX);
+                self.purge(endpoint, *from, *to)
             }
             _ => Ok(()),
         }
@@ -357,12 +360,30 @@ impl Model {
             row.ended
         );
         self.check_ending(seq, &row, ending)?;
+        let copy = self.copy_for(row.n, row.endpoint);
+        let last = self.handed.get(&copy).and_then(|handed| handed.last());
+        let kind = match (ending, last.map(|one| one.is_nacked)) {
+            (Ending::Expired, Some(true)) => format!("expired {:?} given back", row.keep),
+            (Ending::Expired | Ending::Purged, _) => format!("{} {:?}", ending.as_str(), row.keep),
+            (Ending::Read, _) if last.is_some_and(|one| self.is_level_1(one.link)) => {
+                format!("read {:?} level 1", row.keep)
+            }
+            _ => format!("ended {:?}", row.keep),
+        };
+        *self.kinds.entry(kind).or_default() += 1;
+        if ending == Ending::Purged {
+            self.was_purged(&row)?;
+        }
         *self.endings.entry(ending.as_str()).or_default() += 1;
         if let Some(row) = self.rows.get_mut(&seq) {
             row.ended = Some(ending);
         }
         self.forget_in_books(&row);
         Ok(())
+    }
+
+    fn is_level_1(&self, link: LinkId) -> bool {
+        self.sessions.get(&link).is_some_and(|session| !session.level_2)
     }
 
     /// The router hears that these could not be kept.
@@ -400,7 +421,7 @@ impl Model {
         Ok(())
     }
 
-    fn forget_in_books(&mut self, row: &Row) {
+    pub(super) fn forget_in_books(&mut self, row: &Row) {
         let book = self.books.entry(row.endpoint).or_default();
         book.0 = book.0.saturating_sub(1);
         book.1 = book.1.saturating_sub(row.load_bytes);
@@ -470,7 +491,7 @@ impl Model {
 }
 
 /// Whether a pattern matches a topic, by the protocol's words.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     debug_assert!(topic::topic(name).is_ok());
     let mut tokens = name.split('.');
     for token in pattern.split('.') {
