@@ -23,3 +23,28 @@ pub use world::play;
 pub(crate) fn never_seen(seen: &std::collections::BTreeMap<String, u64>) -> Vec<String> {
     seen::required().into_iter().filter(|kind| !seen.contains_key(kind)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Script, play};
+
+    #[test]
+    fn a_few_runs_are_clean_and_the_same_every_time() {
+        for seed in 1..=40 {
+            let script = Script::draw(seed, 200);
+            let played = play(&script).unwrap_or_else(|failure| panic!("seed {seed}: {failure:?}"));
+            let again = play(&script).unwrap_or_else(|failure| panic!("seed {seed}: {failure:?}"));
+            assert_eq!(played.digest, again.digest, "seed {seed}");
+            assert_eq!((played.calls, played.seen), (again.calls, again.seen), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_was_never_seen_is_missed() {
+        let mut seen: std::collections::BTreeMap<String, u64> =
+            super::seen::required().into_iter().map(|kind| (kind, 1)).collect();
+        assert!(super::never_seen(&seen).is_empty());
+        seen.remove("event hand_over");
+        assert_eq!(super::never_seen(&seen), ["event hand_over"]);
+    }
+}

@@ -15,7 +15,6 @@
 pub mod call;
 pub mod character;
 pub mod coverage;
-pub mod disk;
 mod draw;
 pub mod durable;
 pub mod model;

@@ -166,6 +166,8 @@ pub(super) struct Model {
     /// The owner removes something just now, and how many rows have gone so.
     pub(super) is_purging: bool,
     pub(super) purged: u64,
+    /// Endpoints of which the owner has removed something.
+    pub(super) removed_from: BTreeSet<u8>,
     looking: BTreeMap<LinkId, Looking>,
     gaps: BTreeMap<LinkId, Gaps>,
     /// Who is there, as those who look on were told last.
@@ -220,6 +222,7 @@ impl Model {
             recent: BTreeMap::new(),
             is_purging: false,
             purged: 0,
+            removed_from: BTreeSet::new(),
             looking: BTreeMap::new(),
             gaps: BTreeMap::new(),
             present: BTreeMap::new(),

@@ -19,6 +19,7 @@ impl World<'_> {
     fn purge(&mut self, name: u8) -> Checked {
         let endpoint = NAMES[usize::from(name)];
         self.model.is_purging = true;
+        self.model.removed_from.insert(name);
         let before = self.model.purged;
         let removed = self.router.purge(endpoint);
         self.tell(|| format!("purge {endpoint} -> {removed:?}"));
@@ -37,6 +38,7 @@ impl World<'_> {
         if let Some((name, messages)) = self.looked_at.take() {
             let endpoint = NAMES[usize::from(name)];
             self.model.is_purging = true;
+            self.model.removed_from.insert(name);
             let before = self.model.purged;
             let removed = self.router.remove(endpoint, &messages);
             self.tell(|| format!("remove {messages:?} of {endpoint} -> {removed}"));

@@ -662,6 +662,7 @@ impl<'a> World<'a> {
             + counters.repeated
             + counters.refused_endpoint_not_found
             + counters.refused_messages
+            + counters.refused_store_unavailable
             + counters.refused_fields
             + counters.refused_frame_too_large;
         let lost = self.model.never_handed_over();

@@ -5,7 +5,7 @@ use hermes_bus_proto::ErrorCode;
 use serde_json::Value;
 
 use super::super::script::{NAMES, To};
-use super::{Checked, Copy, LinkId, Model, Row, Sent, Session, ensure};
+use super::{Checked, Copy, LinkId, Model, Row, Sent, Session, Taken, ensure};
 
 impl Model {
     /// What came is what was sent, and to whom it was sent.
@@ -205,7 +205,7 @@ impl Model {
         };
         let first = sent.first;
         let of_it = || self.sent.range(first..n).map(|(_, sent)| sent).filter(is_same);
-        let may_have_failed = |earlier: &Sent| {
+        let may_be_new = |earlier: &Sent| {
             earlier.failed.is_some()
                 || earlier.buried
                 || self.has_expired(earlier.n)
@@ -216,12 +216,14 @@ impl Model {
         let is_new = taken.process == self.process && !self.may_be_forgotten;
         let is_found = is_new && self.was_found(sent, taken);
         ensure!(
-            !is_found || of_it().next().is_none() || of_it().any(may_have_failed),
+            !is_found || of_it().next().is_none() || of_it().any(may_be_new),
             "repetition",
             "message {n} repeats one that an earlier process has left word of"
         );
         for earlier in of_it() {
-            let Some(before) = earlier.taken.filter(|before| before.order < taken.order) else {
+            let is_retried = self.is_retried(self.copy_for(earlier.n, endpoint));
+            let is_before = |before: &Taken| before.order < taken.order && !is_retried;
+            let Some(before) = earlier.taken.filter(is_before) else {
                 continue;
             };
             let is_recent = taken.at_us < before.at_us + window_us;
@@ -231,8 +233,12 @@ impl Model {
             };
             let has_come = has_come.is_some_and(|handed| !handed.is_empty());
             let is_known = before.process == taken.process && !self.may_be_forgotten;
+            let may_have_failed = earlier.failed.is_some()
+                || earlier.buried
+                || self.has_failed
+                || self.rejected.contains(&self.copy_for(earlier.n, endpoint));
             ensure!(
-                !(is_recent && has_come && is_known) || may_have_failed(earlier),
+                !(is_recent && has_come && is_known) || may_have_failed,
                 "repetition",
                 "message {n} repeats {}, which has come",
                 earlier.n
