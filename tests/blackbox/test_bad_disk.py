@@ -142,7 +142,6 @@ def test_one_sync_that_fails(world, bus):
     assert empty_the_box(world) == sender.stored
 
 
-@pytest.mark.xfail(strict=False, reason="the order of messages that the disk refused, and that their senders send again, is still to be judged")
 def test_syncs_that_fail_under_load(world, library):
     """Now and then a sync fails, and now and then the power does."""
     layer = Layer(library, world.root, world.directory / "work")

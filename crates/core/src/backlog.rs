@@ -7,6 +7,7 @@
 //! `disk_from` on). Its row on disk, if it has one, stays until it is acknowledged, read or given up.
 
 use alloc::boxed::Box;
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
@@ -37,6 +38,8 @@ const AHEAD_BYTES_MORTAL: usize = 32 * 1024;
 /// What is read from disk at a time.
 const LOAD_MESSAGES: usize = 4_096;
 const LOAD_BYTES: usize = 2 * 1024 * 1024;
+/// After so many promises, twice as many are looked at.
+const LOOK_EVERY: usize = 64;
 /// Messages in memory below which more are read from disk.
 const LOAD_BELOW: usize = 2_048;
 const LOAD_BELOW_BYTES: usize = 1024 * 1024;
@@ -61,6 +64,10 @@ pub(crate) struct Backlog {
     pub(crate) spilled: Amount,
     /// What becomes of those that are on disk only, where somebody waits to hear of it.
     pub(crate) promised: BTreeMap<u64, Promised>,
+    /// Those that are looked at next, whether anybody still waits, begin here.
+    look_from: u64,
+    /// Promises since some were looked at.
+    not_looked: usize,
     /// Answers that are still to come from disk, and are not true any more.
     pub(crate) stale_loads: u32,
     /// The newest order that let go of one of them.
@@ -90,6 +97,8 @@ impl Backlog {
             kept: Amount::default(),
             spilled: Amount::default(),
             promised: BTreeMap::new(),
+            look_from: 0,
+            not_looked: 0,
             stale_loads: 0,
             released: Ticket::default(),
             left_while_loading: BTreeSet::new(),
@@ -128,6 +137,43 @@ impl Backlog {
     pub(crate) fn promise(&mut self, seq: u64, fate: Fate, why: Keep) {
         if fate.is_awaited() || fate.repetition.is_some() {
             self.promised.insert(seq, Promised { fate, why });
+        }
+    }
+
+    /// The sender of a message has heard what it waited for. Its place in the window of repetitions may
+    /// still have to hear more.
+    pub(crate) fn was_told(&mut self, seq: u64) {
+        if let Entry::Occupied(mut promised) = self.promised.entry(seq) {
+            match promised.get().fate.repetition {
+                Some(_) => promised.get_mut().fate.promise = None,
+                None => drop(promised.remove()),
+            }
+        }
+    }
+
+    /// Lets go of fates that are not wanted any more: a mailbox can be much larger than the window of
+    /// repetitions. To be called with every promise; looks at a few of them now and then, at each in
+    /// its turn, so that those that are kept for nothing are hardly more than the others.
+    pub(crate) fn forget_unwanted(&mut self, is_wanted: impl Fn(&Fate) -> bool) {
+        self.not_looked += 1;
+        if self.not_looked < LOOK_EVERY {
+            return;
+        }
+        self.not_looked = 0;
+        let mut unwanted = Vec::new();
+        let mut looked = self.promised.range(self.look_from..).enumerate();
+        // At the end it begins anew: it is faster than the end grows.
+        self.look_from = loop {
+            let Some((count, (seq, promised))) = looked.next() else { break 0 };
+            if count == 2 * LOOK_EVERY {
+                break *seq;
+            }
+            if !is_wanted(&promised.fate) {
+                unwanted.push(*seq);
+            }
+        };
+        for seq in unwanted {
+            self.promised.remove(&seq);
         }
     }
 
@@ -266,7 +312,17 @@ impl Router {
         backlog.leave_on_disk(parcel.seq);
         if let Some(kept) = parcel.kept {
             backlog.promise(parcel.seq, parcel.fate, kept.why);
+            self.forget_unwanted_fates(endpoint);
         }
+    }
+
+    fn forget_unwanted_fates(&mut self, endpoint: EndpointKey) {
+        let Router { endpoints, repetitions, .. } = self;
+        let record = endpoints.get_mut(endpoint.0);
+        let Some(backlog) = record.and_then(|record| record.backlog.as_deref_mut()) else { return };
+        backlog.forget_unwanted(|fate| {
+            fate.is_awaited() || fate.repetition.is_some_and(|key| repetitions.has(key))
+        });
     }
 
     /// Charges what waits in memory to the endpoint's user, or refunds it, and lets the receiver's room
@@ -742,4 +798,52 @@ impl Router {
 fn closing_brace_of_honest(payload: &[u8]) -> Option<usize> {
     let envelope = hermes_bus_proto::Envelope::scan(payload).ok()?;
     (!envelope.has_keys_of_the_bus).then(|| envelope.closing_brace_at())
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::ledger::Budget;
+    use crate::repetitions::{Identity, Repetitions};
+
+    const WINDOW: usize = 1_000;
+
+    #[test]
+    fn a_mailbox_remembers_no_more_fates_than_the_window_has_repetitions() {
+        let user = Budget::new(0, 0).user(1_000);
+        let mut backlog = Backlog::new(user);
+        let mut window = Repetitions::<()>::new(Duration::from_secs(600), WINDOW, 1);
+        let moment = Moment::from_micros(0);
+        for seq in 1..=10_000 {
+            let id = format!("{seq}");
+            let identity = Identity { uid: 1_000, from: Some("a"), to: "b", id: &id };
+            let repetition = Some(window.begin(&identity, moment));
+            backlog.promise(seq, Fate { repetition, ..Fate::default() }, Keep::Mailbox);
+            backlog.forget_unwanted(|fate| fate.repetition.is_some_and(|key| window.has(key)));
+            let promised = backlog.promised.len();
+            assert!(promised <= 3 * WINDOW, "{seq}: {promised}");
+            // None of those that can still be repeated is missing.
+            let oldest = seq.saturating_sub(WINDOW as u64) + 1;
+            assert!((oldest..=seq).all(|seq| backlog.promised.contains_key(&seq)), "{seq}");
+        }
+    }
+
+    #[test]
+    fn a_sender_that_was_told_leaves_only_the_repetition() {
+        let mut backlog = Backlog::new(Budget::new(0, 0).user(1_000));
+        let mut window = Repetitions::<()>::new(Duration::from_secs(600), WINDOW, 1);
+        let identity = Identity { uid: 1_000, from: None, to: "b", id: "1" };
+        let repetition = Some(window.begin(&identity, Moment::from_micros(0)));
+        let of = |repetition| Promised {
+            fate: Fate { repetition, ..Fate::default() },
+            why: Keep::Queued,
+        };
+        backlog.promised.insert(1, of(repetition));
+        backlog.promised.insert(2, of(None));
+        (1..=3).for_each(|seq| backlog.was_told(seq));
+        assert_eq!(backlog.take_promised(1).and_then(|fate| fate.repetition), repetition);
+        assert!(backlog.promised.is_empty());
+    }
 }

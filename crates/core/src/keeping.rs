@@ -202,6 +202,10 @@ impl Router {
             if !keeping.is_released {
                 self.counters.stored += 1;
                 self.reached(&keeping.fate, Status::Stored, keeping.endpoint);
+                let is_told = keeping.fate.promise.is_some() && !keeping.fate.is_awaited();
+                if let Some(backlog) = self.backlog(keeping.endpoint).filter(|_| is_told) {
+                    backlog.was_told(keeping.seq);
+                }
             }
         }
         if self.keeping_bytes <= self.config.store_pending_bytes_max / 2 {

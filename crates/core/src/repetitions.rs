@@ -220,6 +220,11 @@ impl<F> Repetitions<F> {
         followers.into_iter().map(|(_, follower)| follower).collect()
     }
 
+    /// Whether a message can still be recognised, or somebody waits for it.
+    pub(crate) fn has(&self, key: RepetitionKey) -> bool {
+        self.entries.get(key.index as usize).is_some_and(|entry| entry.key == key)
+    }
+
     #[cfg(test)]
     /// Who waits is gone, or is told by somebody else: drops the followers for which `keeps` is false.
     pub(crate) fn retain_followers(

@@ -365,10 +365,10 @@ impl Router {
 
     /// The same in the middle of a turn, if there are `at_least` so many and all of them are orders for
     /// the disk, which can be carried out at any time. Else nothing, and they stay.
-    pub fn take_orders(&mut self, at_least: usize) -> Option<Vec<Effect>> {
+    pub fn take_orders(&mut self, at_least: usize) -> Option<impl Iterator<Item = Effect>> {
         let is_order = |effect: &Effect| matches!(effect, Effect::Store(..));
         let is_time = self.effects.len() >= at_least && self.effects.iter().all(is_order);
-        is_time.then(|| self.take_effects())
+        is_time.then(|| self.effects.drain(..))
     }
 
     fn fire(&mut self, timer: Timer) {

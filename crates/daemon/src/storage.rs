@@ -349,18 +349,18 @@ impl Storage {
     pub(crate) fn submit(&mut self) {
         let Some((last, _)) = self.orders.last() else { return };
         let last = *last;
-        let orders = std::mem::take(&mut self.orders);
         let State::Open(store) = &self.state else {
             // The router knows that there is no store, and orders nothing.
-            tracing::error!(target: target::STORE, "orders without a store: {}", orders.len());
+            let orders = self.orders.drain(..).len();
+            tracing::error!(target: target::STORE, "orders without a store: {orders}");
             return;
         };
-        self.tally.orders += orders.len() as u64;
+        self.tally.orders += self.orders.len() as u64;
         self.tally.last = last;
         if self.submitted.len() < SUBMISSIONS_MAX {
             self.submitted.push_back((last, Instant::now()));
         }
-        store.submit(orders);
+        store.submit(self.orders.drain(..));
     }
 
     /// What the store has to say to the router. What it has to say to people is logged.

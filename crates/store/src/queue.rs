@@ -55,6 +55,8 @@ pub(crate) enum Ending {
 #[derive(Default)]
 struct Queue {
     work: Vec<Work>,
+    /// Room for work, to be used again: growing anew for each commit leaves holes in the memory.
+    spare: Vec<Work>,
     /// When the oldest work came.
     since: Option<Instant>,
     is_urgent: bool,
@@ -95,6 +97,8 @@ pub(crate) struct Shared {
 
 /// Orders of one commit at most.
 const BATCH_ORDERS_MAX: usize = 64 * 1024;
+/// Room for so many orders at most is kept to be used again.
+const SPARE_ORDERS_MAX: usize = 8 * 1024;
 /// Bytes of one commit at most.
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Notices that wait to be taken; further ones are dropped.
@@ -119,6 +123,14 @@ impl Shared {
         if !queue.work.is_empty() {
             queue.since.get_or_insert_with(Instant::now);
             self.something.notify_one();
+        }
+    }
+
+    /// Gives back the room of work that was carried out.
+    pub(crate) fn recycle(&self, mut work: Vec<Work>) {
+        work.clear();
+        if work.capacity() <= SPARE_ORDERS_MAX {
+            locked(&self.queue).spare = work;
         }
     }
 
@@ -233,7 +245,8 @@ impl Queue {
             self.bytes = 0;
             self.since = None;
             self.is_urgent = false;
-            return std::mem::take(&mut self.work);
+            let spare = std::mem::take(&mut self.spare);
+            return std::mem::replace(&mut self.work, spare);
         }
         let mut bytes = 0;
         let mut count = 0;

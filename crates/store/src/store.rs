@@ -131,7 +131,7 @@ impl Store {
     }
 
     /// Hands over orders, with ascending tickets. Never waits.
-    pub fn submit(&self, orders: Vec<(Ticket, Order)>) {
+    pub fn submit(&self, orders: impl IntoIterator<Item = (Ticket, Order)>) {
         self.shared.give(orders.into_iter().map(|(ticket, order)| Work::Order(ticket, order)));
     }
 

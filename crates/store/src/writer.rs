@@ -177,7 +177,7 @@ impl Writer {
         Ok(outcome)
     }
 
-    fn settle(&mut self, work: Vec<Work>, outcome: Outcome) {
+    fn settle(&mut self, mut work: Vec<Work>, outcome: Outcome) {
         let Outcome { mut answers, notices, removed_dead, changes } = outcome;
         answers.push(Answer::Stored(self.last_ticket));
         self.shared.answer(answers);
@@ -191,11 +191,12 @@ impl Writer {
         (self.wake)();
         self.note_changes(changes);
         let mut removed = removed_dead.into_iter();
-        for work in work {
+        for work in work.drain(..) {
             if let Work::RemoveDead(_, done) = work {
                 done(Ok(removed.next().unwrap_or(0)));
             }
         }
+        self.shared.recycle(work);
     }
 
     fn note_changes(&mut self, changes: Changes) {
