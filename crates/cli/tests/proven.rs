@@ -221,12 +221,15 @@ async fn receipts_and_handlers_live_through_a_crash() {
     let (handled, mut tries) = tokio::sync::mpsc::unbounded_channel();
     let (go_on, may_go_on) = tokio::sync::watch::channel(false);
     let serving = tokio::spawn(async move {
-        let handler = async |message: Message| {
-            let id = message.id().unwrap().into_owned();
-            handled.send((id.clone(), message.delivery())).unwrap();
-            let _ = may_go_on.clone().wait_for(|may| *may).await;
-            // The first try after the crash fails, too.
-            if id == "1" && message.delivery() <= 2 { Err("not now") } else { Ok(()) }
+        let handler = move |message: Message| {
+            let (handled, mut may_go_on) = (handled.clone(), may_go_on.clone());
+            async move {
+                let id = message.id().unwrap().into_owned();
+                handled.send((id.clone(), message.delivery())).unwrap();
+                may_go_on.wait_for(|may| *may).await.unwrap();
+                // The first try after the crash fails, too.
+                if id == "1" && message.delivery() <= 2 { Err("not now") } else { Ok(()) }
+            }
         };
         inbox.serve(handler).await;
     });
