@@ -44,6 +44,9 @@ const LOOK_EVERY: usize = 64;
 const LOAD_BELOW: usize = 2_048;
 const LOAD_BELOW_BYTES: usize = 1024 * 1024;
 
+/// Messages that the owner has removed from disk, and that are remembered as such.
+const REMOVED_MAX: usize = 65_536;
+
 /// See the module's description.
 pub(crate) struct Backlog {
     pub(crate) waiting: BTreeMap<u64, Parcel>,
@@ -74,6 +77,8 @@ pub(crate) struct Backlog {
     pub(crate) released: Ticket,
     /// Those of the messages that are being read that were let go of since that was ordered.
     left_while_loading: BTreeSet<u64>,
+    /// Those that the owner has removed one by one.
+    removed: BTreeSet<u64>,
     /// When the oldest row arrived, as far as known, in microseconds of Unix time.
     pub(crate) oldest_unix_us: Option<u64>,
 }
@@ -102,6 +107,7 @@ impl Backlog {
             stale_loads: 0,
             released: Ticket::default(),
             left_while_loading: BTreeSet::new(),
+            removed: BTreeSet::new(),
             oldest_unix_us: None,
         }
     }
@@ -125,6 +131,20 @@ impl Backlog {
         self.released = ticket;
         if self.loading.is_some_and(|(from, _)| from <= seq) {
             self.left_while_loading.insert(seq);
+        }
+    }
+
+    /// Whether a message that was seen on disk is only there, and still is.
+    pub(crate) fn has_on_disk(&self, seq: u64) -> bool {
+        self.disk_from.is_some_and(|from| from <= seq) && !self.removed.contains(&seq)
+    }
+
+    /// The owner removes a message that is on disk only. Whoever has seen it there may ask for it again
+    /// before it has gone.
+    pub(crate) fn remove(&mut self, seq: u64) {
+        self.removed.insert(seq);
+        if self.removed.len() > REMOVED_MAX {
+            self.removed.pop_first();
         }
     }
 

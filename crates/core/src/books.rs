@@ -14,10 +14,10 @@ use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 use crate::backlog::{Backlog, Promised};
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
 use crate::fate::Failure;
-use crate::parcel::Parcel;
+use crate::parcel::{Kept, Parcel};
 use crate::router::Router;
 use crate::session::{Session, SessionKey};
-use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record};
+use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record, Ticket};
 use crate::time::Moment;
 use crate::trace::{self, TraceRef, TraceState};
 
@@ -180,18 +180,15 @@ impl Router {
                 removed += 1;
                 continue;
             }
-            let is_elsewhere = self.endpoints[endpoint.0]
-                .backlog
-                .as_ref()
-                .is_none_or(|backlog| backlog.disk_from.is_none_or(|from| from > *seq));
-            if is_elsewhere {
+            let Some(backlog) = self.backlog(endpoint).filter(|backlog| backlog.has_on_disk(*seq))
+            else {
                 continue;
-            }
-            let load = *payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
-            self.forget_kept(endpoint, Keep::Mailbox, load);
-            let fate = self.backlog(endpoint).and_then(|backlog| backlog.take_promised(*seq));
-            let name = self.endpoints[endpoint.0].name.clone();
-            self.order_release(name, *seq, Ending::Purged);
+            };
+            backlog.remove(*seq);
+            let fate = backlog.take_promised(*seq);
+            self.forget_keepings(endpoint, |kept, _| kept == *seq);
+            let kept = Kept { why: Keep::Mailbox, ticket: Ticket::default() };
+            self.let_go(endpoint, *seq, kept, *payload_bytes, Ending::Purged);
             if let Some(fate) = fate {
                 self.failed(&fate, &failure, Some(endpoint));
             }

@@ -248,6 +248,7 @@ impl Router {
         }
         let failure = Failure::new(ErrorCode::StoreUnavailable, why);
         let is_told = self.failed(&fate, &failure, Some(endpoint));
+        self.counters.refused_store_unavailable += u64::from(is_told);
         self.forget_backlog_if_empty(endpoint);
         !is_told
     }

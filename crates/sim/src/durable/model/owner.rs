@@ -50,7 +50,9 @@ impl Model {
     pub(super) fn was_purged(&mut self, row: &Row) -> Checked {
         let copy = self.copy_for(row.n, row.endpoint);
         let in_hands = self.handed.get(&copy).and_then(|handed| handed.last());
-        let is_held = in_hands.is_some_and(|one| one.acks && !one.is_over);
+        // What was tried once more is there twice.
+        let is_retried = self.is_retried(copy);
+        let is_held = !is_retried && in_hands.is_some_and(|one| one.acks && !one.is_over);
         ensure!(!is_held, "owner", "message {} is purged, and in somebody's hands", row.n);
         self.purged += 1;
         self.rejected.insert(copy);
