@@ -371,11 +371,9 @@ impl<'a> World<'a> {
                     self.links[id].says(&text);
                 }
             }
-            Action::Watch(look) => {
-                if self.links[id].join.is_some_and(|join| join.level_2) {
-                    self.links[id].looks = true;
-                    self.links[id].says(&words_of_watch(look));
-                }
+            Action::Watch(look) if self.links[id].join.is_some_and(|join| join.level_2) => {
+                self.links[id].looks = true;
+                self.links[id].says(&words_of_watch(look));
             }
             Action::Read { bytes } => self.read(id, bytes as usize),
             Action::ReadOn => self.links[id].reads_on = true,
