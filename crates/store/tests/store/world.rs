@@ -90,7 +90,7 @@ impl World {
             self.ticket += 1;
             (Ticket(self.ticket), order)
         });
-        self.store.submit(orders.collect());
+        self.store.submit(orders);
         Ticket(self.ticket)
     }
 
