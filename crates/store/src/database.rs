@@ -332,6 +332,75 @@ mod tests {
         assert_eq!(keys_after_crash(&path), ["a"]);
     }
 
+    fn fill(database: &mut Database) {
+        while database.frames.load(Ordering::Relaxed) < CHECKPOINT_FRAMES {
+            database.begin().unwrap();
+            database
+                .connection
+                .execute("INSERT INTO probe VALUES (zeroblob(4000000))", [])
+                .unwrap();
+            database.commit().unwrap();
+        }
+    }
+
+    fn wait_for_thread(database: &Database) {
+        while !database.moving.0.as_ref().unwrap().is_finished() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn commits_go_on_while_the_log_is_moved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        fill(&mut database);
+        database.checkpoint_if_due(false).unwrap();
+        assert!(database.moving.0.is_some());
+        write(&mut database, "b");
+        // A commit that fails meanwhile is taken back.
+        let good = database.good;
+        write(&mut database, "never");
+        database.good = good;
+        database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_came_while_the_log_was_moved_is_moved_then_and_the_log_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        fill(&mut database);
+        let before = database.good;
+        // Who still looks at what was before leaves something to be moved.
+        let reader = schema::open_for_reading(&path).unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
+        write(&mut database, "c");
+        database.checkpoint_if_due(false).unwrap();
+        wait_for_thread(&database);
+        drop(reader);
+        database.checkpoint_if_due(false).unwrap();
+        write(&mut database, "d");
+        assert_ne!(database.good.salts, before.salts);
+        assert!(database.good.frames < 100, "{:?}", database.good);
+        assert_eq!(keys_after_crash(&path), ["c", "d"]);
+    }
+
+    #[test]
+    fn what_goes_wrong_beside_the_commits_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        let missing = directory.path().join("no such directory").join("store.db");
+        database.moving.0 = Some(thread::spawn(move || checkpoint_beside(&missing)));
+        wait_for_thread(&database);
+        database.checkpoint_if_due(false).unwrap_err();
+        // It is tried again when it is time.
+        database.checkpoint_if_due(false).unwrap();
+    }
+
     #[test]
     fn taking_back_leaves_good_commits_alone() {
         let directory = tempfile::tempdir().unwrap();

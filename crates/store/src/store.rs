@@ -130,7 +130,8 @@ impl Store {
         Ok(Opened { store, recovered, set_aside })
     }
 
-    /// Hands over orders, with ascending tickets. Never waits.
+    /// Hands over orders, with ascending tickets. Never waits; the thread may, until the last one is
+    /// here.
     pub fn submit(&self, orders: impl IntoIterator<Item = (Ticket, Order)>) {
         self.shared.give(orders.into_iter().map(|(ticket, order)| Work::Order(ticket, order)));
     }

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::shelf::Shelf;
 
+/// So many orders are handed over before a turn ends.
+const EARLY_ORDERS: usize = 2;
+
 pub(crate) const OWNER: u32 = 1000;
 /// 2024-05-21, the time of the protocol's example.
 pub(crate) const UNIX_US: u64 = 1_716_307_200_123_456;
@@ -343,7 +346,7 @@ impl World {
                 next => next,
             };
             match next {
-                Next::Taken => {}
+                Next::Taken => self.take_orders(),
                 Next::TakenThenHold => break,
                 Next::Hold => {
                     self.peer(key).unread.push_front(payload);
@@ -360,6 +363,14 @@ impl World {
             } else {
                 self.router.eof(key);
             }
+        }
+    }
+
+    /// The disk may begin before a turn ends.
+    fn take_orders(&mut self) {
+        for effect in self.router.take_orders(EARLY_ORDERS).into_iter().flatten() {
+            let Effect::Store(ticket, order) = effect else { panic!("no order: {effect:?}") };
+            self.orders.push((ticket, order));
         }
     }
 

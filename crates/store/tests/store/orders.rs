@@ -50,6 +50,16 @@ fn a_sender_that_nobody_knows_is_kept_as_that() {
 }
 
 #[test]
+fn a_message_with_the_number_of_another_takes_its_place() {
+    let place = Place::new();
+    let mut world = place.open();
+    let (first, second) = (record(7, "a", "1"), record(7, "b", "2"));
+    world.carry_out([keep_record(&first), keep(8, "a")]);
+    world.carry_out([keep_record(&second), keep(9, "a")]);
+    assert_eq!((world.loaded_seqs("a"), world.load("b")), (vec![8, 9], vec![second]));
+}
+
+#[test]
 fn stored_names_the_last_ticket_of_a_commit() {
     let mut world = Place::new().open();
     world.submit([keep(1, "a"), keep(2, "b"), release("a", [1])]);
