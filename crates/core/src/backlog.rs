@@ -44,9 +44,6 @@ const LOOK_EVERY: usize = 64;
 const LOAD_BELOW: usize = 2_048;
 const LOAD_BELOW_BYTES: usize = 1024 * 1024;
 
-/// Messages that the owner has removed from disk, and that are remembered as such.
-const REMOVED_MAX: usize = 65_536;
-
 /// See the module's description.
 pub(crate) struct Backlog {
     pub(crate) waiting: BTreeMap<u64, Parcel>,
@@ -75,10 +72,10 @@ pub(crate) struct Backlog {
     pub(crate) stale_loads: u32,
     /// The newest order that let go of one of them.
     pub(crate) released: Ticket,
-    /// Those of the messages that are being read that were let go of since that was ordered.
-    left_while_loading: BTreeSet<u64>,
-    /// Those that the owner has removed one by one.
-    removed: BTreeSet<u64>,
+    /// Those from `disk_from` on that were let go of: whoever reads them may have ordered that before.
+    gone: BTreeSet<u64>,
+    /// What was spilled before this `seq` has been dropped.
+    spilled_from: u64,
     /// When the oldest row arrived, as far as known, in microseconds of Unix time.
     pub(crate) oldest_unix_us: Option<u64>,
 }
@@ -106,8 +103,8 @@ impl Backlog {
             not_looked: 0,
             stale_loads: 0,
             released: Ticket::default(),
-            left_while_loading: BTreeSet::new(),
-            removed: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            spilled_from: 0,
             oldest_unix_us: None,
         }
     }
@@ -129,23 +126,29 @@ impl Backlog {
     /// The row of a message is not this endpoint's any more, by this order.
     pub(crate) fn has_left(&mut self, seq: u64, ticket: Ticket) {
         self.released = ticket;
-        if self.loading.is_some_and(|(from, _)| from <= seq) {
-            self.left_while_loading.insert(seq);
+        if self.disk_from.is_some_and(|from| from <= seq) {
+            self.gone.insert(seq);
+        }
+        if self.kept.messages == 0 {
+            self.forget_load();
+            self.read_to(self.disk_to);
+        }
+    }
+
+    /// Nothing is on disk only up to this `seq`.
+    fn read_to(&mut self, seq: u64) {
+        self.disk_from = (self.disk_to > seq).then_some(seq + 1);
+        match self.disk_from {
+            Some(from) => self.gone = self.gone.split_off(&from),
+            None => self.gone.clear(),
         }
     }
 
     /// Whether a message that was seen on disk is only there, and still is.
-    pub(crate) fn has_on_disk(&self, seq: u64) -> bool {
-        self.disk_from.is_some_and(|from| from <= seq) && !self.removed.contains(&seq)
-    }
-
-    /// The owner removes a message that is on disk only. Whoever has seen it there may ask for it again
-    /// before it has gone.
-    pub(crate) fn remove(&mut self, seq: u64) {
-        self.removed.insert(seq);
-        if self.removed.len() > REMOVED_MAX {
-            self.removed.pop_first();
-        }
+    pub(crate) fn has_on_disk(&self, seq: u64, why: Keep) -> bool {
+        self.disk_from.is_some_and(|from| from <= seq)
+            && !self.gone.contains(&seq)
+            && (why != Keep::Spill || seq >= self.spilled_from)
     }
 
     /// What is being read from disk is not true any more.
@@ -474,7 +477,6 @@ impl Router {
             return;
         }
         backlog.loading = Some((from, backlog.disk_to));
-        backlog.left_while_loading.clear();
         let (messages_max, bytes_max) = (LOAD_MESSAGES, LOAD_BYTES);
         self.order(Order::Load { endpoint: name, from, messages_max, bytes_max });
     }
@@ -488,7 +490,6 @@ impl Router {
             return self.forget_backlog_if_empty(endpoint);
         }
         let Some((from, disk_to)) = backlog.loading.take() else { return };
-        let left = core::mem::take(&mut backlog.left_while_loading);
         if !is_wanted || backlog.disk_from != Some(from) {
             // Older ones were left on disk meanwhile, or there is nobody to read for any more.
             // What was to expire as soon as it was read has to be looked for again.
@@ -498,11 +499,13 @@ impl Router {
         }
         let last = records.last().map(|record| record.seq);
         let read_to = if is_all { last.unwrap_or(0).max(disk_to) } else { last.unwrap_or(0) };
-        backlog.disk_from = (backlog.disk_to > read_to).then_some(read_to + 1);
+        let gone = core::mem::take(&mut backlog.gone);
+        let records: Vec<Record> =
+            records.into_iter().filter(|record| !gone.contains(&record.seq)).collect();
+        backlog.gone = gone;
+        backlog.read_to(read_to);
         for record in records {
-            if !left.contains(&record.seq) {
-                self.loaded_one(endpoint, record);
-            }
+            self.loaded_one(endpoint, record);
         }
         self.pump(endpoint);
     }
@@ -586,6 +589,7 @@ impl Router {
                 kept: parcel.kept,
                 payload_bytes: parcel.payload.len(),
                 deliveries: parcel.deliveries,
+                is_mourned: parcel.is_mourned,
                 origin: (level == Level::One)
                     .then(|| Box::new(Origin { sender: parcel.sender, via: parcel.via })),
             };
@@ -775,10 +779,12 @@ impl Router {
     /// The receiver of what was only spilled has gone.
     pub(crate) fn drop_spilled(&mut self, endpoint: EndpointKey, failure: &Failure) {
         let name = self.endpoints[endpoint.0].name.clone();
+        let newest = self.seq;
         let Some(backlog) = self.backlog(endpoint).filter(|backlog| backlog.spilled.messages > 0)
         else {
             return;
         };
+        backlog.spilled_from = newest + 1;
         let Amount { messages, bytes } = core::mem::take(&mut backlog.spilled);
         backlog.kept.messages -= messages;
         backlog.kept.bytes -= bytes;

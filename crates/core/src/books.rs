@@ -11,7 +11,8 @@ use hermes_bus_proto::control::Status;
 use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
-use crate::backlog::{Backlog, Promised};
+use crate::acks::Handing;
+use crate::backlog::{Backlog, Place, Promised};
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
 use crate::fate::Failure;
 use crate::parcel::{Kept, Parcel};
@@ -34,6 +35,17 @@ pub struct Mailbox {
     pub kept: Amount,
     /// When the oldest arrived, as far as known, in microseconds of Unix time.
     pub oldest_unix_us: Option<u64>,
+}
+
+/// A message on disk, as somebody has seen it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptMessage {
+    /// Its place in the order.
+    pub seq: u64,
+    /// Length of its payload.
+    pub payload_bytes: usize,
+    /// Why it is kept.
+    pub keep: Keep,
 }
 
 /// A member of a group.
@@ -139,7 +151,7 @@ impl Router {
                 self.remove_parcel(endpoint, parcel, &failure);
             }
         }
-        let held = self.held_by_session(endpoint);
+        let (held, held_spilled) = self.held_by_session(endpoint);
         let name = self.endpoints[endpoint.0].name.clone();
         let Some(backlog) = self.backlog(endpoint) else { return Some(removed) };
         let promised = core::mem::take(&mut backlog.promised);
@@ -150,7 +162,7 @@ impl Router {
             bytes: backlog.kept.bytes.saturating_sub(held.bytes),
         };
         backlog.kept = held;
-        backlog.spilled = Amount::default();
+        backlog.spilled = held_spilled;
         self.kept_bytes = self.kept_bytes.saturating_sub(on_disk.bytes);
         removed.messages += on_disk.messages;
         removed.bytes += on_disk.bytes;
@@ -163,31 +175,33 @@ impl Router {
         for Promised { fate, .. } in promised.into_values() {
             self.failed(&fate, &failure, Some(endpoint));
         }
+        // Nobody has looked at those that an earlier process had left: they are known by their ids only.
+        let name = self.endpoints[endpoint.0].name.clone();
+        for promise in self.repetitions.failed_on_disk(name.as_str()) {
+            self.break_promise(&promise, &failure, Some(endpoint), None);
+        }
         self.counters.purged += removed.messages;
         self.forget_backlog_if_empty(endpoint);
         Some(removed)
     }
 
-    /// Removes some of the messages that wait for an endpoint. Those that its session holds stay.
-    /// `payload_bytes` are the lengths of their payloads. Returns how many were removed.
-    pub fn remove(&mut self, name: &str, messages: &[(u64, usize)]) -> u64 {
+    /// Removes some of the messages that wait for an endpoint. Those that its session holds stay, and
+    /// those that have gone since somebody saw them. Returns how many were removed.
+    pub fn remove(&mut self, name: &str, messages: &[KeptMessage]) -> u64 {
         let Some(endpoint) = self.names.get(name).copied() else { return 0 };
         let failure = Failure::new(ErrorCode::Rejected, "the bus's owner removed it");
         let mut removed = 0;
-        for (seq, payload_bytes) in messages {
+        for KeptMessage { seq, payload_bytes, keep } in messages {
             if let Some(parcel) = self.take_waiting(endpoint, *seq) {
                 self.remove_parcel(endpoint, parcel, &failure);
                 removed += 1;
                 continue;
             }
-            let Some(backlog) = self.backlog(endpoint).filter(|backlog| backlog.has_on_disk(*seq))
-            else {
-                continue;
-            };
-            backlog.remove(*seq);
+            let is_there = |backlog: &&mut Backlog| backlog.has_on_disk(*seq, *keep);
+            let Some(backlog) = self.backlog(endpoint).filter(is_there) else { continue };
             let fate = backlog.take_promised(*seq);
             self.forget_keepings(endpoint, |kept, _| kept == *seq);
-            let kept = Kept { why: Keep::Mailbox, ticket: Ticket::default() };
+            let kept = Kept { why: *keep, ticket: Ticket::default() };
             self.let_go(endpoint, *seq, kept, *payload_bytes, Ending::Purged);
             if let Some(fate) = fate {
                 self.failed(&fate, &failure, Some(endpoint));
@@ -200,13 +214,19 @@ impl Router {
     }
 
     /// Takes a dead letter in once more, for its endpoint, as if it had just come, without asking
-    /// whether it was sent before. Says whether it found a place; else nothing has changed.
-    pub fn retry(&mut self, record: Record) -> Result<(), (ErrorCode, String)> {
+    /// whether it was sent before. The letter may go when its message is stored: with this ticket. If it
+    /// found no place, nothing has changed.
+    pub fn retry(&mut self, record: Record) -> Result<Ticket, (ErrorCode, String)> {
         let name = record.endpoint.clone();
         let uid = self.known.of(name.as_str(), self.now.unix_us).map(|known| known.uid);
         let endpoint = self.away_endpoint(&name, uid);
         let why = if self.endpoints[endpoint.0].mailbox { Keep::Mailbox } else { Keep::Queued };
         let place = match self.place_for(endpoint, record.payload.len(), Some(why)) {
+            Ok(Place::Memory { keep: None }) => {
+                let why = self.store_trouble().unwrap_or("it could be in memory only").to_owned();
+                self.forget_if_idle(endpoint);
+                return Err((ErrorCode::StoreUnavailable, why));
+            }
             Ok(place) => place,
             Err(no_place) => {
                 self.forget_if_idle(endpoint);
@@ -224,8 +244,10 @@ impl Router {
         // It may have come before.
         parcel.deliveries = parcel.deliveries.clamp(0, 1);
         self.counters.retried += 1;
+        // The order to keep it is the first thing that comes of it.
+        let ticket = Ticket(self.tickets + 1);
         self.take_in(endpoint, parcel, place);
-        Ok(())
+        Ok(ticket)
     }
 
     /// A message that is taken in once more is traced as one that has just come.
@@ -264,21 +286,26 @@ impl Router {
     }
 
     /// Messages on disk that the endpoint's session holds, or has in its queue.
-    fn held_by_session(&self, endpoint: EndpointKey) -> Amount {
-        let mut held = Amount::default();
-        let mut add = |payload_bytes: usize| {
-            held.messages += 1;
-            held.bytes += payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
+    /// What the session of an endpoint holds of what is kept, and of that what is only spilled.
+    fn held_by_session(&self, endpoint: EndpointKey) -> (Amount, Amount) {
+        let (mut held, mut spilled) = (Amount::default(), Amount::default());
+        let mut add = |kept: Kept, payload_bytes: usize| {
+            let bytes = payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
+            let sums = [Some(&mut held), (kept.why == Keep::Spill).then_some(&mut spilled)];
+            for sum in sums.into_iter().flatten() {
+                sum.messages += 1;
+                sum.bytes += bytes;
+            }
         };
-        let Some(session) = self.holder_of(endpoint) else { return held };
-        let in_flight = session.acking.iter().flat_map(|acking| acking.in_flight.values());
-        in_flight
-            .filter(|held| held.parcel.kept.is_some())
-            .for_each(|held| add(held.parcel.payload.len()));
-        let queued = session.handing.iter().filter(|handing| handing.tracking.kept.is_some());
-        queued.for_each(|handing| add(handing.tracking.payload_bytes));
-        session.unread.iter().for_each(|unread| add(unread.payload_bytes));
-        held
+        let Some(session) = self.holder_of(endpoint) else { return (held, spilled) };
+        for held in session.acking.iter().flat_map(|acking| acking.in_flight.values()) {
+            held.parcel.kept.into_iter().for_each(|kept| add(kept, held.parcel.payload.len()));
+        }
+        for Handing { tracking, .. } in &session.handing {
+            tracking.kept.into_iter().for_each(|kept| add(kept, tracking.payload_bytes));
+        }
+        session.unread.iter().for_each(|unread| add(unread.kept, unread.payload_bytes));
+        (held, spilled)
     }
 
     fn holder_of(&self, endpoint: EndpointKey) -> Option<&Session> {

@@ -23,7 +23,7 @@ use crate::outbox::{FrameKind, LooseMessage, Provenance, Tracking};
 use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
-use crate::storage::{Ending, Keep};
+use crate::storage::Ending;
 use crate::timers::Timer;
 use crate::trace::TraceState;
 
@@ -196,6 +196,7 @@ impl Router {
         let failure = Failure::new(ErrorCode::ReceiverGone, what);
         match &message.tracking {
             Some(tracking) => {
+                self.counters.given_up += 1;
                 self.bury_loose(endpoint, message, tracking, &failure);
                 self.failed(&tracking.fate, &failure, Some(endpoint))
             }
@@ -286,8 +287,7 @@ impl Router {
         tracking: &Tracking,
         failure: &Failure,
     ) {
-        let is_to_survive = tracking.kept.is_some_and(|kept| kept.why != Keep::Spill);
-        if tracking.fate.promise.is_none() && !is_to_survive {
+        if !tracking.is_mourned {
             return;
         }
         let LooseMessage { seq, ref frame, provenance, ref sender, level, .. } = *message;

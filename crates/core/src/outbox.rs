@@ -114,6 +114,8 @@ pub(crate) struct Tracking {
     pub(crate) payload_bytes: usize,
     /// How often it was handed over, this time included.
     pub(crate) deliveries: u32,
+    /// Whether it becomes a dead letter if it fails.
+    pub(crate) is_mourned: bool,
     /// Who sent it, and the `@group` or `#topic` that it came through, if the frame does not say so.
     pub(crate) origin: Option<Box<Origin>>,
 }

@@ -110,7 +110,9 @@ impl Parcel {
     pub(crate) fn from_loose(message: LooseMessage, unix_us: u64) -> Self {
         let LooseMessage { seq, frame, provenance, sender, tracking, level, .. } = message;
         let (mut fate, mut deadline, mut deliveries, mut origin) = Default::default();
+        let mut is_mourned = false;
         if let Some(tracking) = tracking {
+            is_mourned = tracking.is_mourned;
             (fate, deadline, origin) = (tracking.fate, tracking.deadline, tracking.origin);
             // It has not begun to be handed over this time.
             deliveries = tracking.deliveries.saturating_sub(1);
@@ -131,7 +133,7 @@ impl Parcel {
             deadline,
             deliveries,
             kept: None,
-            is_mourned: fate.promise.is_some(),
+            is_mourned,
             fate,
             waiter: provenance.waiter,
         }

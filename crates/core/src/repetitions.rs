@@ -67,6 +67,8 @@ pub(crate) struct Entry<F> {
     is_leaving: bool,
     /// Whether its receiver had it and does not acknowledge.
     is_unackable: bool,
+    /// Whether an earlier process of the bus has taken the message.
+    is_from_disk: bool,
     followers: Vec<(Status, F)>,
     uid: u32,
     /// `from`, `to` and `id`, one behind the other.
@@ -164,11 +166,10 @@ impl<F> Repetitions<F> {
             let Some(left) = self.window.checked_sub(age) else { continue };
             let identity = Identity { uid, from: from.as_deref(), to: &to, id: &id };
             let key = self.insert(&identity, status, now.moment.after(left));
-            // One that was acknowledged would have come further.
-            if status == Status::Delivered
-                && let Some(entry) = self.entry_mut(key)
-            {
-                entry.is_unackable = true;
+            if let Some(entry) = self.entry_mut(key) {
+                entry.is_from_disk = true;
+                // One that was acknowledged would have come further.
+                entry.is_unackable = status == Status::Delivered;
             }
         }
     }
@@ -218,6 +219,18 @@ impl<F> Repetitions<F> {
         let followers = core::mem::take(&mut entry.followers);
         self.unlist(key);
         followers.into_iter().map(|(_, follower)| follower).collect()
+    }
+
+    /// What an earlier process had left on disk for this name and nobody has looked at since has failed:
+    /// it is forgotten. Returns those who waited.
+    #[must_use = "they wait to be told"]
+    pub(crate) fn failed_on_disk(&mut self, to: &str) -> Vec<F> {
+        let is_it = |entry: &&Entry<F>| {
+            entry.is_from_disk && entry.status == Status::Stored && entry.identity().to == to
+        };
+        let found = self.entries.iter().map(|(_, entry)| entry).filter(is_it);
+        let keys: Vec<RepetitionKey> = found.map(|entry| entry.key).collect();
+        keys.into_iter().flat_map(|key| self.failed(key)).collect()
     }
 
     /// Whether a message can still be recognised, or somebody waits for it.
@@ -287,6 +300,7 @@ impl<F> Repetitions<F> {
             is_listed: true,
             is_leaving: false,
             is_unackable: false,
+            is_from_disk: false,
             followers: Vec::new(),
             uid,
             text: text.into_boxed_str(),

@@ -505,7 +505,8 @@ impl Router {
         let payload_bytes = message.payload_bytes();
         let (sender, via) = (self.sender_of(message.sender), message.via.map(Box::from));
         let origin = Some(Box::new(Origin { sender, via }));
-        Tracking { fate, deadline, kept: None, payload_bytes, deliveries: 1, origin }
+        let is_mourned = message.ask.receipt.is_some();
+        Tracking { fate, deadline, kept: None, payload_bytes, deliveries: 1, is_mourned, origin }
     }
 
     /// Holds a message for an endpoint whose session ended a moment ago.

@@ -30,7 +30,7 @@ use rustix::io::Errno;
 
 use crate::connection::{Connection, LARGE_FRAME_BYTES, Read};
 use crate::control::Asker;
-use crate::control::clerk::Clerk;
+use crate::control::clerk::{Clerk, Errand};
 use crate::door::Door;
 use crate::lock::Lock;
 use crate::logging::{EventLog, target};
@@ -131,6 +131,8 @@ pub(crate) struct Driver {
     /// Has to be closed before the process ends or another one follows.
     storage: Storage,
     clerk: Clerk,
+    /// Dead letters that are tried once more: their messages are on their way to the disk.
+    errands: Vec<Errand>,
     /// Another thread has something for this one.
     was_woken: bool,
     event_log: EventLog,
@@ -178,6 +180,7 @@ impl Driver {
             surroundings,
             storage,
             clerk,
+            errands: Vec::new(),
             was_woken: true,
             event_log: EventLog::new(),
         })

@@ -345,7 +345,7 @@ mod tests {
 
     fn wait_for_thread(database: &Database) {
         while !database.moving.0.as_ref().unwrap().is_finished() {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 

@@ -1137,7 +1137,7 @@ fn a_dead_letter_that_is_tried_again_is_traced_again() {
     world.sync();
     let letter = world.shelf.dead.pop().expect("it is dead");
     world.pass_ms(1_000);
-    assert_eq!(world.router.retry(letter.record), Ok(()));
+    assert!(world.router.retry(letter.record).is_ok());
     world.turn();
     assert_eq!(briefly(&world.take(b)), ["message 1 again:2"]);
     let traced = world.router.trace_of(a, Raw::new(b"\"m1\""));

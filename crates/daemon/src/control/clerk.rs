@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
-use hermes_bus_core::SessionKey;
-use hermes_bus_core::storage::Record;
+use hermes_bus_core::storage::{Answer, Record, Ticket};
+use hermes_bus_core::{KeptMessage, SessionKey};
 use hermes_bus_proto::{EndpointName, ErrorCode};
 use hermes_bus_store::{
     Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Seen, Sorting, Unavailable,
@@ -80,7 +80,7 @@ pub(crate) enum Outcome {
     /// Answer with what the router knows and with this.
     Traced { question: Question, seen: Vec<Seen> },
     /// Let go of these messages (their `seq`s and lengths), and answer with these members.
-    Drain { asker: Asker, endpoint: EndpointName, messages: Vec<(u64, usize)>, answer: Members },
+    Drain { asker: Asker, endpoint: EndpointName, messages: Vec<KeptMessage>, answer: Members },
     /// Try these dead letters again or drop them, then go on with the errand if it has more.
     Letters { errand: Errand, letters: Vec<NumberedDeadLetter> },
     /// So many dead letters of the errand are gone now; go on with it, or answer.
@@ -102,6 +102,34 @@ pub(crate) struct Errand {
     /// Letters whose messages have no place now, and why the last of them has none.
     pub(crate) refused: u64,
     pub(crate) why: Option<String>,
+    /// Letters whose messages are on their way to the disk, with the orders that keep them.
+    pub(crate) on_their_way: Vec<(Ticket, u64)>,
+    /// Letters that may go now.
+    pub(crate) may_go: Vec<u64>,
+}
+
+impl Errand {
+    /// What the store says of the messages that are on their way. Says whether it has said it of all.
+    pub(crate) fn hear(&mut self, answer: &Answer) -> bool {
+        match answer {
+            Answer::Stored(ticket) => {
+                let is_kept = |(kept, _): &mut (Ticket, u64)| *kept <= *ticket;
+                let kept = self.on_their_way.extract_if(.., is_kept).map(|(_, number)| number);
+                self.may_go.extend(kept);
+            }
+            Answer::Refused { tickets, why } => {
+                let before = self.on_their_way.len();
+                self.on_their_way.retain(|(kept, _)| !tickets.contains(kept));
+                let refused = before - self.on_their_way.len();
+                self.refused += refused as u64;
+                if refused > 0 {
+                    self.why = Some(format!("{}: {why}", ErrorCode::StoreUnavailable));
+                }
+            }
+            Answer::Loaded { .. } | Answer::Overdue(_) | Answer::Trouble(_) => {}
+        }
+        self.on_their_way.is_empty()
+    }
 }
 
 /// What is done with dead letters.
@@ -139,6 +167,8 @@ impl Clerk {
             done: 0,
             refused: 0,
             why: None,
+            on_their_way: Vec::new(),
+            may_go: Vec::new(),
         };
         let job = match look {
             Look::Backup { path: to } => {
@@ -298,7 +328,8 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
         Look::Drain { endpoint, limit } => {
             let mut messages = Vec::new();
             let (page, _, more) = waiting(reader, &endpoint, None, limit, |record| {
-                messages.push((record.seq, record.payload.len()));
+                let (seq, payload_bytes) = (record.seq, record.payload.len());
+                messages.push(KeptMessage { seq, payload_bytes, keep: record.keep });
             })?;
             let mut members = Members::default();
             members.page("messages", page);
@@ -628,10 +659,10 @@ mod tests {
             let Outcome::Drain { messages, answer, .. } = world.look(drain(limit)) else {
                 panic!("a mailbox is drained")
             };
-            let found: Vec<u64> = messages.iter().map(|(seq, _)| *seq).collect();
+            let found: Vec<u64> = messages.iter().map(|message| message.seq).collect();
             assert_eq!(found, expected);
             let bytes = record(1, "a", "b").payload.len();
-            assert!(messages.iter().all(|(_, payload_bytes)| *payload_bytes == bytes));
+            assert!(messages.iter().all(|message| message.payload_bytes == bytes));
             let answer: Value = serde_json::from_slice(&answer.into_object()).unwrap();
             assert_eq!((seqs(&answer), &answer["more"]), (expected, &json!(more)));
         }

@@ -29,6 +29,9 @@ impl Driver {
         }
         if std::mem::take(&mut self.was_woken) {
             for answer in self.storage.take_answers(now) {
+                let is_done = |errand: &mut Errand| errand.hear(&answer);
+                let done: Vec<Errand> = self.errands.extract_if(.., is_done).collect();
+                done.into_iter().for_each(|errand| self.remove_dead_letters(errand));
                 self.router.storage(answer);
             }
             let outcomes: Vec<Outcome> = self.clerk.outcomes().collect();
@@ -130,30 +133,35 @@ impl Driver {
                 }
             }
             Outcome::Letters { mut errand, letters } => {
-                let mut numbers = Vec::with_capacity(letters.len());
                 for numbered in letters {
-                    let done_with = match errand.what {
-                        Deed::Drop => Ok(()),
-                        Deed::Retry => self.router.retry(numbered.letter.record),
-                    };
-                    match done_with {
-                        Ok(()) => numbers.push(numbered.number),
-                        Err((code, detail)) => {
-                            errand.refused += 1;
-                            errand.why = Some(format!("{code}: {detail}"));
-                        }
+                    match errand.what {
+                        Deed::Drop => errand.may_go.push(numbered.number),
+                        Deed::Retry => match self.router.retry(numbered.letter.record) {
+                            Ok(ticket) => errand.on_their_way.push((ticket, numbered.number)),
+                            Err((code, detail)) => {
+                                errand.refused += 1;
+                                errand.why = Some(format!("{code}: {detail}"));
+                            }
+                        },
                     }
                 }
                 // The messages are kept first; only then their letters go.
-                self.carry_out_effects();
-                self.storage.submit();
-                let post = self.clerk.post();
-                self.storage.remove_dead_letters(numbers, move |removed| {
-                    post.send(Outcome::Removed { errand, removed });
-                });
+                if errand.on_their_way.is_empty() {
+                    self.remove_dead_letters(errand);
+                } else {
+                    self.errands.push(errand);
+                }
             }
             Outcome::Removed { errand, removed } => self.on_removed(errand, removed),
         }
+    }
+
+    fn remove_dead_letters(&mut self, mut errand: Errand) {
+        let numbers = std::mem::take(&mut errand.may_go);
+        let post = self.clerk.post();
+        self.storage.remove_dead_letters(numbers, move |removed| {
+            post.send(Outcome::Removed { errand, removed });
+        });
     }
 
     fn on_removed(

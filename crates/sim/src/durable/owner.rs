@@ -1,5 +1,6 @@
 //! What the owner of the bus does to what is kept.
 
+use hermes_bus_core::KeptMessage;
 use hermes_bus_proto::listing::Amount;
 
 use super::model::{Checked, Model, ensure, number_in};
@@ -53,7 +54,12 @@ impl World<'_> {
             Model::endpoint(row.endpoint.as_str()) == Some(name)
         };
         let rows = self.store.disk.rows.values().filter(of_it).take(count);
-        let messages = rows.map(|row| (row.seq, row.payload.len())).collect();
+        let messages = rows.map(|row| KeptMessage {
+            seq: row.seq,
+            payload_bytes: row.payload.len(),
+            keep: row.keep,
+        });
+        let messages = messages.collect();
         self.looked_at = Some((name, messages));
         Ok(())
     }
