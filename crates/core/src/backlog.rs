@@ -74,6 +74,8 @@ pub(crate) struct Backlog {
     pub(crate) released: Ticket,
     /// Those from `disk_from` on that were let go of: whoever reads them may have ordered that before.
     gone: BTreeSet<u64>,
+    /// What was let go of up to this order may be missing there.
+    blurred: Ticket,
     /// What was spilled before this `seq` has been dropped.
     spilled_from: u64,
     /// When the oldest row arrived, as far as known, in microseconds of Unix time.
@@ -104,6 +106,7 @@ impl Backlog {
             stale_loads: 0,
             released: Ticket::default(),
             gone: BTreeSet::new(),
+            blurred: Ticket::default(),
             spilled_from: 0,
             oldest_unix_us: None,
         }
@@ -144,9 +147,11 @@ impl Backlog {
         }
     }
 
-    /// Whether a message that was seen on disk is only there, and still is.
-    pub(crate) fn has_on_disk(&self, seq: u64, why: Keep) -> bool {
+    /// Whether a message that was seen on disk, when everything up to `as_of` had been carried out, is
+    /// only there, and still is.
+    pub(crate) fn has_on_disk(&self, seq: u64, why: Keep, as_of: Ticket) -> bool {
         self.disk_from.is_some_and(|from| from <= seq)
+            && self.blurred <= as_of
             && !self.gone.contains(&seq)
             && (why != Keep::Spill || seq >= self.spilled_from)
     }
@@ -207,7 +212,10 @@ impl Backlog {
 
     /// A message of this `seq` is on disk only.
     pub(crate) fn leave_on_disk(&mut self, seq: u64) {
-        self.disk_from = Some(self.disk_from.map_or(seq, |from| from.min(seq)));
+        if self.disk_from.is_none_or(|from| seq < from) {
+            self.disk_from = Some(seq);
+            self.blurred = self.released;
+        }
         self.disk_to = self.disk_to.max(seq);
     }
 }

@@ -185,9 +185,10 @@ impl Router {
         Some(removed)
     }
 
-    /// Removes some of the messages that wait for an endpoint. Those that its session holds stay, and
-    /// those that have gone since somebody saw them. Returns how many were removed.
-    pub fn remove(&mut self, name: &str, messages: &[KeptMessage]) -> u64 {
+    /// Removes some of the messages that wait for an endpoint, and that somebody has seen on disk when
+    /// everything up to `as_of` had been carried out. Those that its session holds stay, and those that
+    /// have gone since. Returns how many were removed.
+    pub fn remove(&mut self, name: &str, messages: &[KeptMessage], as_of: Ticket) -> u64 {
         let Some(endpoint) = self.names.get(name).copied() else { return 0 };
         let failure = Failure::new(ErrorCode::Rejected, "the bus's owner removed it");
         let mut removed = 0;
@@ -197,7 +198,7 @@ impl Router {
                 removed += 1;
                 continue;
             }
-            let is_there = |backlog: &&mut Backlog| backlog.has_on_disk(*seq, *keep);
+            let is_there = |backlog: &&mut Backlog| backlog.has_on_disk(*seq, *keep, as_of);
             let Some(backlog) = self.backlog(endpoint).filter(is_there) else { continue };
             let fate = backlog.take_promised(*seq);
             self.forget_keepings(endpoint, |kept, _| kept == *seq);
@@ -297,14 +298,17 @@ impl Router {
                 sum.bytes += bytes;
             }
         };
-        let Some(session) = self.holder_of(endpoint) else { return (held, spilled) };
-        for held in session.acking.iter().flat_map(|acking| acking.in_flight.values()) {
-            held.parcel.kept.into_iter().for_each(|kept| add(kept, held.parcel.payload.len()));
+        let draining = self.endpoints.get(endpoint.0).and_then(|record| record.draining);
+        let draining = draining.and_then(|draining| self.session(draining));
+        for session in self.holder_of(endpoint).into_iter().chain(draining) {
+            for held in session.acking.iter().flat_map(|acking| acking.in_flight.values()) {
+                held.parcel.kept.into_iter().for_each(|kept| add(kept, held.parcel.payload.len()));
+            }
+            for Handing { tracking, .. } in &session.handing {
+                tracking.kept.into_iter().for_each(|kept| add(kept, tracking.payload_bytes));
+            }
+            session.unread.iter().for_each(|unread| add(unread.kept, unread.payload_bytes));
         }
-        for Handing { tracking, .. } in &session.handing {
-            tracking.kept.into_iter().for_each(|kept| add(kept, tracking.payload_bytes));
-        }
-        session.unread.iter().for_each(|unread| add(unread.kept, unread.payload_bytes));
         (held, spilled)
     }
 

@@ -397,6 +397,11 @@ impl Storage {
         }
     }
 
+    /// Everything up to this order is on disk.
+    pub(crate) fn stored(&self) -> Ticket {
+        self.tally.stored
+    }
+
     /// Removes dead letters behind all orders that were submitted, and says how many there were.
     pub(crate) fn remove_dead_letters(
         &self,

@@ -64,10 +64,26 @@ impl Post {
 /// Something to look up.
 #[derive(Debug)]
 enum Job {
-    Look { asker: Asker, look: Look, path: PathBuf },
-    Letters { errand: Errand, path: PathBuf },
-    Metrics { asker: Asker, snapshot: Box<Snapshot> },
-    Trace { question: Question, id: String, path: PathBuf },
+    /// `stored`: everything up to this order was on disk before.
+    Look {
+        asker: Asker,
+        look: Look,
+        path: PathBuf,
+        stored: Ticket,
+    },
+    Letters {
+        errand: Errand,
+        path: PathBuf,
+    },
+    Metrics {
+        asker: Asker,
+        snapshot: Box<Snapshot>,
+    },
+    Trace {
+        question: Question,
+        id: String,
+        path: PathBuf,
+    },
 }
 
 /// What the routing thread is to do now.
@@ -79,8 +95,15 @@ pub(crate) enum Outcome {
     Figures { asker: Asker, figures: Figures },
     /// Answer with what the router knows and with this.
     Traced { question: Question, seen: Vec<Seen> },
-    /// Let go of these messages (their `seq`s and lengths), and answer with these members.
-    Drain { asker: Asker, endpoint: EndpointName, messages: Vec<KeptMessage>, answer: Members },
+    /// Let go of these messages, seen when everything up to this order was on disk, and answer with
+    /// these members.
+    Drain {
+        asker: Asker,
+        endpoint: EndpointName,
+        messages: Vec<KeptMessage>,
+        as_of: Ticket,
+        answer: Members,
+    },
     /// Try these dead letters again or drop them, then go on with the errand if it has more.
     Letters { errand: Errand, letters: Vec<NumberedDeadLetter> },
     /// So many dead letters of the errand are gone now; go on with it, or answer.
@@ -156,7 +179,13 @@ impl Clerk {
 
     /// Has something looked up in the database at `path`. Never waits; refuses when too much waits
     /// already.
-    pub(crate) fn look(&self, asker: Asker, look: Look, path: &Path) -> Result<(), Vec<u8>> {
+    pub(crate) fn look(
+        &self,
+        asker: Asker,
+        look: Look,
+        path: &Path,
+        stored: Ticket,
+    ) -> Result<(), Vec<u8>> {
         let path = path.to_owned();
         let errand = |what, which| Errand {
             asker: asker.clone(),
@@ -177,7 +206,7 @@ impl Clerk {
             }
             Look::Retry(which) => Job::Letters { errand: errand(Deed::Retry, which), path },
             Look::Drop(which) => Job::Letters { errand: errand(Deed::Drop, which), path },
-            look => Job::Look { asker: asker.clone(), look, path },
+            look => Job::Look { asker: asker.clone(), look, path, stored },
         };
         self.hand_in(job).map_err(|_| too_many(&asker))
     }
@@ -281,8 +310,9 @@ fn serve(jobs: &Receiver<Job>, waiting: &AtomicUsize, post: &Post) {
 
 fn carry_out(job: Job) -> Outcome {
     let (asker, looked) = match job {
-        Job::Look { asker, look, path } => {
-            let looked = Reader::open(&path).and_then(|reader| look_up(&reader, &asker, look));
+        Job::Look { asker, look, path, stored } => {
+            let looked =
+                Reader::open(&path).and_then(|reader| look_up(&reader, &asker, look, stored));
             (asker, looked)
         }
         Job::Letters { errand, path } => {
@@ -311,7 +341,12 @@ fn carry_out(job: Job) -> Outcome {
     })
 }
 
-fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadError> {
+fn look_up(
+    reader: &Reader,
+    asker: &Asker,
+    look: Look,
+    stored: Ticket,
+) -> Result<Outcome, ReadError> {
     let answer =
         |members: Members| Outcome::Answer { key: asker.key, frame: asker.result_text(&members) };
     Ok(match look {
@@ -334,7 +369,8 @@ fn look_up(reader: &Reader, asker: &Asker, look: Look) -> Result<Outcome, ReadEr
             let mut members = Members::default();
             members.page("messages", page);
             members.value("more", more);
-            Outcome::Drain { asker: asker.clone(), endpoint, messages, answer: members }
+            let (asker, as_of, answer) = (asker.clone(), stored, members);
+            Outcome::Drain { asker, endpoint, messages, as_of, answer }
         }
         Look::DeadLetters { endpoint, after, limit } => {
             answer(dead_letters(reader, endpoint.as_deref(), after, limit)?)
@@ -548,7 +584,7 @@ mod tests {
         }
 
         fn look(&self, look: Look) -> Outcome {
-            self.clerk.look(asker(), look, &self.path).unwrap();
+            self.clerk.look(asker(), look, &self.path, Ticket(0)).unwrap();
             self.outcome()
         }
 
@@ -814,7 +850,7 @@ mod tests {
     #[test]
     fn a_database_that_cannot_be_read_is_an_answer_too() {
         let world = World::new();
-        world.clerk.look(asker(), Look::Figures, Path::new("/nowhere/at all")).unwrap();
+        world.clerk.look(asker(), Look::Figures, Path::new("/nowhere/at all"), Ticket(0)).unwrap();
         let Outcome::Answer { frame, .. } = world.outcome() else { panic!("an answer") };
         assert_eq!(said(&frame)["code"], "store_unavailable");
     }

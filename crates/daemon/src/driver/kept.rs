@@ -87,7 +87,8 @@ impl Driver {
                 if self.has_store(&asker)
                     && let Some(path) = self.storage.path()
                 {
-                    let asked = self.clerk.look(asker.clone(), look, path);
+                    let stored = self.storage.stored();
+                    let asked = self.clerk.look(asker.clone(), look, path, stored);
                     self.answer_refusal(&asker, asked);
                 }
             }
@@ -124,10 +125,10 @@ impl Driver {
                 add_figures(&mut answer, &figures);
                 self.router.answer_admin(asker.key, &asker.result_text(&answer));
             }
-            Outcome::Drain { asker, endpoint, messages, mut answer } => {
+            Outcome::Drain { asker, endpoint, messages, as_of, mut answer } => {
                 // Messages are let go of only when somebody gets them.
                 if self.connection(asker.key).is_some() {
-                    let removed = self.router.remove(endpoint.as_str(), &messages);
+                    let removed = self.router.remove(endpoint.as_str(), &messages, as_of);
                     answer.value("removed", removed);
                     self.router.answer_admin(asker.key, &asker.result_text(&answer));
                 }

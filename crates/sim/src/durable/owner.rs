@@ -36,12 +36,12 @@ impl World<'_> {
 
     /// What was seen on disk before is taken from there, as far as it still waits.
     fn drain(&mut self, name: u8, count: usize) -> Checked {
-        if let Some((name, messages)) = self.looked_at.take() {
+        if let Some((name, messages, as_of)) = self.looked_at.take() {
             let endpoint = NAMES[usize::from(name)];
             self.model.is_purging = true;
             self.model.removed_from.insert(name);
             let before = self.model.purged;
-            let removed = self.router.remove(endpoint, &messages);
+            let removed = self.router.remove(endpoint, &messages, as_of);
             self.tell(|| format!("remove {messages:?} of {endpoint} -> {removed}"));
             self.carry_out_effects()?;
             self.model.is_purging = false;
@@ -60,7 +60,7 @@ impl World<'_> {
             keep: row.keep,
         });
         let messages = messages.collect();
-        self.looked_at = Some((name, messages));
+        self.looked_at = Some((name, messages, self.store.carried_out));
         Ok(())
     }
 

@@ -61,6 +61,8 @@ pub(super) struct Store {
     seq_next: u64,
     is_clean: bool,
     pub(super) commits: u64,
+    /// Everything up to it has been carried out.
+    pub(super) carried_out: Ticket,
 }
 
 /// What every process of the bus may use up of the numbers.
@@ -81,6 +83,7 @@ impl Store {
             seq_next: 1,
             is_clean: true,
             commits: 0,
+            carried_out: Ticket::default(),
         }
     }
 
@@ -215,6 +218,7 @@ impl Store {
             self.answers.push_back(Answer::Refused { tickets: refused, why });
         }
         self.answers.extend(loaded);
+        self.carried_out = last.unwrap_or(self.carried_out);
         self.answers.extend(last.map(Answer::Stored));
     }
 
@@ -286,6 +290,7 @@ impl Store {
         self.waiting.clear();
         self.answers.clear();
         self.commit = None;
+        self.carried_out = Ticket::default();
         self.is_in_trouble = false;
         self.disk.rows.retain(|_, record| record.keep != Keep::Spill);
         self.synced.extend(self.disk.rows.keys());

@@ -69,7 +69,7 @@ pub(super) struct World<'a> {
     trail: VecDeque<Step>,
     pub(super) crashes: u64,
     /// What the owner has seen on disk and takes next: whose, with numbers and lengths.
-    pub(super) looked_at: Option<(u8, Vec<KeptMessage>)>,
+    pub(super) looked_at: Option<(u8, Vec<KeptMessage>, Ticket)>,
 }
 
 /// Plays a script to its end: all events, then the disk works, everybody comes, reads and acknowledges,
