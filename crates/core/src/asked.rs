@@ -104,7 +104,11 @@ impl Router {
         if id.is_empty() || id.len() > DEDUP_ID_BYTES_MAX {
             return None;
         }
+        // What is for many is never judged: its targets are others every time.
         let Destination::Endpoint(to) = destination else { return None };
+        if to.starts_with('#') {
+            return None;
+        }
         let session = self.session(message.sender)?;
         let registered = session.registration().map(|registration| registration.name.clone());
         let from = match registered {

@@ -170,7 +170,8 @@ impl Router {
             // What the session holds is older.
             let to = self.seq;
             self.forget_keepings(endpoint, |seq, _| (from..=to).contains(&seq));
-            self.order(Order::Purge { endpoint: name, from, to });
+            let ticket = self.order(Order::Purge { endpoint: name, from, to });
+            self.backlog_or_new(endpoint).released = ticket;
         }
         for Promised { fate, .. } in promised.into_values() {
             self.failed(&fate, &failure, Some(endpoint));

@@ -447,6 +447,7 @@ impl Router {
             self.load_ahead(endpoint);
         }
         self.give_configured_mailboxes();
+        let recent = recent.into_iter().filter(|recent| !recent.to.starts_with('#'));
         self.repetitions.recover(recent, self.began.unwrap_or(self.now));
         self.sweep_later();
     }
