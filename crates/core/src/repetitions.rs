@@ -221,12 +221,12 @@ impl<F> Repetitions<F> {
         followers.into_iter().map(|(_, follower)| follower).collect()
     }
 
-    /// What an earlier process had left on disk for this name and nobody has looked at since has failed:
-    /// it is forgotten. Returns those who waited.
+    /// What an earlier process had left on disk for these addresses and nobody has looked at since has
+    /// failed: it is forgotten. Returns those who waited.
     #[must_use = "they wait to be told"]
-    pub(crate) fn failed_on_disk(&mut self, to: &str) -> Vec<F> {
+    pub(crate) fn failed_on_disk(&mut self, is_for: impl Fn(&str) -> bool) -> Vec<F> {
         let is_it = |entry: &&Entry<F>| {
-            entry.is_from_disk && entry.status == Status::Stored && entry.identity().to == to
+            entry.is_from_disk && entry.status == Status::Stored && is_for(entry.identity().to)
         };
         let found = self.entries.iter().map(|(_, entry)| entry).filter(is_it);
         let keys: Vec<RepetitionKey> = found.map(|entry| entry.key).collect();
