@@ -226,6 +226,8 @@ pub(crate) struct Outbox {
     /// Frames ever queued, and those that are in the socket.
     frames_queued: u64,
     frames_done: u64,
+    /// Marks behind the first up to the second are never reached: what they stood behind was taken out.
+    taken: (u64, u64),
     /// Bytes ever queued.
     queued_until: u64,
     /// Bytes ever written.
@@ -279,12 +281,12 @@ impl Outbox {
 
     /// Whether everything before the mark is in the socket.
     pub(crate) fn is_written_to(&self, mark: u64) -> bool {
-        self.frames_done >= mark
+        self.frames_done >= mark && !(self.taken.0 < mark && mark <= self.taken.1)
     }
 
     /// Whether the frame before the mark has begun to leave for the socket, or is there.
     pub(crate) fn has_begun(&self, mark: u64) -> bool {
-        self.frames_done >= mark || self.frames_done + 1 == mark && self.frame_written > 0
+        self.is_written_to(mark) || self.frames_done + 1 == mark && self.frame_written > 0
     }
 
     /// Queues a frame by copying its parts.
@@ -479,8 +481,13 @@ impl Outbox {
                 }
             }
         }
-        // Marks given before cannot be reached any more: what they stood behind is somewhere else.
         self.take_counts_of(&old);
+        // What is left gets new marks, and those given before are never reached.
+        let is_first = old.taken == (0, 0);
+        self.taken.0 = if is_first { old.frames_done } else { old.taken.0 };
+        self.taken.1 = old.frames_queued;
+        self.frames_done = old.frames_queued;
+        self.frames_queued = old.frames_queued + self.frames.len() as u64;
         old.discard(Account { pool, budget, user });
         loose
     }
@@ -543,6 +550,7 @@ impl Outbox {
     fn take_counts_of(&mut self, old: &Outbox) {
         self.peak_bytes = old.peak_bytes;
         self.frames_done = old.frames_done;
+        self.taken = old.taken;
         self.written_until = old.written_until;
         self.queued_until += old.written_until;
         self.frames_queued = old.frames_done + self.frames.len() as u64;
