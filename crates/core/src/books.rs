@@ -11,7 +11,7 @@ use hermes_bus_proto::control::Status;
 use hermes_bus_proto::listing::{self, Amount, EndpointDetails, MailboxDetails};
 use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 
-use crate::acks::Handing;
+use crate::acks::{Handing, InFlight, Unread};
 use crate::backlog::{Backlog, Place, Promised};
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
 use crate::fate::Failure;
@@ -46,6 +46,15 @@ pub struct KeptMessage {
     pub payload_bytes: usize,
     /// Why it is kept.
     pub keep: Keep,
+}
+
+/// What sessions hold of what is kept.
+#[derive(Default)]
+struct Held {
+    all: Amount,
+    /// Of that what is only spilled.
+    spilled: Amount,
+    newest: u64,
 }
 
 /// A member of a group.
@@ -151,7 +160,7 @@ impl Router {
                 self.remove_parcel(endpoint, parcel, &failure);
             }
         }
-        let (held, held_spilled) = self.held_by_session(endpoint);
+        let Held { all: held, spilled: held_spilled, newest } = self.held_by_session(endpoint);
         let name = self.endpoints[endpoint.0].name.clone();
         let Some(backlog) = self.backlog(endpoint) else { return Some(removed) };
         let promised = core::mem::take(&mut backlog.promised);
@@ -166,6 +175,8 @@ impl Router {
         self.kept_bytes = self.kept_bytes.saturating_sub(on_disk.bytes);
         removed.messages += on_disk.messages;
         removed.bytes += on_disk.bytes;
+        // One that could not be kept, which is not said yet, is in nobody's hands.
+        let from = from.or((on_disk.messages > 0).then_some(newest + 1));
         if let Some(from) = from {
             // What the session holds is older.
             let to = self.seq;
@@ -293,29 +304,36 @@ impl Router {
     }
 
     /// Messages on disk that the endpoint's session holds, or has in its queue.
-    /// What the session of an endpoint holds of what is kept, and of that what is only spilled.
-    fn held_by_session(&self, endpoint: EndpointKey) -> (Amount, Amount) {
-        let (mut held, mut spilled) = (Amount::default(), Amount::default());
-        let mut add = |kept: Kept, payload_bytes: usize| {
-            let bytes = payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
-            let sums = [Some(&mut held), (kept.why == Keep::Spill).then_some(&mut spilled)];
-            for sum in sums.into_iter().flatten() {
+    /// What the sessions of an endpoint hold of what is kept.
+    fn held_by_session(&self, endpoint: EndpointKey) -> Held {
+        let mut held = Held::default();
+        let mut add = |seq: u64, kept: Kept, payload_bytes: usize| {
+            held.newest = held.newest.max(seq);
+            let is_spilled = kept.why == Keep::Spill;
+            for sum in [Some(&mut held.all), is_spilled.then_some(&mut held.spilled)] {
+                let Some(sum) = sum else { continue };
                 sum.messages += 1;
-                sum.bytes += bytes;
+                sum.bytes += payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
             }
         };
         let draining = self.endpoints.get(endpoint.0).and_then(|record| record.draining);
         let draining = draining.and_then(|draining| self.session(draining));
         for session in self.holder_of(endpoint).into_iter().chain(draining) {
-            for held in session.acking.iter().flat_map(|acking| acking.in_flight.values()) {
-                held.parcel.kept.into_iter().for_each(|kept| add(kept, held.parcel.payload.len()));
+            for InFlight { parcel, .. } in
+                session.acking.iter().flat_map(|acking| acking.in_flight.values())
+            {
+                let bytes = parcel.payload.len();
+                parcel.kept.into_iter().for_each(|kept| add(parcel.seq, kept, bytes));
             }
-            for Handing { tracking, .. } in &session.handing {
-                tracking.kept.into_iter().for_each(|kept| add(kept, tracking.payload_bytes));
+            for Handing { seq, tracking, .. } in &session.handing {
+                let bytes = tracking.payload_bytes;
+                tracking.kept.into_iter().for_each(|kept| add(*seq, kept, bytes));
             }
-            session.unread.iter().for_each(|unread| add(unread.kept, unread.payload_bytes));
+            for Unread { seq, kept, payload_bytes, .. } in &session.unread {
+                add(*seq, *kept, *payload_bytes);
+            }
         }
-        (held, spilled)
+        held
     }
 
     fn holder_of(&self, endpoint: EndpointKey) -> Option<&Session> {
