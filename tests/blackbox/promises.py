@@ -87,6 +87,7 @@ class _Check:
         self.told_kept = {}                               # id → number of the first such receipt
         self.told_acked = {}
         self.refused_at = {}                              # id → (number, code)
+        self.in_doubt = set()                             # ids that an earlier process had been sent, and had not refused
         self.acknowledged = set()
         self.came = collections.defaultdict(int)          # id → how often
         self.came_unmarked = collections.defaultdict(int)
@@ -98,6 +99,10 @@ class _Check:
         self.is_over = False
 
     def sent(self, number, event):
+        before = self.sendings.get(event.id)
+        if before and before[-1][1].bus != event.bus and event.id not in self.refused_at:
+            # It may have been kept without a word: a refusal of this one says nothing of that one.
+            self.in_doubt.add(event.id)
         self.sendings[event.id].append((number, event))
         self.refused_at.pop(event.id, None)
 
@@ -113,7 +118,7 @@ class _Check:
                 self.found.append("early: %s is said to be acked, and nobody acknowledged it" % event.id)
 
     def refused(self, number, event):
-        if event.code not in LATE_REFUSALS:
+        if event.code not in LATE_REFUSALS and event.id not in self.in_doubt:
             self.refused_at[event.id] = (number, event.code)
 
     def began(self, number, event):

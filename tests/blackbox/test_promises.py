@@ -32,6 +32,8 @@ KEPT = [
     ("redelivered in order before anything new", [sent("a"), sent("b"), got("a", 1, 1, 7), got("a", 2, 2, 7), got("b", 2, 1, 8)]),
     ("refused, but handed over before", [sent("a"), Began("box", 1), Refused("a", "store_unavailable"), got("a", 1)]),
     ("refused, and sent again", [sent("a"), Refused("a", "store_unavailable"), sent("a"), Began("box", 1), got("a", 1)]),
+    ("refused by one process, and kept in doubt by the one before", [
+        sent("a", 1), sent("a", 2), Refused("a", "store_unavailable"), Began("box", 1), got("a", 1)]),
     ("expired in a receiver's hands", [sent("a"), Refused("a", "expired"), Began("box", 1), got("a", 1)]),
     ("something new after the good end", [sent("a"), got("a"), acking("a"), Settled()]),
 ]
@@ -58,6 +60,9 @@ BROKEN = [
     ("order", [sent("a"), got("a", 1, 1, 7), got("a", 1, 2, 7)]),
     ("ambiguous", [sent("a"), sent("b"), got("a", 1, 1, 7), got("b", 2, 1, 7)]),
     ("returned", [sent("a"), Refused("a", "store_unavailable"), Began("box", 2), got("a", 2)]),
+    ("returned", [sent("a", 1), sent("a", 1), Refused("a", "store_unavailable"), Began("box", 2), got("a", 2)]),
+    ("returned", [
+        sent("a", 1), Refused("a", "store_unavailable"), sent("a", 2), Refused("a", "store_unavailable"), Began("box", 2), got("a", 2)]),
     ("again", [sent("a"), got("a"), acking("a"), Settled(), got("a", 2, delivery=2)]),
 ]
 
