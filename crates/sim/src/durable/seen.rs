@@ -147,7 +147,6 @@ pub(crate) fn required() -> Vec<String> {
         "frame tap",
         "gap topic",
         "gap broadcast",
-        "gap tap",
         "expired Mailbox",
         "expired Queued",
         "expired Spill",

@@ -114,7 +114,8 @@ impl Model {
                     .handed
                     .get(&copy)
                     .is_some_and(|handed| handed.iter().any(|one| one.endpoint == endpoint)),
-                Status::Acked => self.acked.contains_key(&copy),
+                // One that was tried once more may have been acknowledged by another process.
+                Status::Acked => self.acked.contains_key(&copy) || self.is_retried(copy),
             }
         };
         let true_of = (0..NAMES.len() as u8)
