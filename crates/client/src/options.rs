@@ -53,7 +53,7 @@ pub enum Repeats {
 pub(crate) const REPEATS_WINDOW: usize = 4_096;
 
 /// The further keys of `register`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) conflict: Conflict,
     pub(crate) mailbox: Option<bool>,
@@ -61,6 +61,19 @@ pub(crate) struct Options {
     pub(crate) in_flight: u32,
     pub(crate) token: Option<String>,
     pub(crate) meta: Option<Map<String, Value>>,
+}
+
+impl std::fmt::Debug for Options {
+    /// Without the token, which is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("conflict", &self.conflict)
+            .field("mailbox", &self.mailbox)
+            .field("acknowledge", &self.acknowledge)
+            .field("in_flight", &self.in_flight)
+            .field("has_token", &self.token.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {

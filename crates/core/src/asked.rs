@@ -293,7 +293,12 @@ impl Router {
     }
 
     /// A message that its endpoint's mailbox has no room for is a dead letter.
-    fn bury_refused(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey, failure: &Failure) {
+    pub(crate) fn bury_refused(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+        failure: &Failure,
+    ) {
         let trace = message.provenance.trace;
         let fate = Fate { trace, ..Fate::default() };
         let parcel = self.parcel_of(message, endpoint, fate);

@@ -393,10 +393,7 @@ impl Router {
         if total.saturating_add(bytes) > total_max {
             return is_full(format!("{total} bytes wait on disk for all, of at most {total_max}"));
         }
-        let on_its_way = self.keeping_bytes;
-        let is_behind =
-            on_its_way > 0 && on_its_way + payload_bytes > self.config.store_pending_bytes_max;
-        if is_behind { Err(NoPlace::DiskIsBehind) } else { Ok(()) }
+        if self.disk_is_behind(payload_bytes) { Err(NoPlace::DiskIsBehind) } else { Ok(()) }
     }
 
     /// Has a message kept on disk.
@@ -756,6 +753,27 @@ impl Router {
         if matches!(record.state, EndpointState::Away) && !record.mailbox {
             self.forget_endpoint(endpoint);
         }
+    }
+
+    /// Takes what waits in memory only.
+    pub(crate) fn take_unkept(&mut self, endpoint: EndpointKey) -> Vec<Parcel> {
+        let Some(backlog) = self.backlog(endpoint) else { return Vec::new() };
+        let mut taken = Vec::new();
+        for (seq, parcel) in core::mem::take(&mut backlog.waiting) {
+            match parcel.kept {
+                Some(_) => drop(backlog.waiting.insert(seq, parcel)),
+                None => taken.push(parcel),
+            }
+        }
+        for (place, parcel) in core::mem::take(&mut backlog.paused) {
+            match parcel.kept {
+                Some(_) => drop(backlog.paused.insert(place, parcel)),
+                None => taken.push(parcel),
+            }
+        }
+        let bytes: usize = taken.iter().map(Parcel::load_bytes).sum();
+        self.charge_waiting(endpoint, -(bytes as isize));
+        taken
     }
 
     /// Leaves to the disk what an endpoint without a session has in memory. What is not kept is given

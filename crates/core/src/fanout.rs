@@ -8,16 +8,17 @@ use alloc::vec::Vec;
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{ErrorCode, topic};
 
+use crate::Event;
 use crate::acks::Handing;
-use crate::backlog::Place;
+use crate::backlog::{NoPlace, Place};
 use crate::endpoint::{EndpointKey, EndpointState};
 use crate::fate::Failure;
 use crate::gaps::GapSource;
-use crate::parcel::Parcel;
+use crate::parcel::{Kept, Parcel};
 use crate::router::{Next, Router};
 use crate::routing::Outgoing;
 use crate::session::SessionKey;
-use crate::storage::Keep;
+use crate::storage::{Ending, Keep};
 use crate::tap::Outcome;
 use crate::trace::TraceState;
 
@@ -106,6 +107,11 @@ impl Router {
         parcel.is_mourned |= self.endpoints[other.0].mailbox;
         let new_seq = self.next_seq();
         let old_seq = core::mem::replace(&mut parcel.seq, new_seq);
+        // What was only spilled is kept anew where it is to survive.
+        let is_spilled = |kept: &mut Kept| kept.why == Keep::Spill && keep == Some(Keep::Mailbox);
+        if let Some(spilled) = parcel.kept.take_if(is_spilled) {
+            self.let_go(endpoint, old_seq, spilled, parcel.payload.len(), Ending::Dropped);
+        }
         if parcel.kept.is_none() {
             self.take_in(other, parcel, place);
             return None;
@@ -142,6 +148,16 @@ impl Router {
         let mut subscribers = core::mem::take(&mut self.subscribers);
         subscribers.clear();
         self.topics.matching(name, &mut subscribers);
+        let has_mailbox = |subscriber: &EndpointKey| self.endpoints[subscriber.0].mailbox;
+        if self.config.store
+            && self.store_trouble().is_none()
+            && self.disk_is_behind(message.payload_bytes())
+            && subscribers.iter().any(has_mailbox)
+        {
+            self.subscribers = subscribers;
+            self.wait_for_disk(message.sender);
+            return Next::Hold;
+        }
         let tally = message
             .ask
             .receipt
@@ -184,12 +200,17 @@ impl Router {
             return self.one_plain(message, endpoint, receiver, source);
         }
         let place = match self.place_for(endpoint, message.payload_bytes(), keep) {
-            // What was only subscribed to is not spilled.
-            Ok(Place::Disk(Keep::Spill)) | Err(_) => {
-                self.missed(message, endpoint, source);
-                return;
+            Ok(Place::Disk(Keep::Spill)) => {
+                // What was only subscribed to is not spilled.
+                return self.missed(message, endpoint, source, None);
             }
             Ok(place) => place,
+            // The publisher waits when it is to send the next one.
+            Err(NoPlace::DiskIsBehind) if keep.is_some() => Place::Disk(Keep::Mailbox),
+            Err(NoPlace::Refused(failure)) if keep.is_some() => {
+                return self.missed(message, endpoint, source, Some(&failure));
+            }
+            Err(_) => return self.missed(message, endpoint, source, None),
         };
         let fate = self.fate_of(message);
         self.reached(&fate, Status::Accepted, endpoint);
@@ -209,7 +230,7 @@ impl Router {
             session.stalled.is_none() && self.has_room(session, message.needs_bytes())
         });
         if !takes {
-            return self.missed(message, endpoint, source);
+            return self.missed(message, endpoint, source, None);
         }
         let provenance = crate::outbox::Provenance { waiter: None, ..message.provenance };
         let mark = self.enqueue(message, receiver, None, provenance);
@@ -225,8 +246,23 @@ impl Router {
         }
     }
 
-    /// A subscriber has no room.
-    fn missed(&mut self, message: &Outgoing<'_>, endpoint: EndpointKey, source: GapSource) {
+    /// A subscriber has no room. `failure` says why its mailbox has none.
+    fn missed(
+        &mut self,
+        message: &Outgoing<'_>,
+        endpoint: EndpointKey,
+        source: GapSource,
+        failure: Option<&Failure>,
+    ) {
+        if let Some(failure) = failure {
+            match failure.code {
+                ErrorCode::MailboxFull => self.counters.refused_mailbox_full += 1,
+                _ => self.counters.refused_store_unavailable += 1,
+            }
+            let name = self.endpoints[endpoint.0].name.clone();
+            self.log(Event::NotKept { name, code: failure.code });
+            self.bury_refused(message, endpoint, failure);
+        }
         if let Some(receiver) = self.endpoints[endpoint.0].holder() {
             match source {
                 GapSource::Broadcast => self.drop_broadcast(receiver, message.payload_bytes()),

@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -27,6 +26,8 @@ use crate::{Effect, Event};
 const OVERDUE_MESSAGES: usize = 1_024;
 /// How often messages on disk are looked through for expired ones, if nobody waits to hear of one.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// What is said of a disk that does nothing for too long.
+const DISK_STALLED: &str = "the disk takes nothing more for now";
 /// Messages released with one order.
 const RELEASED_AT_A_TIME: usize = 4_096;
 
@@ -141,9 +142,15 @@ impl Router {
     }
 
     pub(crate) fn bury(&mut self, endpoint: EndpointKey, parcel: &Parcel, failure: &Failure) {
-        // In trouble it is written as soon as that is over.
         if !self.config.store {
             return;
+        }
+        // In trouble it is written as soon as that is over, but not more than there is room for.
+        let bytes = parcel.load_bytes();
+        let on_their_way: usize = self.burying.iter().map(|(_, bytes)| bytes).sum();
+        if on_their_way > 0 && on_their_way + bytes > self.config.store_pending_bytes_max {
+            self.counters.dropped_store_failed += 1;
+            return self.log(Event::StoreLost { messages: 1 });
         }
         self.counters.dead_letters += 1;
         let (trace, unix_us) = (parcel.fate.trace, self.now.unix_us);
@@ -157,7 +164,8 @@ impl Router {
             detail: failure.detail.clone(),
             died_unix_us: self.bus_time(self.now.moment),
         };
-        self.order(Order::Bury(Box::new(letter)));
+        let ticket = self.order(Order::Bury(Box::new(letter)));
+        self.burying.push_back((ticket, bytes));
     }
 
     /// Why nothing can be kept on disk now.
@@ -165,7 +173,13 @@ impl Router {
         if !self.config.store {
             return Some("the bus keeps nothing on disk");
         }
-        self.trouble.as_deref()
+        self.trouble.as_deref().or(self.disk_is_stalled.then_some(DISK_STALLED))
+    }
+
+    /// Whether so much is on its way to the disk that a message has to wait.
+    pub(crate) fn disk_is_behind(&self, payload_bytes: usize) -> bool {
+        let on_its_way = self.keeping_bytes;
+        on_its_way > 0 && on_its_way + payload_bytes > self.config.store_pending_bytes_max
     }
 
     // ---- answers --------------------------------------------------------------------------------------
@@ -194,6 +208,9 @@ impl Router {
     }
 
     fn were_stored(&mut self, ticket: Ticket) {
+        while self.burying.front().is_some_and(|(buried, _)| *buried <= ticket) {
+            self.burying.pop_front();
+        }
         while let Some(first) = self.keeping.front()
             && first.ticket <= ticket
             && let Some(keeping) = self.keeping.pop_front()
@@ -201,7 +218,10 @@ impl Router {
             self.keeping_bytes -= keeping.load_bytes as usize;
             if !keeping.is_released {
                 self.counters.stored += 1;
-                self.reached(&keeping.fate, Status::Stored, keeping.endpoint);
+                // What is only spilled does not survive: nobody may take it for stored.
+                if keeping.why != Keep::Spill {
+                    self.reached(&keeping.fate, Status::Stored, keeping.endpoint);
+                }
                 let is_told = keeping.fate.promise.is_some() && !keeping.fate.is_awaited();
                 if let Some(backlog) = self.backlog(keeping.endpoint).filter(|_| is_told) {
                     backlog.was_told(keeping.seq);
@@ -305,9 +325,8 @@ impl Router {
         if self.waiting_for_disk.is_empty() {
             return;
         }
-        let why: String = "the disk takes nothing more for now".into();
-        self.log(Event::StoreTrouble { why: why.clone() });
-        self.trouble = Some(why);
+        self.log(Event::StoreTrouble { why: DISK_STALLED.into() });
+        self.disk_is_stalled = true;
         self.let_those_go_on_who_wait_for_disk();
         self.timers.set(self.now.moment.after(self.config.stall), Timer::DiskRecovery);
     }
@@ -315,8 +334,10 @@ impl Router {
     /// Whether the disk has caught up after it was too slow.
     pub(crate) fn check_disk_recovery(&mut self) {
         if self.keeping_bytes <= self.config.store_pending_bytes_max / 2 {
-            self.trouble = None;
-            self.log(Event::StoreWorksAgain);
+            self.disk_is_stalled = false;
+            if self.trouble.is_none() {
+                self.log(Event::StoreWorksAgain);
+            }
         } else {
             self.timers.set(self.now.moment.after(self.config.stall), Timer::DiskRecovery);
         }

@@ -288,11 +288,27 @@ impl Router {
             if is_same_user { inherited.extend(held) } else { lost.extend(held) }
         }
         self.fail_all(endpoint, lost);
+        if self.endpoints[endpoint.0].uid != uid {
+            self.leave_to_another_user(endpoint);
+        }
         // Nothing may be left for its old session to wait for.
         if let Some(last) = last {
             self.end_if_drained(last);
         }
         inherited
+    }
+
+    /// A name goes to another user, who gets nothing of what was the last one's. What is kept on disk has
+    /// been looked at before: only root gets that.
+    fn leave_to_another_user(&mut self, endpoint: EndpointKey) {
+        self.topics.remove(endpoint);
+        self.groups.remove(endpoint);
+        let what = "another user has taken the endpoint's name";
+        let failure = Failure::new(ErrorCode::ReceiverGone, what);
+        for parcel in self.take_unkept(endpoint) {
+            self.counters.dropped_receiver_gone += 1;
+            self.give_up(endpoint, parcel, &failure, Ending::Dropped);
+        }
     }
 
     /// Ends the session that held a name which another one has taken. Says how long the newcomer is

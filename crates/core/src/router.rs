@@ -4,7 +4,7 @@
 //! in `intake`.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -150,6 +150,10 @@ pub struct Router {
     pub(crate) kept_bytes: u64,
     /// Why nothing can be kept now.
     pub(crate) trouble: Option<String>,
+    /// The disk has done nothing for too long.
+    pub(crate) disk_is_stalled: bool,
+    /// Dead letters on their way to the disk, and their bytes.
+    pub(crate) burying: VecDeque<(Ticket, usize)>,
     pub(crate) waiting_for_disk: Vec<SessionKey>,
     /// Expired messages are being read from disk; and it is time to do so once more.
     pub(crate) sweeping: Option<Ticket>,
@@ -212,6 +216,8 @@ impl Router {
             keeping_bytes: 0,
             kept_bytes: 0,
             trouble: None,
+            disk_is_stalled: false,
+            burying: VecDeque::new(),
             waiting_for_disk: Vec::new(),
             sweeping: None,
             sweep_again: false,

@@ -386,10 +386,11 @@ impl Reader {
         if to.exists() {
             return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
         }
+        // What an earlier attempt has left goes; nothing that is put in its place meanwhile is written to.
+        let _ = fs::remove_file(unfinished);
         File::options()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(unfinished)
             .map_err(failed)?;

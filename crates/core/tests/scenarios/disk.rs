@@ -311,3 +311,86 @@ fn what_was_dropped_is_told_and_not_delivered_by_a_disk_that_answers_late() {
     world.sync();
     world.end();
 }
+
+// ---- what is not promised, and to whom --------------------------------------------------------------
+
+#[test]
+fn what_is_only_spilled_is_never_said_to_be_stored() {
+    let mut world = spilling();
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"ack": true, "in_flight": 1}));
+    send_many(&mut world, a, "b", 30);
+    assert!(world.counters().spilled > 0);
+    world.ask(a, "b", json!({"id": "m1", "receipt": "acked", "body": "1"}));
+    world.sync();
+    world.ask(a, "b", json!({"id": "m1", "receipt": "stored", "body": "1"}));
+    world.sync();
+    assert_eq!(briefly(&world.take(a)), Vec::<String>::new());
+    while !world.take(b).is_empty() {
+        acknowledge(&mut world, b);
+        world.sync();
+    }
+    assert_eq!(briefly(&world.take(a)), ["receipt m1 delivered", "receipt m1 acked"]);
+    world.end();
+}
+
+#[test]
+fn another_user_gets_nothing_of_what_a_name_s_last_user_had_not_acknowledged() {
+    for has_left in [false, true] {
+        let mut world = World::with(|config| config.allow_uids = vec![1_001, 1_002]);
+        let a = world.join("a", json!({}));
+        let (victim, _) = world.join_as(1_001, "victim", json!({"ack": true, "groups": ["g"]}));
+        world.ask(a, "victim", json!({"id": "m1", "receipt": "acked", "body": "secret"}));
+        assert_eq!(briefly(&world.take(victim)), ["message secret"]);
+        if has_left {
+            world.hang_up(victim);
+        }
+        let (thief, frames) = world.join_as(1_002, "victim", json!({}));
+        assert_eq!(briefly(&frames), ["registered"]);
+        assert_eq!(briefly(&world.take(a)), ["error m1 receiver_gone"]);
+        world.message(a, "@g", "for the group");
+        assert_eq!(world.take(thief).len(), 0, "it is not in the last one's groups");
+        world.end();
+    }
+}
+
+#[test]
+fn what_a_subscriber_s_mailbox_has_no_room_for_is_missed_aloud() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.mailbox_bytes_max = 1_000;
+    });
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true, "topics": ["t"]}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    for n in 0..10 {
+        world.message(a, "#t", format!("{n} {}", "x".repeat(100)));
+    }
+    world.sync();
+    let kept = world.shelf.records.len();
+    assert!(kept > 0 && kept < 10, "{kept}");
+    assert_eq!(world.counters().refused_mailbox_full as usize, 10 - kept);
+    assert_eq!(world.shelf.dead.len(), 10 - kept);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn a_publisher_waits_for_the_disk_where_mailboxes_listen() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.store_pending_bytes_max = 1_000;
+    });
+    let a = world.join("a", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true, "topics": ["t"]}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    for n in 0..20 {
+        world.message(a, "#t", format!("{n} {}", "x".repeat(100)));
+    }
+    for _ in 0..20 {
+        world.sync();
+    }
+    assert_eq!(world.shelf.records.len(), 20);
+    world.end_with_mailboxes();
+}
