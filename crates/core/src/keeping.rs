@@ -26,6 +26,8 @@ use crate::{Effect, Event};
 const OVERDUE_MESSAGES: usize = 1_024;
 /// How often messages on disk are looked through for expired ones, if nobody waits to hear of one.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Dead letters on their way to the disk, in bytes: further ones are lost, counted and logged.
+const BURYING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What is said of a disk that does nothing for too long.
 const DISK_STALLED: &str = "the disk takes nothing more for now";
 /// Messages released with one order.
@@ -147,8 +149,8 @@ impl Router {
         }
         // In trouble it is written as soon as that is over, but not more than there is room for.
         let bytes = parcel.load_bytes();
-        let on_their_way: usize = self.burying.iter().map(|(_, bytes)| bytes).sum();
-        if on_their_way > 0 && on_their_way + bytes > self.config.store_pending_bytes_max {
+        let on_their_way = self.burying_bytes;
+        if on_their_way > 0 && on_their_way + bytes > BURYING_BYTES_MAX {
             self.counters.dropped_store_failed += 1;
             return self.log(Event::StoreLost { messages: 1 });
         }
@@ -166,6 +168,7 @@ impl Router {
         };
         let ticket = self.order(Order::Bury(Box::new(letter)));
         self.burying.push_back((ticket, bytes));
+        self.burying_bytes += bytes;
     }
 
     /// Why nothing can be kept on disk now.
@@ -208,7 +211,8 @@ impl Router {
     }
 
     fn were_stored(&mut self, ticket: Ticket) {
-        while self.burying.front().is_some_and(|(buried, _)| *buried <= ticket) {
+        while let Some((_, bytes)) = self.burying.front().filter(|(buried, _)| *buried <= ticket) {
+            self.burying_bytes -= bytes;
             self.burying.pop_front();
         }
         while let Some(first) = self.keeping.front()

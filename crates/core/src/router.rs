@@ -154,6 +154,7 @@ pub struct Router {
     pub(crate) disk_is_stalled: bool,
     /// Dead letters on their way to the disk, and their bytes.
     pub(crate) burying: VecDeque<(Ticket, usize)>,
+    pub(crate) burying_bytes: usize,
     pub(crate) waiting_for_disk: Vec<SessionKey>,
     /// Expired messages are being read from disk; and it is time to do so once more.
     pub(crate) sweeping: Option<Ticket>,
@@ -218,6 +219,7 @@ impl Router {
             trouble: None,
             disk_is_stalled: false,
             burying: VecDeque::new(),
+            burying_bytes: 0,
             waiting_for_disk: Vec::new(),
             sweeping: None,
             sweep_again: false,
