@@ -279,7 +279,8 @@ def test_running_out_of_descriptors(world):
         except Silence:
             fates.append("ignored")
     assert fates.count("ignored") == 0, "neither served nor closed"
-    assert fates.count("served") >= 40 and fates.count("closed") >= 36, fates
+    # Its store keeps a dozen files open.
+    assert fates.count("served") >= 32 and fates.count("closed") >= 36, fates
     used_before = procfs.cpu_s(server.pid)
     time.sleep(1.5)  # the span over which the processor time is read
     assert procfs.cpu_s(server.pid) - used_before < 0.5, "the bus spins"

@@ -156,7 +156,8 @@ def test_connections_that_have_said_nothing_yet_go_on_in_the_new_process(world):
     for number, connection in enumerate(quiet[:-1]):
         connection.message("ear", number)
     for connection in quiet[:-1]:
-        assert connection.recv()["status"] == "delivered"
+        # Some hundreds of small writes fill the socket of somebody who does not read yet.
+        assert connection.recv()["status"] in ("accepted", "delivered")
     assert sorted(ear.expect("message")["body"] for _ in quiet[:-1]) == list(range(len(quiet) - 1))
     # Others can know that they were cut off.
     quiet[-1].rest()
