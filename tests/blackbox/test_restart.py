@@ -313,7 +313,16 @@ def test_a_socket_that_was_deleted_is_bound_anew_by_the_new_process(world):
         order_restart(world, asker)
         new = asker.expect("admin_result")["pid"]
     wait_until(lambda: not procfs.alive(old), "the old process to end")
-    with wait_until(lambda: os.path.exists(world.socket_path) and world.connect("ear"), "the socket to be bound anew") as ear:
+
+
+    def connected():
+        # It is bound a moment before it listens.
+        try:
+            return world.connect("ear")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+
+    with wait_until(connected, "the socket to be bound anew") as ear:
         ear.fence()
     assert world.pid_in_file() == new
 
