@@ -216,10 +216,11 @@ impl Router {
                 taken
             }
             Which::Ids(ids) => {
+                let ids: BTreeSet<&str> = ids.iter().map(|id| &**id).collect();
                 let is_named = |parcel: &Parcel| {
                     let id = parcel.id_json().map(hermes_bus_proto::Raw::new);
                     let id = id.and_then(|id| id.text().ok());
-                    id.is_some_and(|id| ids.iter().any(|named| **named == *id))
+                    id.is_some_and(|id| ids.contains(&*id))
                 };
                 let held = acking.in_flight.iter().filter(|(_, held)| held.is_written);
                 let named: Vec<u64> =
@@ -375,12 +376,12 @@ impl Router {
         let level = session.level;
         let is_due = |handing: &&Handing| handing.tracking.deadline.is_some_and(|at| at <= now);
         let due: BTreeSet<u64> = session.handing.iter().filter(is_due).map(|h| h.seq).collect();
-        for mut message in self.withdraw(key, &due) {
-            let Some(session) = self.session_mut(key) else { return };
-            let place = session.handing.iter().position(|handing| handing.seq == message.seq);
-            let handing = place.and_then(|place| session.handing.remove(place));
+        let withdrawn = self.withdraw(key, &due);
+        let Some(session) = self.session_mut(key) else { return };
+        let mut watched = take_watched(&mut session.handing, &withdrawn);
+        for mut message in withdrawn {
             message.level = level;
-            message.tracking = handing.map(|handing| Box::new(handing.tracking));
+            message.tracking = watched.remove(&message.seq).map(Box::new);
             self.expire_loose(endpoint, &message);
         }
         let Some(session) = self.session(key) else { return };
@@ -429,6 +430,26 @@ impl Router {
             }
         }
     }
+}
+
+/// Takes out what is known of these messages, by `seq`. The others keep their order.
+pub(crate) fn take_watched(
+    handing: &mut VecDeque<Handing>,
+    messages: &[LooseMessage],
+) -> BTreeMap<u64, Tracking> {
+    let mut taken = BTreeMap::new();
+    if handing.is_empty() || messages.is_empty() {
+        return taken;
+    }
+    let mut wanted: BTreeSet<u64> = messages.iter().map(|message| message.seq).collect();
+    for one in core::mem::take(handing) {
+        if wanted.remove(&one.seq) {
+            taken.insert(one.seq, one.tracking);
+        } else {
+            handing.push_back(one);
+        }
+    }
+    taken
 }
 
 /// The messages that an `ack` names.

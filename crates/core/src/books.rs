@@ -501,9 +501,12 @@ impl Router {
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {
         let mut found = Vec::new();
+        let hash = self.trace.hash(id.as_bytes());
+        // To look for the id in the message itself is dear, and so comes last.
         let is_it = |parcel: &Parcel| {
-            parcel.id_json() == Some(id.as_bytes())
+            self.trace.may_have(parcel.fate.trace, hash)
                 && may_see(parcel.sender.as_ref().map(|sender| sender.uid))
+                && parcel.id_json() == Some(id.as_bytes())
         };
         for (_, record) in &self.endpoints {
             if found.len() >= STANDINGS_MAX {

@@ -40,14 +40,13 @@ impl Router {
 
     /// The member that is there and has the least to do.
     fn present_member(&mut self, group: &str, but: Option<EndpointKey>) -> Option<EndpointKey> {
-        let loads: Vec<(EndpointKey, Option<u64>)> = self
+        let loads: Vec<Option<u64>> = self
             .groups
             .members(group)
             .iter()
-            .map(|member| (*member, self.load_of(*member).filter(|_| Some(*member) != but)))
+            .map(|member| self.load_of(*member).filter(|_| Some(*member) != but))
             .collect();
-        let load = |wanted| loads.iter().find(|(member, _)| *member == wanted)?.1;
-        self.groups.pick(group, load)
+        self.groups.pick(group, &loads)
     }
 
     /// Messages that a present endpoint has not dealt with; none if it is away.
@@ -68,7 +67,7 @@ impl Router {
     /// The member that is away and has the least waiting for it: one with a mailbox, or, if the message
     /// is to be queued, any.
     fn absent_member(&mut self, group: &str, is_queued: bool) -> Option<EndpointKey> {
-        let loads: Vec<(EndpointKey, Option<u64>)> = self
+        let loads: Vec<Option<u64>> = self
             .groups
             .members(group)
             .iter()
@@ -76,11 +75,10 @@ impl Router {
                 let record = &self.endpoints[member.0];
                 let takes = record.mailbox || is_queued;
                 let kept = record.backlog.as_ref().map_or(0, |backlog| backlog.kept.messages);
-                (*member, takes.then_some(kept))
+                takes.then_some(kept)
             })
             .collect();
-        let load = |wanted| loads.iter().find(|(member, _)| *member == wanted)?.1;
-        self.groups.pick(group, load)
+        self.groups.pick(group, &loads)
     }
 
     /// A group's message that a member has not dealt with goes to another member that is there. Gives it

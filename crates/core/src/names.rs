@@ -18,7 +18,7 @@ use hermes_bus_proto::listing::{self, Level};
 use hermes_bus_proto::register::{Conflict, Options};
 use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, NameError, Raw};
 
-use crate::acks::{Acking, Handing};
+use crate::acks::{Acking, Handing, take_watched};
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Linger, Replacement};
 use crate::fate::Failure;
 use crate::outbox::{LooseMessage, Provenance, Tracking};
@@ -561,10 +561,11 @@ impl Router {
         if let Some(session) = self.session_mut(key) {
             session.outbox = outbox;
         }
+        let mut found = take_watched(&mut watched, &left);
         let mut watch = |message: &mut LooseMessage| {
             message.level = level;
-            if let Some(place) = watched.iter().position(|handing| handing.seq == message.seq) {
-                message.tracking = watched.remove(place).map(|found| Box::new(found.tracking));
+            if let Some(tracking) = found.remove(&message.seq) {
+                message.tracking = Some(Box::new(tracking));
             }
             // Those that are tracked and not watched have been taken back.
             message.tracking.is_some() || !core::mem::take(&mut message.is_tracked)

@@ -282,6 +282,15 @@ impl Trace {
         last.is_some_and(|last| matches!(last.state, TraceState::Dead(_) | TraceState::Expired))
     }
 
+    /// Says at little cost whether a message may have an id with this hash. One that is not in the ring
+    /// may have any.
+    pub(crate) fn may_have(&self, at: TraceRef, id_hash: u64) -> bool {
+        let index = at.index as usize;
+        let record = self.records.get(index).filter(|_| at != TraceRef::default());
+        record.is_none_or(|record| record.generation != at.generation)
+            || self.hashes[index] == id_hash
+    }
+
     /// An endpoint is forgotten: its key may stand for another one from now on.
     pub(crate) fn forget_endpoint(&mut self, endpoint: EndpointKey, name: &EndpointName) {
         let Some(label) = self.labels.get_mut(endpoint.0).map(core::mem::take) else { return };
@@ -395,8 +404,9 @@ impl Trace {
         self.last_label
     }
 
+    /// The hash of an id, which is JSON.
     #[inline]
-    fn hash(&self, id: &[u8]) -> u64 {
+    pub(crate) fn hash(&self, id: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(id);
         hasher.finish()
