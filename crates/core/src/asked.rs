@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status};
 use hermes_bus_proto::limits::{DEDUP_ID_BYTES_MAX, HOPS_MAX};
-use hermes_bus_proto::{Destination, EndpointName, Envelope, ErrorCode};
+use hermes_bus_proto::{Ask, Destination, EndpointName, Envelope, ErrorCode};
 
 use crate::backlog::{NoPlace, Place};
 use crate::endpoint::{EndpointKey, EndpointState};
@@ -20,6 +20,10 @@ use crate::routing::{Admission, Outgoing};
 use crate::storage::{Keep, Record};
 use crate::tap::Outcome;
 use crate::trace::TraceState;
+
+/// Longest `id` of a message that a receipt is given for, in bytes of JSON: a copy of it is kept for as
+/// long as the receipt is waited for, and no queue is charged for that.
+pub(crate) const RECEIPT_ID_BYTES_MAX: usize = 1_024;
 
 impl Router {
     /// What must be known before a message that asks for something is routed. Says what comes of it if
@@ -35,6 +39,13 @@ impl Router {
             let what = format!("the message was passed on {hops} times, over {HOPS_MAX}: a loop");
             return Some(self.refuse_message(message, ErrorCode::HopsExceeded, &what));
         }
+        if message.ask.receipt.is_some() && message.id.as_bytes().len() > RECEIPT_ID_BYTES_MAX {
+            self.counters.refused_fields += 1;
+            let what = format!(
+                "field 'id': a receipt is given for ids of at most {RECEIPT_ID_BYTES_MAX} bytes"
+            );
+            return Some(self.refuse_message(message, ErrorCode::InvalidField, &what));
+        }
         let max = self.config.receipts_waiting_max;
         let waits = self.session(message.sender).map_or(0, |session| session.receipts_waiting);
         if message.ask.receipt.is_some() && waits >= max {
@@ -42,6 +53,16 @@ impl Router {
             return Some(self.refuse_message(message, ErrorCode::OverLimit, &what));
         }
         self.recognise_repetition(message, destination)
+    }
+
+    /// What a message of level 1 asks for. A receipt that cannot be given for its `id` is not asked for.
+    #[cold]
+    pub(crate) fn what_level_1_asks(envelope: &Envelope<'_>) -> Ask {
+        let mut asking = envelope.asking;
+        if envelope.id.is_some_and(|id| id.as_bytes().len() > RECEIPT_ID_BYTES_MAX) {
+            asking.receipt = None;
+        }
+        Ask::lenient(&asking)
     }
 
     /// A message that was sent before is not delivered again: its sender hears what has become of the

@@ -136,7 +136,7 @@ impl Router {
         let uid = session.credentials.uid;
         let ask = match level {
             _ if envelope.asking.is_empty() => Ask::default(),
-            Level::One => Ask::lenient(&envelope.asking),
+            Level::One => Self::what_level_1_asks(envelope),
             Level::Two => match Ask::strict(&envelope.asking) {
                 Ok(ask) => ask,
                 Err(error) => return self.refuse_field(key, &error.to_string(), envelope.id),

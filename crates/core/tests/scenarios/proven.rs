@@ -110,6 +110,45 @@ fn an_error_says_no_more_to_who_speaks_level_1_than_it_knows() {
 }
 
 #[test]
+fn a_receipt_is_given_only_for_an_id_of_a_size_that_can_be_kept() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", json!({})), world.join("b", json!({"ack": true})));
+    // With its quotes it is as long as it may be.
+    let (longest, too_long) = ("x".repeat(1_022), "x".repeat(1_023));
+    for to in ["b", "#b", ""] {
+        world.ask(a, to, json!({"id": too_long, "receipt": "acked", "body": 1}));
+        let error = &world.take(a)[0];
+        assert_eq!((&error["code"], &error["id"]), (&json!("invalid_field"), &json!(too_long)));
+        let detail = "field 'id': a receipt is given for ids of at most 1024 bytes";
+        assert_eq!(error["detail"], detail);
+    }
+    assert!(world.take(b).is_empty(), "it is not routed");
+    world.ask(a, "b", json!({"id": too_long, "body": 2}));
+    world.ask(a, "b", json!({"id": longest, "receipt": "delivered", "body": 3}));
+    assert_eq!(briefly(&world.take(b)), ["message 2", "message 3"]);
+    assert_eq!(briefly(&world.take(a)), [format!("receipt {longest} delivered")]);
+    world.send(b, &json!({"type": "ack", "up_to": EVERYTHING}));
+    world.end();
+}
+
+#[test]
+fn from_level_1_a_message_with_a_long_id_is_passed_on_and_asks_for_no_receipt() {
+    let mut world = World::new();
+    let (old, b) = (world.register("old"), world.register("b"));
+    let script = world.connect();
+    let too_long = "x".repeat(1_023);
+    for (sender, heard) in [(old, None), (script, Some("delivered"))] {
+        // Who asks for no receipt does not hear that it is impossible.
+        world.ask(sender, "b", json!({"id": too_long, "receipt": "acked", "body": 1}));
+        assert_eq!(world.bodies(b), [json!(1)]);
+        let frames = world.take(sender);
+        let courtesy = frames.first().map(|frame| frame["status"].as_str().unwrap_or("none"));
+        assert_eq!((courtesy, frames.len()), (heard, heard.iter().count()), "{frames:?}");
+    }
+    world.end();
+}
+
+#[test]
 fn a_worker_takes_as_many_messages_as_it_has_asked_for() {
     let mut world = World::new();
     let a = world.register("a");
