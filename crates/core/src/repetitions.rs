@@ -70,6 +70,8 @@ pub(crate) struct Entry<F> {
     /// Whether an earlier process of the bus has taken the message.
     is_from_disk: bool,
     followers: Vec<(Status, F)>,
+    /// The hash of its identity: who lets go of it need not look at the text.
+    hash: u64,
     uid: u32,
     /// `from`, `to` and `id`, one behind the other.
     text: Box<str>,
@@ -176,7 +178,7 @@ impl<F> Repetitions<F> {
 
     /// The message that has been sent before with this identity.
     pub(crate) fn seen(&mut self, identity: &Identity<'_>) -> Option<&mut Entry<F>> {
-        let index = self.find(identity)?;
+        let index = self.find(self.hasher.hash_one(identity), identity)?;
         self.entries.get_mut(index)
     }
 
@@ -285,7 +287,8 @@ impl<F> Repetitions<F> {
         if identity.text_bytes() > KEY_BYTES_MAX {
             return RepetitionKey { index: u32::MAX, generation };
         }
-        if let Some(index) = self.find(identity) {
+        let hash = self.hasher.hash_one(identity);
+        if let Some(index) = self.find(hash, identity) {
             self.unlist(self.entries[index].key);
         }
         let Identity { uid, from, to, id } = *identity;
@@ -302,13 +305,13 @@ impl<F> Repetitions<F> {
             is_unackable: false,
             is_from_disk: false,
             followers: Vec::new(),
+            hash,
             uid,
             text: text.into_boxed_str(),
             from_bytes: from.map(|from| from.len() as u32),
             to_bytes: to.len() as u32,
         });
         self.bytes += entry.load_bytes();
-        let hash = self.hasher.hash_one(identity);
         self.listed
             .insert_unique(hash, Listed { hash, index: key.index as usize }, |listed| listed.hash);
         self.order.push_back(key);
@@ -332,8 +335,7 @@ impl<F> Repetitions<F> {
         }
     }
 
-    fn find(&self, identity: &Identity<'_>) -> Option<usize> {
-        let hash = self.hasher.hash_one(identity);
+    fn find(&self, hash: u64, identity: &Identity<'_>) -> Option<usize> {
         let is_it = |listed: &Listed| {
             listed.hash == hash && self.entries[listed.index].identity() == *identity
         };
@@ -366,8 +368,7 @@ impl<F> Repetitions<F> {
     /// It is not found any more.
     fn unlist(&mut self, key: RepetitionKey) {
         if let Some(entry) = self.listed_entry(key) {
-            let hash = self.hasher.hash_one(entry.identity());
-            let (is_leaving, bytes) = (entry.is_leaving, entry.load_bytes());
+            let (hash, is_leaving, bytes) = (entry.hash, entry.is_leaving, entry.load_bytes());
             if is_leaving {
                 self.leaving -= 1;
             } else {
