@@ -5,11 +5,12 @@
 //! anybody is told that something was refused.
 //!
 //! Under load, what is in the log is moved into the database on a thread of its own, while commits go
-//! on. Only what has come meanwhile is moved between two commits: then the log can begin anew.
+//! on; then what has come meanwhile, and so on. Only when little is left, that is moved between two
+//! commits: then the log can begin anew.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,10 @@ pub(crate) const SALTS: std::ops::Range<usize> = 16..24;
 const CHECKPOINT_IN_PAUSE_FRAMES: u64 = 1_000;
 /// Frames in the log from which on that is done in any case: 32 MiB.
 const CHECKPOINT_FRAMES: u64 = 8 * 1024;
+/// Frames that may be left to be moved between two commits: 2 MiB.
+const CHECKPOINT_REST_FRAMES: u64 = 512;
+/// Frames in the log from which on as many as there are may be left: 128 MiB.
+const CHECKPOINT_NOW_FRAMES: u64 = 32 * 1024;
 
 /// The end of the last good commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +59,9 @@ pub(crate) struct Database {
     /// Ends before the connection is closed.
     moving: Moving,
     pub(crate) connection: Connection,
+    /// The database's file, to be synced on another thread. The system takes all locks on a file away from
+    /// a process that closes it once, SQLite's included: this is closed behind the connection.
+    file: Arc<File>,
     path: PathBuf,
     wal: PathBuf,
     /// Pages in the log after the last commit, as SQLite says.
@@ -79,7 +87,20 @@ impl Database {
     /// Opens the database to read it. It is made if it is not there. Until [`Database::settle`], nothing
     /// changes in files that are there: they may be damaged.
     pub(crate) fn open(path: &Path, bytes_max: Option<u64>) -> rusqlite::Result<Self> {
+        Database::open_beside(path, bytes_max, None)
+    }
+
+    /// The same, while another connection of this process may have it open, with that one's `file`.
+    fn open_beside(
+        path: &Path,
+        bytes_max: Option<u64>,
+        file: Option<&Arc<File>>,
+    ) -> rusqlite::Result<Self> {
         let mut connection = schema::open_for_writing(path)?;
+        let file = match file.filter(|file| is_at(file, path)) {
+            Some(file) => Arc::clone(file),
+            None => Arc::new(File::open(path).map_err(schema::io_error)?),
+        };
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         if let Some(bytes_max) = bytes_max {
             let pages = bytes_max / u64::from(schema::PAGE_BYTES);
@@ -94,6 +115,7 @@ impl Database {
         Ok(Database {
             moving: Moving(None),
             connection,
+            file,
             path: path.to_owned(),
             wal: wal_file(path),
             frames,
@@ -125,7 +147,7 @@ impl Database {
     pub(crate) fn reopen(&mut self, bytes_max: Option<u64>) -> rusqlite::Result<()> {
         // Why it failed is why this is done.
         let _ = self.wait_for_checkpoint();
-        let mut database = Database::open(&self.path, bytes_max)?;
+        let mut database = Database::open_beside(&self.path, bytes_max, Some(&self.file))?;
         database.settle()?;
         *self = database;
         Ok(())
@@ -195,20 +217,21 @@ impl Database {
         if self.moving.0.as_ref().is_some_and(|moving| !moving.is_finished()) {
             return Ok(());
         }
-        if self.moving.0.is_some() {
+        let has_moved = self.moving.0.is_some();
+        if has_moved {
             self.wait_for_checkpoint()?;
-            return self.checkpoint();
         }
         let new = frames - self.checkpointed_frames;
-        if is_pause && new >= CHECKPOINT_IN_PAUSE_FRAMES {
+        let is_rest = new <= CHECKPOINT_REST_FRAMES || frames >= CHECKPOINT_NOW_FRAMES;
+        if has_moved && is_rest || is_pause && new >= CHECKPOINT_IN_PAUSE_FRAMES {
             return self.checkpoint();
         }
-        if new < CHECKPOINT_FRAMES {
+        if !has_moved && new < CHECKPOINT_FRAMES {
             return Ok(());
         }
-        let path = self.path.clone();
+        let (path, file) = (self.path.clone(), Arc::clone(&self.file));
         let thread = thread::Builder::new().name("store checkpoint".to_owned());
-        match thread.spawn(move || checkpoint_beside(&path)) {
+        match thread.spawn(move || checkpoint_beside(&path, &file)) {
             Ok(moving) => self.moving.0 = Some(moving),
             Err(_) => self.checkpoint()?,
         }
@@ -268,10 +291,23 @@ fn checkpoint(connection: &Connection) -> rusqlite::Result<Checkpoint> {
 }
 
 /// A checkpoint on a connection of its own. Whoever writes goes on meanwhile.
-fn checkpoint_beside(path: &Path) -> rusqlite::Result<Checkpoint> {
+fn checkpoint_beside(path: &Path, file: &File) -> rusqlite::Result<Checkpoint> {
     let connection = schema::open_for_writing(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    checkpoint(&connection)
+    let checkpoint = checkpoint(&connection)?;
+    // SQLite syncs only when all of the log was moved, which is between two commits: little is left to
+    // be synced then.
+    file.sync_data().map_err(schema::io_error)?;
+    Ok(checkpoint)
+}
+
+/// Whether a file is the one that stands at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let here = |file: std::fs::Metadata| (file.dev(), file.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(one), Ok(other)) => here(one) == here(other),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -394,11 +430,33 @@ mod tests {
         let path = directory.path().join("store.db");
         let mut database = open(&path);
         let missing = directory.path().join("no such directory").join("store.db");
-        database.moving.0 = Some(thread::spawn(move || checkpoint_beside(&missing)));
+        let file = Arc::clone(&database.file);
+        database.moving.0 = Some(thread::spawn(move || checkpoint_beside(&missing, &file)));
         wait_for_thread(&database);
         database.checkpoint_if_due(false).unwrap_err();
         // It is tried again when it is time.
         database.checkpoint_if_due(false).unwrap();
+    }
+
+    /// The locks that the system knows on a file.
+    fn locks(path: &Path) -> usize {
+        let inode = format!(":{}", std::fs::metadata(path).unwrap().ino());
+        let all = std::fs::read_to_string("/proc/locks").unwrap();
+        all.lines().filter(|line| line.split(' ').any(|word| word.ends_with(&inode))).count()
+    }
+
+    #[test]
+    fn a_database_that_was_opened_anew_is_still_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        assert!(locks(&path) > 0);
+        database.reopen(None).unwrap();
+        write(&mut database, "b");
+        assert!(locks(&path) > 0);
+        drop(database);
+        assert_eq!(locks(&path), 0);
     }
 
     #[test]

@@ -57,6 +57,9 @@ struct Queue {
     work: Vec<Work>,
     /// Room for work, to be used again: growing anew for each commit leaves holes in the memory.
     spare: Vec<Work>,
+    /// Work that was carried out, for its memory to be given back by the thread that has asked for it:
+    /// the system's allocator has threads wait for each other that free what others allocate.
+    done: Vec<Vec<Work>>,
     /// When the oldest work came.
     since: Option<Instant>,
     is_urgent: bool,
@@ -126,11 +129,21 @@ impl Shared {
         }
     }
 
-    /// Gives back the room of work that was carried out.
-    pub(crate) fn recycle(&self, mut work: Vec<Work>) {
-        work.clear();
-        if work.capacity() <= SPARE_ORDERS_MAX {
-            locked(&self.queue).spare = work;
+    /// Gives back work that was carried out.
+    pub(crate) fn give_back(&self, work: Vec<Work>) {
+        if !work.is_empty() {
+            locked(&self.queue).done.push(work);
+        }
+    }
+
+    /// Drops work that was carried out. To be called by the thread that gives it.
+    fn drop_what_is_done(&self) {
+        let done = std::mem::take(&mut locked(&self.queue).done);
+        for mut work in done {
+            work.clear();
+            if work.capacity() <= SPARE_ORDERS_MAX {
+                locked(&self.queue).spare = work;
+            }
         }
     }
 
@@ -213,6 +226,7 @@ impl Shared {
     }
 
     pub(crate) fn take_answers(&self) -> Vec<Answer> {
+        self.drop_what_is_done();
         std::mem::take(&mut locked(&self.answers))
     }
 

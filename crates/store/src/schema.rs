@@ -156,6 +156,12 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// A failure of the system that SQLite has not met itself.
+pub(crate) fn io_error(error: impl std::fmt::Display) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+}
+
 /// Counts rows and bytes of a bounded table.
 pub(crate) fn add_to_total(
     connection: &Connection,

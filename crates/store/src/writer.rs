@@ -187,16 +187,14 @@ impl Writer {
             }
             self.shared.notice(notice);
         }
-        // Before the work is dropped: that takes its time.
-        (self.wake)();
         self.note_changes(changes);
         let mut removed = removed_dead.into_iter();
-        for work in work.drain(..) {
-            if let Work::RemoveDead(_, done) = work {
-                done(Ok(removed.next().unwrap_or(0)));
-            }
+        for one in work.extract_if(.., |one| matches!(one, Work::RemoveDead(..))) {
+            let Work::RemoveDead(_, done) = one else { continue };
+            done(Ok(removed.next().unwrap_or(0)));
         }
-        self.shared.recycle(work);
+        self.shared.give_back(work);
+        (self.wake)();
     }
 
     fn note_changes(&mut self, changes: Changes) {
@@ -355,10 +353,10 @@ impl Writer {
     fn replace_if_damaged(&mut self) -> rusqlite::Result<()> {
         let Some(why) = self.damage.why.clone() else { return Ok(()) };
         self.database.leave_files()?;
-        let set_aside = open::replace_damaged(&self.options, why).map_err(io_error)?;
+        let set_aside = open::replace_damaged(&self.options, why).map_err(schema::io_error)?;
         self.damage = Damage { why: None, was_replaced: true };
         // Until this works, the connection is one to the old files: a failure must have it tried again.
-        self.database.reopen(self.options.database_bytes_max).map_err(io_error)?;
+        self.database.reopen(self.options.database_bytes_max).map_err(schema::io_error)?;
         self.names.clear();
         self.search = Search::new();
         self.chores.is_search_on = true;
@@ -555,11 +553,6 @@ impl Writer {
         self.database.commit()?;
         self.database.finish()
     }
-}
-
-fn io_error(error: impl std::fmt::Display) -> rusqlite::Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
 fn is_full(error: &rusqlite::Error) -> bool {
