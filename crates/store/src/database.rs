@@ -1,8 +1,9 @@
 //! The one connection that writes, and what is known of the write-ahead log behind it.
 //!
-//! A commit whose sync failed may still stand in the log, whole: the next process would take it for
-//! committed. So the end of the last good commit is known at any time, and the log is cut there before
-//! anybody is told that something was refused.
+//! A commit is visible at once, and durable when the log was synced up to its end, which others do
+//! meanwhile: see [`Log`]. One whose sync failed still stands in the log, whole, and in the index of the
+//! log that this process keeps. Before anybody is told that something was refused, the log is cut where
+//! it was last synced, and the index is made anew, which takes closing every connection.
 //!
 //! Under load, what is in the log is moved into the database on a thread of its own, while commits go
 //! on. Only what has come meanwhile is moved between two commits: then the log can begin anew.
@@ -18,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::schema;
+use crate::{readers, schema};
 
 /// Bytes before the first frame of a write-ahead log, and of each frame before its page.
 /// <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
@@ -33,11 +34,21 @@ const CHECKPOINT_IN_PAUSE_FRAMES: u64 = 1_000;
 /// Frames in the log from which on that is done in any case: 32 MiB.
 const CHECKPOINT_FRAMES: u64 = 8 * 1024;
 
-/// The end of the last good commit.
+/// Where the log ends with a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Good {
+pub(crate) struct End {
     salts: [u8; 8],
     frames: u64,
+}
+
+/// The log up to the end of a commit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) end: End,
+    file: Option<Arc<File>>,
+    /// The next syncs that fail, for tests.
+    #[cfg(test)]
+    faults: crate::tests::Faults,
 }
 
 /// What came of a checkpoint: frames in the log, and those of them that are in the database.
@@ -58,11 +69,14 @@ pub(crate) struct Database {
     wal: PathBuf,
     /// Pages in the log after the last commit, as SQLite says.
     frames: Arc<AtomicU64>,
-    good: Good,
+    /// The end of the last commit.
+    end: End,
     /// How many of the frames were in the log at the last checkpoint.
     checkpointed_frames: u64,
-    /// The log, once it has been looked at.
-    log: Option<File>,
+    /// The log, opened before anything was written to it: it is told of every failure since.
+    log: Option<Arc<File>>,
+    /// The log has to be cut here before the database can be opened again.
+    to_cut: Option<End>,
     /// The next commits that fail, for tests.
     #[cfg(test)]
     pub(crate) faults: crate::tests::Faults,
@@ -97,9 +111,10 @@ impl Database {
             path: path.to_owned(),
             wal: wal_file(path),
             frames,
-            good: Good::default(),
+            end: End::default(),
             checkpointed_frames: 0,
             log: None,
+            to_cut: None,
             #[cfg(test)]
             faults: crate::tests::Faults::of(path),
         })
@@ -109,7 +124,14 @@ impl Database {
     pub(crate) fn settle(&mut self) -> rusqlite::Result<()> {
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         self.checkpoint()?;
-        self.note_good();
+        self.open_log()
+    }
+
+    fn open_log(&mut self) -> rusqlite::Result<()> {
+        // The first look at the database makes the log.
+        self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        self.log = Some(Arc::new(File::open(&self.wal).map_err(io_error)?));
+        self.note_end();
         Ok(())
     }
 
@@ -125,34 +147,51 @@ impl Database {
     pub(crate) fn reopen(&mut self, bytes_max: Option<u64>) -> rusqlite::Result<()> {
         // Why it failed is why this is done.
         let _ = self.wait_for_checkpoint();
+        if let Some(end) = self.to_cut {
+            self.begin_again_at(end, bytes_max)?;
+        }
         let mut database = Database::open(&self.path, bytes_max)?;
         database.settle()?;
         *self = database;
         Ok(())
     }
 
-    fn note_good(&mut self) {
-        if self.log.is_none() {
-            self.log = File::open(&self.wal).ok();
-        }
+    fn note_end(&mut self) {
         // A log that was not begun has none.
-        let salts = self.log.as_ref().and_then(|log| salts(log).ok()).unwrap_or_default();
-        self.good = Good { salts, frames: self.frames.load(Ordering::Relaxed) };
+        let salts = self.log.as_deref().and_then(|log| salts(log).ok()).unwrap_or_default();
+        self.end = End { salts, frames: self.frames.load(Ordering::Relaxed) };
     }
 
-    /// Begins a change that will be durable when [`Database::commit`] returns.
+    /// The log as the last commit has left it.
+    pub(crate) fn log(&self) -> Log {
+        Log {
+            end: self.end,
+            file: self.log.clone(),
+            #[cfg(test)]
+            faults: self.faults.clone(),
+        }
+    }
+
+    /// Begins a change that will be visible when [`Database::commit`] returns.
     pub(crate) fn begin(&self) -> rusqlite::Result<()> {
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(())
     }
 
-    /// Makes everything since [`Database::begin`] durable: it returns when the log is synced.
+    /// Makes everything since [`Database::begin`] visible. It is durable when [`Database::log`], asked
+    /// then or later, was synced.
     pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
         #[cfg(test)]
-        self.faults.strike()?;
+        self.faults.strike_commit()?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
-        self.note_good();
+        self.note_end();
         Ok(())
+    }
+
+    /// The same, and returns when it is durable.
+    pub(crate) fn commit_and_sync(&mut self) -> rusqlite::Result<()> {
+        self.commit()?;
+        self.log().sync()
     }
 
     /// Takes everything since [`Database::begin`] back, also from the log.
@@ -162,26 +201,60 @@ impl Database {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         // Where even this is impossible, nothing of the failed commit has reached the log.
-        let _ = self.cut_log();
+        let _ = self.cut_log(self.end);
     }
 
-    fn cut_log(&self) -> io::Result<()> {
+    /// Takes back everything that was committed after the log was synced last, up to `synced`. It is
+    /// nowhere any more when this returns; where that was impossible, the database is closed, and
+    /// [`Database::reopen`] tries it again.
+    pub(crate) fn take_back(&mut self, synced: End, bytes_max: Option<u64>) {
+        // What it moves into the database must have been synced.
+        let _ = self.wait_for_checkpoint();
+        self.to_cut = Some(synced);
+        self.end = synced;
+        // Why this fails is said by the next one to open it.
+        let _ = self.begin_again_at(synced, bytes_max);
+    }
+
+    /// Cuts the log, and opens the database with what is left of it.
+    fn begin_again_at(&mut self, synced: End, bytes_max: Option<u64>) -> rusqlite::Result<()> {
+        self.leave_files()?;
+        let _kept_out = readers::keep_out(&self.path);
+        // The last connection that is closed takes the index with it; the next one makes it anew.
+        self.log = None;
+        self.connection = Connection::open_in_memory()?;
+        self.cut_log(synced).map_err(io_error)?;
+        let mut database = Database::open(&self.path, bytes_max)?;
+        database.open_log()?;
+        let frames = noted_frames(&database.connection)?;
+        if frames > synced.frames {
+            // Another program looks at it: with its index, what was cut off is still asked for.
+            return Err(io_error("the log's index is in use by another program"));
+        }
+        database.frames.store(frames, Ordering::Relaxed);
+        database.note_end();
+        *self = database;
+        Ok(())
+    }
+
+    fn cut_log(&self, end: End) -> io::Result<()> {
         let wal = match File::options().write(true).read(true).open(&self.wal) {
             Ok(wal) => wal,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
         let frame_bytes = FRAME_HEADER_BYTES + u64::from(schema::PAGE_BYTES);
-        let is_same_log = salts(&wal).unwrap_or_default() == self.good.salts;
-        let end = if is_same_log && self.good.frames > 0 {
-            WAL_HEADER_BYTES + self.good.frames * frame_bytes
+        let is_same_log = salts(&wal).unwrap_or_default() == end.salts;
+        let end = if is_same_log && end.frames > 0 {
+            WAL_HEADER_BYTES + end.frames * frame_bytes
         } else {
             // It had begun anew, or not at all: all that was good is in the database.
             0
         };
         if wal.metadata()?.len() > end {
             wal.set_len(end)?;
-            wal.sync_data()?;
+            // On a disk that cannot sync this fails as well: nothing is written before it can.
+            let _ = wal.sync_data();
         }
         Ok(())
     }
@@ -237,6 +310,40 @@ impl Database {
         self.connection.busy_timeout(std::time::Duration::ZERO)?;
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
+}
+
+impl Log {
+    /// Returns when everything up to the end of the commit is durable.
+    pub(crate) fn sync(&self) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        self.faults.strike_sync()?;
+        let Some(file) = &self.file else {
+            return Err(io_error("the log is not open"));
+        };
+        file.sync_data().map_err(|error| {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+            rusqlite::Error::SqliteFailure(code, Some(format!("sync failed: {error}")))
+        })
+    }
+}
+
+impl End {
+    /// Whether the log has begun anew between the two.
+    pub(crate) fn is_of_another_log(&self, other: &End) -> bool {
+        self.salts != other.salts
+    }
+}
+
+/// How many frames of the log its index knows.
+fn noted_frames(connection: &Connection) -> rusqlite::Result<u64> {
+    let count: i64 = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// A failure that is the system's and not SQLite's.
+pub(crate) fn io_error(error: impl std::fmt::Display) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
 /// The salts of a log, which is as long as its header at least.
@@ -297,7 +404,10 @@ mod tests {
         let copied = copy.path().join("copy.db");
         std::fs::copy(path, &copied).unwrap();
         std::fs::copy(wal_file(path), wal_file(&copied)).unwrap();
-        let connection = schema::open_for_writing(&copied).unwrap();
+        keys(&schema::open_for_writing(&copied).unwrap())
+    }
+
+    fn keys(connection: &Connection) -> Vec<String> {
         let mut statement = connection.prepare("SELECT key FROM meta ORDER BY key").unwrap();
         statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     }
@@ -308,13 +418,18 @@ mod tests {
         let path = directory.path().join("store.db");
         let mut database = open(&path);
         write(&mut database, "a");
-        let good = database.good;
+        let synced = database.end;
         write(&mut database, "b");
-        assert_eq!(keys_after_crash(&path), ["a", "b"]);
-        // As if its sync had failed when all of it was in the log.
-        database.good = good;
-        database.roll_back();
+        write(&mut database, "c");
+        assert_eq!(keys_after_crash(&path), ["a", "b", "c"]);
+        // As if their sync had failed when all of it was in the log.
+        database.take_back(synced, None);
         assert_eq!(keys_after_crash(&path), ["a"]);
+        assert_eq!(keys(&database.connection), ["a"]);
+        // It is no obstacle for what comes next.
+        write(&mut database, "d");
+        assert_eq!(keys(&database.connection), ["a", "d"]);
+        assert_eq!(keys_after_crash(&path), ["a", "d"]);
     }
 
     #[test]
@@ -323,13 +438,13 @@ mod tests {
         let path = directory.path().join("store.db");
         let mut database = open(&path);
         write(&mut database, "a");
-        let good = database.good;
+        let synced = database.end;
         database.checkpoint().unwrap();
         write(&mut database, "b");
-        assert_ne!(database.good.salts, good.salts);
-        database.good = good;
-        database.roll_back();
+        assert!(database.end.is_of_another_log(&synced));
+        database.take_back(synced, None);
         assert_eq!(keys_after_crash(&path), ["a"]);
+        assert_eq!(keys(&database.connection), ["a"]);
     }
 
     fn fill(database: &mut Database) {
@@ -360,10 +475,9 @@ mod tests {
         assert!(database.moving.0.is_some());
         write(&mut database, "b");
         // A commit that fails meanwhile is taken back.
-        let good = database.good;
+        let synced = database.end;
         write(&mut database, "never");
-        database.good = good;
-        database.roll_back();
+        database.take_back(synced, None);
         assert_eq!(keys_after_crash(&path), ["a", "b"]);
     }
 
@@ -373,7 +487,7 @@ mod tests {
         let path = directory.path().join("store.db");
         let mut database = open(&path);
         fill(&mut database);
-        let before = database.good;
+        let before = database.end;
         // Who still looks at what was before leaves something to be moved.
         let reader = schema::open_for_reading(&path).unwrap();
         reader.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
@@ -383,8 +497,8 @@ mod tests {
         drop(reader);
         database.checkpoint_if_due(false).unwrap();
         write(&mut database, "d");
-        assert_ne!(database.good.salts, before.salts);
-        assert!(database.good.frames < 100, "{:?}", database.good);
+        assert!(database.end.is_of_another_log(&before));
+        assert!(database.end.frames < 100, "{:?}", database.end);
         assert_eq!(keys_after_crash(&path), ["c", "d"]);
     }
 

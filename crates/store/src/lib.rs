@@ -23,12 +23,14 @@ mod open;
 mod options;
 mod queue;
 mod reader;
+mod readers;
 mod recover;
 mod retention;
 mod rows;
 mod schema;
 mod search;
 mod store;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod text;

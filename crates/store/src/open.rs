@@ -1,5 +1,6 @@
 //! From a path to a store that can be written.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -20,6 +21,7 @@ use crate::rows::Names;
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN, META_UNCLEAN_BELOW};
 use crate::search::Search;
 use crate::store::{CloseError, OpenError};
+use crate::sync::Syncer;
 use crate::writer::{Chores, Damage, Writer, now_unix_us};
 
 /// A process that ends without saying so has used fewer numbers than this.
@@ -131,7 +133,7 @@ fn claim(database: &mut Database, recovered: &Recovered) -> rusqlite::Result<()>
     let reserved = recovered.seq_from.saturating_add(SEQS_RESERVED);
     schema::set_meta(&database.connection, META_SEQ_FROM, reserved)?;
     schema::set_meta(&database.connection, META_UNCLEAN, true)?;
-    database.commit()
+    database.commit_and_sync()
 }
 
 /// Moves a damaged database out of the way, and takes over what can be read of it.
@@ -200,14 +202,18 @@ pub(crate) fn writer(
     database: Database,
     recovered: &Recovered,
     ended: Sender<Result<(), CloseError>>,
-) -> Writer {
+) -> io::Result<Writer> {
     let now = Instant::now();
-    Writer {
+    let synced = database.log().end;
+    let syncer = Syncer::start(shared, &wake, synced)?;
+    Ok(Writer {
         options,
         shared: Arc::clone(shared),
         wake,
         ended,
         database,
+        synced_next: synced,
+        _syncer: syncer,
         names: Names::default(),
         seq_from: recovered.seq_from,
         seq_next: recovered.seq_from,
@@ -222,7 +228,7 @@ pub(crate) fn writer(
             has_old_spills: true,
             is_search_on: true,
         },
-    }
+    })
 }
 
 /// Checks everything after an unclean stop, in a thread of its own. Returns what ends it early.

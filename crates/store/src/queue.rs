@@ -10,6 +10,7 @@ use hermes_bus_proto::control::Status;
 use crate::history::HistoryEntry;
 use crate::notice::Notice;
 use crate::store::Unavailable;
+use crate::sync::Syncing;
 
 /// Called when dead letters are gone, or cannot be removed.
 pub(crate) type Done = Box<dyn FnOnce(Result<u64, Unavailable>) + Send>;
@@ -53,10 +54,15 @@ pub(crate) enum Ending {
 }
 
 #[derive(Default)]
-struct Queue {
+pub(crate) struct Queue {
     work: Vec<Work>,
     /// Room for work, to be used again: growing anew for each commit leaves holes in the memory.
     spare: Vec<Work>,
+    /// Work that was carried out, for its memory to be given back by the thread that has asked for it.
+    /// Given back by others, it would have the two wait for each other all the time.
+    done: Vec<Vec<Work>>,
+    /// Commits that are not durable yet.
+    pub(crate) syncing: Syncing,
     /// When the oldest work came.
     since: Option<Instant>,
     is_urgent: bool,
@@ -73,6 +79,8 @@ pub(crate) enum Next {
     Work(Vec<Work>),
     /// Nothing was given until the time asked for, or history waits.
     Idle,
+    /// Commits could not be made durable.
+    SyncFailed,
     /// End. Nothing is left to be done.
     End(Ending),
 }
@@ -88,7 +96,10 @@ pub(crate) enum HistoryIs {
 #[derive(Default)]
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
+    /// For the thread that writes: there is something to do.
     something: Condvar,
+    /// For the thread that syncs: there is something to do.
+    pub(crate) to_sync: Condvar,
     answers: Mutex<Vec<Answer>>,
     notices: Mutex<Vec<Notice>>,
     /// What somebody else than the thread has found to be wrong with the database.
@@ -126,12 +137,34 @@ impl Shared {
         }
     }
 
-    /// Gives back the room of work that was carried out.
-    pub(crate) fn recycle(&self, mut work: Vec<Work>) {
-        work.clear();
-        if work.capacity() <= SPARE_ORDERS_MAX {
-            locked(&self.queue).spare = work;
+    /// Gives back work that was carried out.
+    pub(crate) fn recycle(&self, work: Vec<Work>) {
+        locked(&self.queue).done.push(work);
+    }
+
+    /// Drops what was carried out. To be called by the thread that gives the work.
+    fn drop_what_is_done(&self) {
+        let done = std::mem::take(&mut locked(&self.queue).done);
+        for mut work in done {
+            work.clear();
+            if work.capacity() <= SPARE_ORDERS_MAX {
+                locked(&self.queue).spare = work;
+            }
         }
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        locked(&self.queue)
+    }
+
+    /// Has the thread that writes look again at what there is to do.
+    pub(crate) fn nudge(&self) {
+        self.something.notify_one();
+    }
+
+    /// Waits until somebody nudges.
+    pub(crate) fn wait<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        self.something.wait(queue).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the thread history to write, as much as there is room for.
@@ -186,9 +219,14 @@ impl Shared {
     pub(crate) fn next(&self, idle_at: Instant, gather: Duration, history: HistoryIs) -> Next {
         let mut queue = locked(&self.queue);
         loop {
+            if queue.syncing.has_failed() {
+                return Next::SyncFailed;
+            }
             let now = Instant::now();
             let mut until = idle_at;
-            if let Some(since) = queue.since {
+            if !queue.syncing.has_room() {
+                // More comes together meanwhile.
+            } else if let Some(since) = queue.since {
                 let is_full =
                     queue.work.len() >= BATCH_ORDERS_MAX || queue.bytes >= BATCH_BYTES_MAX;
                 let due = since + gather;
@@ -196,7 +234,7 @@ impl Shared {
                     return Next::Work(queue.take());
                 }
                 until = until.min(due);
-            } else if let Some(ending) = queue.ending {
+            } else if let Some(ending) = queue.ending.filter(|_| queue.syncing.is_done()) {
                 return Next::End(ending);
             }
             let has_history = history == HistoryIs::Welcome && !queue.history.is_empty();
@@ -213,6 +251,7 @@ impl Shared {
     }
 
     pub(crate) fn take_answers(&self) -> Vec<Answer> {
+        self.drop_what_is_done();
         std::mem::take(&mut locked(&self.answers))
     }
 

@@ -14,6 +14,7 @@ use rusqlite::{Connection, InterruptHandle, OptionalExtension};
 use crate::damage;
 use crate::database::wal_file;
 use crate::find;
+use crate::readers::{self, Pass};
 use crate::rows::{self, DEAD_COLUMNS, MESSAGE_COLUMNS, MESSAGE_SOURCE, Names};
 use crate::schema;
 use crate::trace;
@@ -189,6 +190,8 @@ pub struct Reader {
     path: PathBuf,
     connection: Connection,
     names: RefCell<Names>,
+    /// Given back when the connection is closed.
+    _pass: Pass,
 }
 
 impl fmt::Debug for Reader {
@@ -224,13 +227,15 @@ impl FromStr for Cursor {
 impl Reader {
     /// Opens the database at `path`, which a [`Store`](crate::Store) has made.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
+        let pass = readers::enter(path);
         let connection = schema::open_for_reading(path)?;
+        pass.set_interrupt(connection.get_interrupt_handle());
         let version = schema::version(&connection)?;
         if version != schema::VERSION {
             let known = schema::VERSION;
             return Err(ReadError(format!("it has schema {version}, this program reads {known}")));
         }
-        Ok(Reader { path: path.to_owned(), connection, names: RefCell::default() })
+        Ok(Reader { path: path.to_owned(), connection, names: RefCell::default(), _pass: pass })
     }
 
     /// Ends from another thread what this one is doing.

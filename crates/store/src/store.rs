@@ -117,11 +117,12 @@ impl Store {
             .then(|| open::check_in_background(&options.path, &shared, &wake))
             .flatten();
         let (tell_ended, ended) = mpsc::channel();
-        let writer = open::writer(options.clone(), &shared, wake, database, &recovered, tell_ended);
         let failed = |error: std::io::Error| OpenError::Failed {
             path: options.path.clone(),
             why: error.to_string(),
         };
+        let writer = open::writer(options.clone(), &shared, wake, database, &recovered, tell_ended)
+            .map_err(failed)?;
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run())
@@ -151,7 +152,7 @@ impl Store {
         self.shared.give_history(entries, self.options.history_waiting_bytes_max);
     }
 
-    /// Removes dead letters, and says how many of these there were, on the store's thread and when
+    /// Removes dead letters, and says how many of these there were, on a thread of the store's and when
     /// they are gone for good.
     ///
     /// It takes its turn behind all orders that were submitted before, and does nothing while the store

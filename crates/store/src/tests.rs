@@ -15,7 +15,7 @@ use rusqlite::ffi::{SQLITE_IOERR_FSYNC, SQLITE_READONLY};
 use crate::{CloseError, Opened, Options, Store};
 
 /// What every commit of a database comes to: an error code while there is one.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(Arc<Mutex<Option<i32>>>);
 
 static ALL: LazyLock<Mutex<HashMap<PathBuf, Faults>>> = LazyLock::new(Mutex::default);
@@ -25,8 +25,16 @@ impl Faults {
         ALL.lock().unwrap().entry(path.to_owned()).or_default().clone()
     }
 
-    pub(crate) fn strike(&self) -> rusqlite::Result<()> {
-        (*self.0.lock().unwrap()).map_or(Ok(()), |code| {
+    pub(crate) fn strike_commit(&self) -> rusqlite::Result<()> {
+        self.strike(|code| code != SQLITE_IOERR_FSYNC)
+    }
+
+    pub(crate) fn strike_sync(&self) -> rusqlite::Result<()> {
+        self.strike(|code| code == SQLITE_IOERR_FSYNC)
+    }
+
+    fn strike(&self, is_it: impl Fn(i32) -> bool) -> rusqlite::Result<()> {
+        self.0.lock().unwrap().filter(|code| is_it(*code)).map_or(Ok(()), |code| {
             Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
         })
     }

@@ -1,7 +1,7 @@
 //! The thread that writes.
 //!
-//! It takes all that was given, carries it out in one transaction, and answers when that is durable.
-//! What fails is taken back: new messages are refused, everything else is kept here and tried again,
+//! It takes all that was given and carries it out in one transaction. [`crate::sync`] answers when that is
+//! durable, while the next transaction is under way. What fails is taken back: new messages are refused, everything else is kept here and tried again,
 //! about once a second, until the disk takes a synced write again.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hermes_bus_core::storage::{Answer, Order, Ticket};
 
-use crate::database::Database;
+use crate::database::{Database, End, io_error};
 use crate::execution::{self, Changes, Execution, Outcome};
 use crate::history;
 use crate::load::{self, Overlay};
@@ -23,6 +23,7 @@ use crate::rows::Names;
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
 use crate::search::Search;
 use crate::store::{CloseError, Unavailable};
+use crate::sync::{Committed, Syncer};
 
 /// What the thread owns.
 pub(crate) struct Writer {
@@ -31,6 +32,9 @@ pub(crate) struct Writer {
     pub(crate) wake: Arc<dyn Fn() + Send + Sync>,
     pub(crate) ended: Sender<Result<(), CloseError>>,
     pub(crate) database: Database,
+    /// The end of the log as it was given to be synced last.
+    pub(crate) synced_next: End,
+    pub(crate) _syncer: Syncer,
     pub(crate) names: Names,
     /// The first `seq` of this process. Spilled messages below it are gone.
     pub(crate) seq_from: u64,
@@ -111,6 +115,10 @@ impl Writer {
                     self.chores.last_work = Instant::now();
                 }
                 Next::Idle => {}
+                Next::SyncFailed => {
+                    self.fail(Vec::new(), None);
+                    (self.wake)();
+                }
                 Next::End(ending) => {
                     let result = self.end(ending);
                     let ended = self.ended.clone();
@@ -150,14 +158,17 @@ impl Writer {
             self.turn_in_trouble(work);
         } else {
             match self.write(&work) {
-                Ok(outcome) => return self.settle(work, outcome),
-                Err(error) => self.fail(work, &error),
+                Ok(outcome) => {
+                    let commit = self.commit_of(work, outcome);
+                    return self.sync_later(commit);
+                }
+                Err(error) => self.fail(work, Some(error)),
             }
         }
         (self.wake)();
     }
 
-    /// Carries out work in one commit; work that only reads, without one.
+    /// Carries out work in one commit, which is still to be synced; work that only reads, without one.
     fn write(&mut self, work: &[Work]) -> rusqlite::Result<Outcome> {
         let only_reads = work.iter().all(|work| {
             matches!(work, Work::Order(_, Order::Load { .. } | Order::LoadOverdue { .. }))
@@ -177,26 +188,52 @@ impl Writer {
         Ok(outcome)
     }
 
-    fn settle(&mut self, mut work: Vec<Work>, outcome: Outcome) {
+    /// What is left to be done for a commit when it is durable. What need not wait for that is done.
+    fn commit_of(&mut self, work: Vec<Work>, outcome: Outcome) -> Committed {
         let Outcome { mut answers, notices, removed_dead, changes } = outcome;
         answers.push(Answer::Stored(self.last_ticket));
-        self.shared.answer(answers);
+        let has_notices = !notices.is_empty();
         for notice in notices {
             if let Notice::Unreadable { why, .. } = &notice {
                 self.note_damage(why);
             }
             self.shared.notice(notice);
         }
-        // Before the work is dropped: that takes its time.
-        (self.wake)();
-        self.note_changes(changes);
-        let mut removed = removed_dead.into_iter();
-        for work in work.drain(..) {
-            if let Work::RemoveDead(_, done) = work {
-                done(Ok(removed.next().unwrap_or(0)));
-            }
+        if has_notices {
+            (self.wake)();
         }
-        self.shared.recycle(work);
+        self.note_changes(changes);
+        Committed { log: self.database.log(), work, answers, removed_dead }
+    }
+
+    fn sync_later(&mut self, commit: Committed) {
+        let has_written = commit.log.end != self.synced_next;
+        self.synced_next = commit.log.end;
+        if has_written || !self.shared.queue().syncing.is_done() {
+            self.shared.committed(commit);
+        } else {
+            commit.tell(&self.shared, &*self.wake);
+        }
+    }
+
+    /// Takes note that all that is in the log is durable.
+    fn note_synced(&mut self) {
+        self.synced_next = self.database.log().end;
+        self.shared.note_synced(self.synced_next);
+    }
+
+    /// Carries out work, and returns when it is durable. Everything before must be.
+    fn write_and_sync(&mut self, work: Vec<Work>) -> Result<(), (Vec<Work>, rusqlite::Error)> {
+        let outcome = match self.write(&work) {
+            Ok(outcome) => outcome,
+            Err(error) => return Err((work, error)),
+        };
+        if let Err(error) = self.database.log().sync() {
+            return Err((work, error));
+        }
+        self.note_synced();
+        self.commit_of(work, outcome).tell(&self.shared, &*self.wake);
+        Ok(())
     }
 
     fn note_changes(&mut self, changes: Changes) {
@@ -207,22 +244,27 @@ impl Writer {
 
     // Trouble.
 
-    /// Nothing of this work was written.
-    fn fail(&mut self, work: Vec<Work>, error: &rusqlite::Error) {
-        self.take_back();
-        if schema::is_damage(error) {
-            self.note_damage(&error.to_string());
-            let written = self.replace_if_damaged().and_then(|()| self.write(&work));
-            match written {
-                Ok(outcome) => return self.settle(work, outcome),
-                Err(error) => return self.begin_trouble(work, &error),
-            }
+    /// This work was not written, for this reason; without one, it is that a sync has failed.
+    fn fail(&mut self, work: Vec<Work>, error: Option<rusqlite::Error>) {
+        let (mut doubtful, sync_error) = self.take_back();
+        doubtful.extend(work);
+        let work = doubtful;
+        let Some(error) = error.or(sync_error) else { return };
+        if !schema::is_damage(&error) {
+            return self.begin_trouble(work, &error);
         }
-        self.begin_trouble(work, error);
+        self.note_damage(&error.to_string());
+        let failed = match self.replace_if_damaged() {
+            Ok(()) => self.write_and_sync(work),
+            Err(error) => Err((work, error)),
+        };
+        if let Err((work, error)) = failed {
+            self.take_back();
+            self.begin_trouble(work, &error);
+        }
     }
 
     fn begin_trouble(&mut self, work: Vec<Work>, error: &rusqlite::Error) {
-        self.take_back();
         let why = error.to_string();
         self.shared.answer(vec![Answer::Trouble(Some(why.clone()))]);
         self.trouble = Some(Trouble {
@@ -269,15 +311,14 @@ impl Writer {
     fn write_waiting(&mut self) -> bool {
         let Some(trouble) = &mut self.trouble else { return true };
         let waiting = std::mem::take(&mut trouble.waiting);
-        match self.write(&waiting) {
-            Ok(outcome) => {
-                self.settle(waiting, outcome);
+        match self.write_and_sync(waiting) {
+            Ok(()) => {
                 if let Some(trouble) = &mut self.trouble {
                     trouble.overlay = Overlay::default();
                 }
                 true
             }
-            Err(error) => {
+            Err((waiting, error)) => {
                 self.still_failing(&error);
                 if let Some(trouble) = &mut self.trouble {
                     trouble.waiting = waiting;
@@ -287,11 +328,33 @@ impl Writer {
         }
     }
 
-    fn take_back(&mut self) {
+    /// Takes back all that is not durable. Returns what that was to do, and why it cannot be synced if
+    /// that is so.
+    fn take_back(&mut self) -> (Vec<Work>, Option<rusqlite::Error>) {
         self.database.roll_back();
+        let (synced, failed) = self.shared.wait_for_syncs();
+        let last = self.database.log().end;
+        let mut doubtful = Vec::new();
+        let mut why = None;
+        if let Some(failed) = failed {
+            for commit in failed.commits {
+                if commit.log.end.is_of_another_log(&last) {
+                    // The log has begun anew since: SQLite has synced it, and moved it into the database.
+                    commit.tell(&self.shared, &*self.wake);
+                } else {
+                    doubtful.extend(commit.work);
+                }
+            }
+            why = Some(failed.error);
+        }
+        if synced != last {
+            self.database.take_back(synced, self.options.database_bytes_max);
+        }
+        self.note_synced();
         self.names.clear();
         // What it had just done may not have been kept.
         self.search = Search::new();
+        (doubtful, why)
     }
 
     fn still_failing(&mut self, error: &rusqlite::Error) {
@@ -313,6 +376,7 @@ impl Writer {
         } else if self.reopen_if_needed() && self.write_waiting() {
             match self.probe() {
                 Ok(()) => {
+                    self.note_synced();
                     self.trouble = None;
                     self.shared.answer(vec![Answer::Trouble(None)]);
                 }
@@ -330,6 +394,7 @@ impl Writer {
         debug_assert!(self.database.connection.is_autocommit(), "{}", trouble.why);
         match self.database.reopen(self.options.database_bytes_max) {
             Ok(()) => {
+                self.note_synced();
                 if let Some(trouble) = &mut self.trouble {
                     trouble.needs_reopening = false;
                 }
@@ -359,6 +424,7 @@ impl Writer {
         self.damage = Damage { why: None, was_replaced: true };
         // Until this works, the connection is one to the old files: a failure must have it tried again.
         self.database.reopen(self.options.database_bytes_max).map_err(io_error)?;
+        self.note_synced();
         self.names.clear();
         self.search = Search::new();
         self.chores.is_search_on = true;
@@ -372,7 +438,7 @@ impl Writer {
         {
             self.database.begin()?;
             self.database.connection.prepare_cached(change)?.execute([PROBE_BYTES])?;
-            self.database.commit()?;
+            self.database.commit_and_sync()?;
         }
         Ok(())
     }
@@ -391,10 +457,21 @@ impl Writer {
         if let Some(why) = self.shared.take_damage() {
             self.note_damage(&why);
         }
+        if self.damage.why.is_some() && !self.shared.queue().syncing.is_done() {
+            // What was committed is to be in the new database.
+            return true;
+        }
         match self.replace_if_damaged().and_then(|()| self.chores()) {
-            Ok(has_more) => has_more,
+            Ok(has_more) => {
+                let log = self.database.log();
+                if log.end != self.synced_next {
+                    // Nobody waits for what these have written, but it is to be durable soon.
+                    self.sync_later(Committed { log, ..Committed::default() });
+                }
+                has_more
+            }
             Err(error) => {
-                self.fail(Vec::new(), &error);
+                self.fail(Vec::new(), Some(error));
                 (self.wake)();
                 false
             }
@@ -552,14 +629,9 @@ impl Writer {
         self.database.begin()?;
         schema::set_meta(&self.database.connection, META_SEQ_FROM, seq_next)?;
         schema::set_meta(&self.database.connection, META_UNCLEAN, false)?;
-        self.database.commit()?;
+        self.database.commit_and_sync()?;
         self.database.finish()
     }
-}
-
-fn io_error(error: impl std::fmt::Display) -> rusqlite::Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
 fn is_full(error: &rusqlite::Error) -> bool {
