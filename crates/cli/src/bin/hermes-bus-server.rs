@@ -8,6 +8,10 @@ use hermes_bus::arguments::server::Arguments;
 use hermes_bus_daemon::root::Root;
 use hermes_bus_daemon::server::{self, Mode, Origin};
 
+/// For a process that lives for months and whose queues grow and empty; see docs/ARCHITECTURE.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mode = if arguments.detached { Mode::Detached } else { Mode::Foreground };
