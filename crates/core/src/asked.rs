@@ -46,11 +46,10 @@ impl Router {
             );
             return Some(self.refuse_message(message, ErrorCode::InvalidField, &what));
         }
-        let max = self.config.receipts_waiting_max;
-        let waits = self.session(message.sender).map_or(0, |session| session.receipts_waiting);
-        if message.ask.receipt.is_some() && waits >= max {
-            let what = format!("{waits} receipts are waited for already");
-            return Some(self.refuse_message(message, ErrorCode::OverLimit, &what));
+        if message.ask.receipt.is_some()
+            && let Some(failure) = self.too_many_receipts(message.sender, message.id)
+        {
+            return Some(self.refuse_message(message, failure.code, &failure.detail));
         }
         self.recognise_repetition(message, destination)
     }

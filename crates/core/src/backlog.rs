@@ -351,9 +351,7 @@ impl Router {
         let Router { endpoints, repetitions, .. } = self;
         let record = endpoints.get_mut(endpoint.0);
         let Some(backlog) = record.and_then(|record| record.backlog.as_deref_mut()) else { return };
-        backlog.forget_unwanted(|fate| {
-            fate.is_awaited() || fate.repetition.is_some_and(|key| repetitions.has(key))
-        });
+        backlog.forget_unwanted(|fate| fate.is_wanted(repetitions));
     }
 
     /// Charges what waits in memory to the endpoint's user, or refunds it, and lets the receiver's room

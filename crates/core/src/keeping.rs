@@ -499,7 +499,8 @@ impl Router {
     }
 
     fn note_known(&mut self, name: &EndpointName, uid: u32, unix_us: u64) {
-        if let Some(forgotten) = self.known.note(name, uid, unix_us) {
+        self.known.note(name, uid, unix_us);
+        while let Some(forgotten) = self.known.forget_one_too_many() {
             self.forget_known(forgotten);
         }
     }

@@ -485,6 +485,7 @@ impl Router {
         }
         let mut session = self.sessions.remove(key.index());
         self.answers.refund(session.outbox.control_bytes());
+        self.forget_receipts(session.user, core::mem::take(&mut session.receipts));
         let cut_off =
             core::mem::take(&mut session.outbox).discard(self.account(session.user)) as u64;
         self.counters.dropped_cut_off += cut_off;

@@ -421,7 +421,7 @@ pub static KEYS: &[Key] = &[
     live(
         "store.known_max",
         count(1, 10_000_000, number!(router.known_max: usize)),
-        "How many names are known; the one seen longest ago goes first.",
+        "How many names are known; the one seen longest ago goes first. Together they may take 64 MiB.",
     ),
     live(
         "delivery.in_flight_bytes_max",
@@ -464,7 +464,8 @@ pub static KEYS: &[Key] = &[
     live(
         "delivery.receipts_waiting_max",
         count(1, 10_000_000, number!(router.receipts_waiting_max: usize)),
-        "Receipts that one connection may wait for at a time.",
+        "Receipts that one connection may wait for at a time. With their ids they may take 16 MiB, 96 MiB \
+         for all connections of one user.",
     ),
     at_start(
         "delivery.trace_messages_max",
