@@ -172,7 +172,7 @@ impl Router {
         };
         backlog.kept = held;
         backlog.spilled = held_spilled;
-        self.kept_bytes = self.kept_bytes.saturating_sub(on_disk.bytes);
+        self.refund_disk(endpoint, on_disk.bytes);
         removed.messages += on_disk.messages;
         removed.bytes += on_disk.bytes;
         // One that could not be kept, which is not said yet, is in nobody's hands.

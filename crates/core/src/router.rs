@@ -23,7 +23,7 @@ use crate::groups::Groups;
 use crate::impatience::{Impatience, PONG_INTERVAL};
 use crate::keeping::Keepings;
 use crate::known::KnownNames;
-use crate::ledger::{Budget, Ledger, UserKey};
+use crate::ledger::{Budget, DiskUse, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind, Provenance};
 use crate::repetitions::Repetitions;
 use crate::session::{Credentials, Phase, Role, Session, SessionKey, Waited};
@@ -149,7 +149,7 @@ pub struct Router {
     pub(crate) keeping: Keepings,
     pub(crate) keeping_bytes: usize,
     /// Bytes of all messages that are kept, those on their way included.
-    pub(crate) kept_bytes: u64,
+    pub(crate) kept_bytes: DiskUse,
     /// Why nothing can be kept now.
     pub(crate) trouble: Option<String>,
     /// The disk has done nothing for too long.
@@ -221,7 +221,7 @@ impl Router {
             tickets: 0,
             keeping: Keepings::default(),
             keeping_bytes: 0,
-            kept_bytes: 0,
+            kept_bytes: DiskUse::default(),
             trouble: None,
             disk_is_stalled: false,
             burying: VecDeque::new(),

@@ -77,3 +77,65 @@ fn the_receipts_that_one_connection_waits_for_are_bounded_in_bytes() {
     world.hang_up(reader);
     world.end();
 }
+
+/// Fills what a user may keep on disk, and shows that another user still has room, also in the next
+/// process.
+#[test]
+fn one_user_does_not_fill_the_disk_of_all() {
+    const OTHER: u32 = 2_000;
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.allow_uids = vec![OTHER];
+        config.mailbox_bytes_user_max = 1_200;
+        config.mailbox_bytes_total_max = 2_400;
+    });
+    for name in ["first", "second"] {
+        let receiver = world.join(name, json!({"mailbox": true, "ack": true}));
+        world.hang_up(receiver);
+    }
+    let (receiver, _) = world.join_as(OTHER, "theirs", json!({"mailbox": true, "ack": true}));
+    world.hang_up(receiver);
+    world.pass_ms(4_000);
+    let sender = world.join("sender", json!({}));
+    let mut sent = 0;
+    let mut send = |world: &mut World, to: &str| {
+        sent += 1;
+        let body = format!("{sent} {}", "x".repeat(100));
+        world.ask(sender, to, json!({"id": sent.to_string(), "body": body, "receipt": "stored"}));
+        world.sync();
+        world.take(sender).pop().expect("an answer")
+    };
+    let status =
+        |frame: &Value| frame["status"].as_str().or(frame["code"].as_str()).map(String::from);
+    for to in ["first", "first", "second"] {
+        assert_eq!(status(&send(&mut world, to)).as_deref(), Some("stored"));
+    }
+    let refused = send(&mut world, "second");
+    assert_eq!(status(&refused).as_deref(), Some("mailbox_full"));
+    let detail = refused["detail"].as_str().expect("a text");
+    assert!(detail.contains("for the endpoints of its user, of at most 1200"), "{detail}");
+    assert_eq!(world.shelf.dead.len(), 1);
+    assert_eq!(status(&send(&mut world, "theirs")).as_deref(), Some("stored"), "others go on");
+    // What is on disk is whose it was, in the next process, too.
+    let mut world = world.crash();
+    let sender = world.join("sender", json!({}));
+    for (to, answer) in [("first", "mailbox_full"), ("theirs", "stored")] {
+        let body = "x".repeat(100);
+        world.ask(sender, to, json!({"id": to, "body": body, "receipt": "stored"}));
+        world.sync();
+        let frame = world.take(sender).pop().expect("an answer");
+        assert_eq!(status(&frame).as_deref(), Some(answer), "{to}");
+    }
+    // Who takes what waits makes room.
+    let (first, frames) = world.join_and_take("first", json!({"mailbox": true, "ack": true}));
+    let seqs: Vec<&Value> = frames.iter().map(|frame| &frame["seq"]).collect();
+    world.sync();
+    let more = world.take(first);
+    let last = more.iter().map(|frame| &frame["seq"]).chain(seqs).filter_map(Value::as_u64).max();
+    world.send(first, &json!({"type": "ack", "up_to": last}));
+    world.sync();
+    world.ask(sender, "second", json!({"id": "room", "receipt": "stored"}));
+    world.sync();
+    assert_eq!(briefly(&world.take(sender)), ["receipt room stored"]);
+    world.end_with_mailboxes();
+}
