@@ -5,6 +5,7 @@ use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status};
 use hermes_bus_proto::limits::{DEDUP_ID_BYTES_MAX, HOPS_MAX};
@@ -256,6 +257,7 @@ impl Router {
             fate,
             waiter: message.provenance.waiter,
             is_mourned: asks || has_mailbox,
+            id_hash: Cell::default(),
         }
     }
 

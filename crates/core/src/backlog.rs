@@ -18,7 +18,7 @@ use hermes_bus_proto::listing::{Amount, Level};
 use hermes_bus_proto::{ErrorCode, frame};
 
 use crate::Event;
-use crate::acks::{Handing, InFlight};
+use crate::acks::Handing;
 use crate::endpoint::{EndpointKey, EndpointState};
 use crate::fate::{Failure, Fate};
 use crate::ledger::UserKey;
@@ -602,9 +602,7 @@ impl Router {
         let outlives_session = acks || parcel.kept.is_some_and(|kept| kept.why != Keep::Spill);
         if let Some(acking) = &mut session.acking {
             account.budget.charge(account.user, load_bytes);
-            acking.in_flight_bytes += load_bytes;
-            acking.in_flight.insert(seq, InFlight { parcel, since: now, is_written: false });
-            acking.unwritten.push_back((mark, seq));
+            acking.insert(parcel, now, mark);
         } else {
             let tracking = Tracking {
                 fate: parcel.fate,

@@ -501,10 +501,10 @@ impl Router {
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {
         let mut found = Vec::new();
-        let hash = self.trace.hash(id.as_bytes());
-        // To look for the id in the message itself is dear, and so comes last.
+        let hasher = self.trace.hasher();
+        let hash = hasher.of(id.as_bytes());
         let is_it = |parcel: &Parcel| {
-            self.trace.may_have(parcel.fate.trace, hash)
+            parcel.may_have_id(hash, hasher)
                 && may_see(parcel.sender.as_ref().map(|sender| sender.uid))
                 && parcel.id_json() == Some(id.as_bytes())
         };

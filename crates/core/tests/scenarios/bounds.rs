@@ -1,5 +1,6 @@
 //! Nothing grows without a bound: memory, the disk's quota, the work of one turn.
 
+use hermes_bus_core::SessionKey;
 use serde_json::{Value, json};
 
 use crate::shelf::briefly;
@@ -138,4 +139,92 @@ fn one_user_does_not_fill_the_disk_of_all() {
     world.sync();
     assert_eq!(briefly(&world.take(sender)), ["receipt room stored"]);
     world.end_with_mailboxes();
+}
+
+// ---- the work of one turn ---------------------------------------------------------------------------
+
+/// A member that holds so many messages of a group, and so many others that hold none.
+fn group_with(world: &mut World, held: usize, others: usize) -> (SessionKey, Vec<SessionKey>) {
+    let mailbox = world.router.config().store;
+    let options = json!({"groups": ["g"], "ack": true, "in_flight": 65_536, "mailbox": mailbox});
+    let first = world.join("first", options.clone());
+    let sender = world.join("sender", json!({}));
+    let text = json!({"type": "message", "to": "@g", "body": 1}).to_string();
+    let texts = vec![&*text; held];
+    for some in texts.chunks(1_000) {
+        world.write(sender, some);
+        world.sync();
+    }
+    assert_eq!(world.take(first).len(), held);
+    let others = (0..others).map(|n| world.join(&format!("m{n}"), options.clone())).collect();
+    (first, others)
+}
+
+/// A receiver that holds so many messages of 1 KiB, whose ids are their numbers.
+fn holder_of(world: &mut World, held: usize) -> SessionKey {
+    let holder = world.join("holder", json!({"ack": true, "in_flight": 65_536}));
+    let sender = world.join("sender", json!({}));
+    let body = "x".repeat(1_000);
+    for n in 0..held {
+        let frame = json!({"type": "message", "to": "holder", "id": n.to_string(), "body": body});
+        world.put(sender, &[&frame.to_string()]);
+    }
+    world.turn();
+    assert_eq!(world.take(holder).len(), held);
+    holder
+}
+
+#[test]
+fn what_a_member_held_is_dealt_evenly_to_the_others_when_it_dies() {
+    let mut world = World::new();
+    let (first, others) = group_with(&mut world, 103, 10);
+    // Two have something to do already.
+    let sender = world.connect();
+    (0..5).for_each(|_| world.message(sender, "m3", "before"));
+    world.message(sender, "m7", "before");
+    world.hang_up(first);
+    let got: Vec<usize> = others.iter().map(|other| world.take(*other).len()).collect();
+    // All have as much to do now, or one more.
+    assert_eq!(got.iter().sum::<usize>(), 103 + 6);
+    assert!(got.iter().all(|count| (10..=11).contains(count)), "{got:?}");
+    assert_eq!(world.counters().rerouted, 103);
+    // It goes on in turns.
+    (0..10).for_each(|_| world.message(sender, "@g", "after"));
+    let after: Vec<usize> = others.iter().map(|other| world.take(*other).len()).collect();
+    let all: Vec<usize> = got.iter().zip(&after).map(|(got, after)| got + after).collect();
+    assert!(all.iter().all(|count| (11..=12).contains(count)), "{all:?}");
+}
+
+#[test]
+fn acknowledgements_by_id_take_all_with_the_id_and_nothing_else() {
+    let mut world = World::new();
+    let holder = holder_of(&mut world, 10);
+    let sender = world.connect();
+    let seqs = |frames: &[Value]| frames.iter().filter_map(|f| f["seq"].as_u64()).count();
+    world.send(holder, &json!({"type": "ack", "ids": ["3", "nobody's"]}));
+    assert_eq!(world.counters().acked, 1);
+    // The same id twice, in another spelling, and as a number, which is no text.
+    for text in [r#""3""#, r#""3""#, r#""\u0033""#, "3"] {
+        world.send_text(sender, &format!(r#"{{"type":"message","to":"holder","id":{text}}}"#));
+    }
+    assert_eq!(seqs(&world.take(holder)), 4);
+    world.send(holder, &json!({"type": "ack", "ids": ["3"]}));
+    assert_eq!(world.counters().acked, 4);
+    world.send(holder, &json!({"type": "ack", "ids": ["3", "4", "4"]}));
+    assert_eq!(world.counters().acked, 5);
+    // By other means, too, while ids are known.
+    world.send(holder, &json!({"type": "ack", "seqs": [1]}));
+    world.send(holder, &json!({"type": "ack", "ids": ["0", "1"]}));
+    assert_eq!(world.counters().acked, 7);
+    // One that was given back is not held, until it comes again.
+    world.send(holder, &json!({"type": "nack", "seq": 6}));
+    world.send(holder, &json!({"type": "ack", "ids": ["5"]}));
+    assert_eq!(world.counters().acked, 7);
+    world.pass_ms(1_000);
+    assert_eq!(seqs(&world.take(holder)), 1);
+    world.send(holder, &json!({"type": "ack", "ids": ["5"]}));
+    assert_eq!(world.counters().acked, 8);
+    world.send(holder, &json!({"type": "ack", "up_to": 1_000}));
+    assert_eq!(world.counters().acked, 14);
+    world.end();
 }
