@@ -272,14 +272,17 @@ impl Trace {
         record.states_count = place as u32 + 1;
     }
 
-    /// Whether the last that is known of a message is that it became a dead letter or expired.
+    /// Whether the last that is known of a message is that it became a dead letter, expired or was
+    /// removed.
     pub(crate) fn is_over(&self, at: TraceRef) -> bool {
         let record = self.records.get(at.index as usize);
         let Some(record) = record.filter(|record| record.generation == at.generation) else {
             return true;
         };
         let last = record.states[..record.states_count as usize].last();
-        last.is_some_and(|last| matches!(last.state, TraceState::Dead(_) | TraceState::Expired))
+        last.is_some_and(|last| {
+            matches!(last.state, TraceState::Dead(_) | TraceState::Expired | TraceState::Purged)
+        })
     }
 
     /// An endpoint is forgotten: its key may stand for another one from now on.

@@ -1,6 +1,6 @@
 //! Nothing grows without a bound: memory, the disk's quota, the work of one turn.
 
-use hermes_bus_core::SessionKey;
+use hermes_bus_core::{Event, SessionKey};
 use serde_json::{Value, json};
 
 use crate::shelf::briefly;
@@ -227,4 +227,61 @@ fn acknowledgements_by_id_take_all_with_the_id_and_nothing_else() {
     world.send(holder, &json!({"type": "ack", "up_to": 1_000}));
     assert_eq!(world.counters().acked, 14);
     world.end();
+}
+
+#[test]
+fn dead_letters_that_a_dead_disk_does_not_take_are_bounded_and_counted() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.mailbox_bytes_max = 1_000;
+    });
+    let receiver = world.join("box", json!({"mailbox": true, "ack": true}));
+    world.hang_up(receiver);
+    world.pass_ms(4_000);
+    let sender = world.join("sender", json!({}));
+    let body = "x".repeat(1 << 20);
+    for id in 0..20 {
+        world.ask(sender, "box", json!({"id": id.to_string(), "receipt": "stored", "body": body}));
+    }
+    assert!(world.take(sender).iter().all(|frame| frame["code"] == "mailbox_full"));
+    // 16 MiB of them may wait; the sender has heard of all.
+    let counters = world.counters();
+    assert_eq!((counters.dead_letters, counters.dropped_store_failed), (15, 5));
+    let lost = world.log.iter().filter(|event| matches!(event, Event::StoreLost { messages: 1 }));
+    assert_eq!(lost.count(), 5);
+    // As soon as the disk takes them there is room again.
+    world.sync();
+    assert_eq!(world.shelf.dead.len(), 15);
+    world.ask(sender, "box", json!({"id": "late", "receipt": "stored", "body": body}));
+    world.sync();
+    assert_eq!(world.shelf.dead.len(), 16);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn what_the_owner_removed_says_so_once_in_its_trace() {
+    let mut world = World::with(|config| config.store = true);
+    let receiver = world.join("box", json!({"mailbox": true, "ack": true, "in_flight": 1}));
+    let sender = world.join("sender", json!({}));
+    // One in the hands of the receiver, one in memory, and one on disk only, when nobody is there.
+    let states = |world: &World, id: &str| -> Vec<&'static str> {
+        let found = world.router.trace_of(sender, hermes_bus_proto::Raw::new(id.as_bytes()));
+        found.states.iter().map(|state| state.state).collect()
+    };
+    for id in ["held", "memory"] {
+        world.ask(sender, "box", json!({"id": id, "receipt": "acked"}));
+    }
+    world.sync();
+    world.router.purge("box");
+    world.turn();
+    assert_eq!(states(&world, "\"memory\""), ["accepted", "stored", "purged"]);
+    assert_eq!(briefly(&world.take(sender)), ["error memory rejected"]);
+    world.hang_up(receiver);
+    world.pass_ms(4_000);
+    world.ask(sender, "box", json!({"id": "disk", "receipt": "acked"}));
+    world.sync();
+    world.router.purge("box");
+    world.turn();
+    assert_eq!(states(&world, "\"disk\""), ["accepted", "waiting", "stored", "purged"]);
+    world.end_with_mailboxes();
 }
