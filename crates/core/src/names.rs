@@ -485,7 +485,6 @@ impl Router {
         }
         let mut session = self.sessions.remove(key.index());
         self.answers.refund(session.outbox.control_bytes());
-        self.forget_receipts(session.user, core::mem::take(&mut session.receipts));
         let cut_off =
             core::mem::take(&mut session.outbox).discard(self.account(session.user)) as u64;
         self.counters.dropped_cut_off += cut_off;
@@ -500,6 +499,7 @@ impl Router {
             self.log(Event::Ended { name, reason });
         }
         self.timers.forget_session(key);
+        self.forget_receipts(session.user, core::mem::take(&mut session.receipts));
         self.watchers.remove(key);
         self.effects.push(Effect::Close(key, reason));
     }
