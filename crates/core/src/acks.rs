@@ -14,6 +14,7 @@ use hermes_bus_proto::ErrorCode;
 use hermes_bus_proto::control::Status;
 
 use crate::endpoint::EndpointKey;
+use crate::fanout::Dealings;
 use crate::fate::Failure;
 use crate::outbox::{LooseMessage, Tracking};
 use crate::parcel::{Kept, Parcel};
@@ -22,7 +23,7 @@ use crate::session::{Session, SessionKey};
 use crate::storage::{Ending, Keep, Order};
 use crate::time::Moment;
 use crate::timers::Timer;
-use crate::trace::{TraceRef, TraceState};
+use crate::trace::{IdHasher, TraceRef, TraceState};
 use crate::{Config, Effect};
 
 /// How soon after writing the bus looks whether the peer has read everything, and how long it may
@@ -39,12 +40,102 @@ pub(crate) struct Acking {
     pub(crate) unwritten: VecDeque<(u64, u64)>,
     /// Memory of them, charged to the session's user.
     pub(crate) in_flight_bytes: usize,
+    /// Where they are by their ids, from when the session first acknowledges by ids.
+    by_id: Option<ById>,
+}
+
+/// Places of messages by the hashes of their ids, so that nobody looks for an id in every message.
+struct ById {
+    hasher: IdHasher,
+    /// Hash and `seq`.
+    places: BTreeSet<(u64, u64)>,
 }
 
 impl Acking {
     pub(crate) fn new(in_flight_max: usize) -> Self {
         let (in_flight, unwritten) = (BTreeMap::new(), VecDeque::new());
-        Acking { in_flight_max, in_flight, unwritten, in_flight_bytes: 0 }
+        Acking { in_flight_max, in_flight, unwritten, in_flight_bytes: 0, by_id: None }
+    }
+
+    /// The session holds one more, which is in its socket when what is before this mark is.
+    pub(crate) fn insert(&mut self, parcel: Parcel, since: Moment, mark: u64) {
+        let seq = parcel.seq;
+        if let Some(by_id) = &mut self.by_id {
+            by_id.note(&parcel);
+        }
+        self.in_flight_bytes += parcel.load_bytes();
+        self.in_flight.insert(seq, InFlight { parcel, since, is_written: false });
+        self.unwritten.push_back((mark, seq));
+    }
+
+    fn take(&mut self, seq: u64) -> Option<InFlight> {
+        let held = self.in_flight.remove(&seq)?;
+        if let Some(by_id) = &mut self.by_id {
+            by_id.forget(&held.parcel);
+            debug_assert!(by_id.places.len() <= self.in_flight.len(), "one is known and not held");
+        }
+        self.in_flight_bytes -= held.parcel.load_bytes();
+        Some(held)
+    }
+
+    /// One that the session has been handed: nobody can confirm what has not been said yet.
+    fn take_written(&mut self, seq: u64) -> Option<InFlight> {
+        let is_written = self.in_flight.get(&seq).is_some_and(|held| held.is_written);
+        if is_written { self.take(seq) } else { None }
+    }
+
+    fn take_up_to(&mut self, seq: u64) -> Vec<InFlight> {
+        let earlier = self.in_flight.range(..=seq).filter(|(_, held)| held.is_written);
+        let seqs: Vec<u64> = earlier.map(|(seq, _)| *seq).collect();
+        seqs.into_iter().filter_map(|seq| self.take(seq)).collect()
+    }
+
+    fn take_named(&mut self, ids: &[Box<str>], hasher: &IdHasher) -> Vec<InFlight> {
+        let by_id = self.by_id.get_or_insert_with(|| {
+            let mut by_id = ById { hasher: hasher.clone(), places: BTreeSet::new() };
+            self.in_flight.values().for_each(|held| by_id.note(&held.parcel));
+            by_id
+        });
+        let mut named = Vec::new();
+        for id in ids {
+            let found = by_id.of(id).filter(|seq| {
+                let parcel = self.in_flight.get(seq).map(|held| &held.parcel);
+                parcel.and_then(Parcel::id_text).is_some_and(|text| *text == **id)
+            });
+            named.extend(found);
+        }
+        // In their order, each once.
+        let named = BTreeSet::from_iter(named);
+        named.into_iter().filter_map(|seq| self.take_written(seq)).collect()
+    }
+
+    /// All of them, and what they take.
+    fn take_all(&mut self) -> (BTreeMap<u64, InFlight>, usize) {
+        self.unwritten.clear();
+        self.by_id = None;
+        (core::mem::take(&mut self.in_flight), core::mem::take(&mut self.in_flight_bytes))
+    }
+}
+
+impl ById {
+    fn note(&mut self, parcel: &Parcel) {
+        self.places.extend(self.place_of(parcel));
+    }
+
+    fn forget(&mut self, parcel: &Parcel) {
+        if let Some(place) = self.place_of(parcel) {
+            self.places.remove(&place);
+        }
+    }
+
+    fn place_of(&self, parcel: &Parcel) -> Option<(u64, u64)> {
+        Some((self.hasher.of(parcel.id_text()?.as_bytes()), parcel.seq))
+    }
+
+    /// Messages that may have this id.
+    fn of(&self, id: &str) -> impl Iterator<Item = u64> {
+        let hash = self.hasher.of(id.as_bytes());
+        self.places.range((hash, 0)..=(hash, u64::MAX)).map(|(_, seq)| *seq)
     }
 }
 
@@ -188,51 +279,17 @@ impl Router {
     /// Takes the messages that a session acknowledges. Those that it does not hold are passed over.
     pub(crate) fn acked(&mut self, key: SessionKey, which: Which<'_>) {
         let Some(endpoint) = self.endpoint_of(key) else { return };
-        let user = self.session(key).map(|session| session.user);
-        let Some(acking) = self.session_mut(key).and_then(|session| session.acking.as_mut()) else {
-            return;
-        };
-        // Nobody can confirm what has not been said yet.
-        let was_said = |seq: &u64, acking: &Acking| {
-            acking.in_flight.get(seq).is_some_and(|held| held.is_written)
-        };
+        let hasher = self.trace.hasher().clone();
+        let Some(session) = self.session_mut(key) else { return };
+        let user = session.user;
+        let Some(acking) = session.acking.as_mut() else { return };
         let taken: Vec<InFlight> = match which {
-            Which::Seqs(seqs) => {
-                let mut take =
-                    |seq| was_said(seq, acking).then(|| acking.in_flight.remove(seq)).flatten();
-                seqs.iter().filter_map(&mut take).collect()
-            }
-            Which::UpTo(seq) => {
-                let later = acking.in_flight.split_off(&seq.saturating_add(1));
-                let earlier = core::mem::replace(&mut acking.in_flight, later);
-                let mut taken = Vec::with_capacity(earlier.len());
-                for (seq, held) in earlier {
-                    if held.is_written {
-                        taken.push(held);
-                    } else {
-                        acking.in_flight.insert(seq, held);
-                    }
-                }
-                taken
-            }
-            Which::Ids(ids) => {
-                let ids: BTreeSet<&str> = ids.iter().map(|id| &**id).collect();
-                let is_named = |parcel: &Parcel| {
-                    let id = parcel.id_json().map(hermes_bus_proto::Raw::new);
-                    let id = id.and_then(|id| id.text().ok());
-                    id.is_some_and(|id| ids.contains(&*id))
-                };
-                let held = acking.in_flight.iter().filter(|(_, held)| held.is_written);
-                let named: Vec<u64> =
-                    held.filter(|(_, held)| is_named(&held.parcel)).map(|(seq, _)| *seq).collect();
-                named.iter().filter_map(|seq| acking.in_flight.remove(seq)).collect()
-            }
+            Which::Seqs(seqs) => seqs.iter().filter_map(|seq| acking.take_written(*seq)).collect(),
+            Which::UpTo(seq) => acking.take_up_to(seq),
+            Which::Ids(ids) => acking.take_named(ids, &hasher),
         };
         let bytes: usize = taken.iter().map(|held| held.parcel.load_bytes()).sum();
-        acking.in_flight_bytes -= bytes;
-        if let Some(user) = user {
-            self.queues.refund(user, bytes);
-        }
+        self.queues.refund(user, bytes);
         self.counters.acked += taken.len() as u64;
         for InFlight { parcel, .. } in taken {
             self.reached(&parcel.fate, Status::Acked, endpoint);
@@ -269,8 +326,7 @@ impl Router {
         let session = self.session_mut(key)?;
         let user = session.user;
         let acking = session.acking.as_mut()?;
-        let held = acking.in_flight.remove(&seq)?;
-        acking.in_flight_bytes -= held.parcel.load_bytes();
+        let held = acking.take(seq)?;
         self.queues.refund(user, held.parcel.load_bytes());
         Some(held)
     }
@@ -331,14 +387,13 @@ impl Router {
             if let Some(held) = begun.and_then(|(_, seq)| acking.in_flight.get_mut(seq)) {
                 held.is_written = true;
             }
-            let bytes = core::mem::take(&mut acking.in_flight_bytes);
-            acking.unwritten.clear();
-            (core::mem::take(&mut acking.in_flight), bytes)
+            acking.take_all()
         });
         let unread: VecDeque<Unread> = core::mem::take(&mut session.unread);
         self.read_again(endpoint, unread);
         let Some((held, bytes)) = held else { return };
         self.queues.refund(user, bytes);
+        let mut dealings = Dealings::default();
         for InFlight { mut parcel, is_written, .. } in held.into_values() {
             if !is_written {
                 parcel.deliveries -= 1;
@@ -346,7 +401,7 @@ impl Router {
                 self.came_too_often(endpoint, parcel, None);
                 continue;
             }
-            let Some(parcel) = self.reroute(endpoint, parcel) else { continue };
+            let Some(parcel) = self.deal(endpoint, parcel, &mut dealings) else { continue };
             if is_written {
                 self.note_deliveries(endpoint, &parcel);
             }

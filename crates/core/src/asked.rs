@@ -5,6 +5,7 @@ use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use hermes_bus_proto::control::{self, Detail, Further, Receipt, Status};
 use hermes_bus_proto::limits::{DEDUP_ID_BYTES_MAX, HOPS_MAX};
@@ -17,7 +18,7 @@ use crate::parcel::Parcel;
 use crate::repetitions::{Identity, RepetitionKey};
 use crate::router::{Next, Router};
 use crate::routing::{Admission, Outgoing};
-use crate::storage::{Keep, Record};
+use crate::storage::{self, Keep, Record};
 use crate::tap::Outcome;
 use crate::trace::TraceState;
 
@@ -46,11 +47,10 @@ impl Router {
             );
             return Some(self.refuse_message(message, ErrorCode::InvalidField, &what));
         }
-        let max = self.config.receipts_waiting_max;
-        let waits = self.session(message.sender).map_or(0, |session| session.receipts_waiting);
-        if message.ask.receipt.is_some() && waits >= max {
-            let what = format!("{waits} receipts are waited for already");
-            return Some(self.refuse_message(message, ErrorCode::OverLimit, &what));
+        if message.ask.receipt.is_some()
+            && let Some(failure) = self.too_many_receipts(message.sender, message.id)
+        {
+            return Some(self.refuse_message(message, failure.code, &failure.detail));
         }
         self.recognise_repetition(message, destination)
     }
@@ -119,9 +119,7 @@ impl Router {
         message: &Outgoing<'a>,
         destination: &'a Destination<'_>,
     ) -> Option<Names<'a>> {
-        // Who wants it stored wants it queued, too.
-        let asks = message.ask.queue || message.ask.receipt == Some(Status::Acked);
-        let id = message.envelope.id?.text().ok().filter(|_| asks)?;
+        let id = message.envelope.id?.text().ok().filter(|_| is_judged(&message.ask))?;
         if id.is_empty() || id.len() > DEDUP_ID_BYTES_MAX {
             return None;
         }
@@ -132,29 +130,26 @@ impl Router {
         }
         let session = self.session(message.sender)?;
         let registered = session.registration().map(|registration| registration.name.clone());
-        let from = match registered {
-            Some(_) => None,
-            None => message.envelope.from.and_then(|from| from.text().ok()),
-        };
+        let from = Names::from(registered.as_ref(), message.envelope);
         Some(Names { uid: session.credentials.uid, registered, from, to, id })
     }
 
     /// A message that an earlier process has kept, if it is known by its id: whoever has sent it again
     /// since waits to hear of this one.
     pub(crate) fn repetition_of(&mut self, record: &Record) -> Option<RepetitionKey> {
-        let asks = record.keep == Keep::Queued || record.wanted >= Some(Status::Stored);
-        if !asks || record.seq >= self.seq_recovered {
+        if record.seq >= self.seq_recovered {
             return None;
         }
         let sender = record.sender.as_ref()?;
         let envelope = Envelope::scan(&record.payload).ok()?;
-        let from = match &sender.endpoint {
-            Some(endpoint) => Some(endpoint.as_str().to_owned()),
-            None => envelope.from.and_then(|from| from.text().ok()).map(Cow::into_owned),
-        };
+        if !storage::is_judged(record.keep, record.wanted, &envelope) {
+            return None;
+        }
         let (to, id) = (envelope.to?.text().ok()?, envelope.id?.text().ok()?);
-        let identity = Identity { uid: sender.uid, from: from.as_deref(), to: &to, id: &id };
-        Some(self.repetitions.seen(&identity)?.key())
+        let registered = sender.endpoint.clone();
+        let from = Names::from(registered.as_ref(), &envelope);
+        let names = Names { uid: sender.uid, registered, from, to: &to, id };
+        Some(self.repetitions.seen(&names.identity())?.key())
     }
 
     /// The fate of a message for one target, from now on in the router's hands.
@@ -257,6 +252,7 @@ impl Router {
             fate,
             waiter: message.provenance.waiter,
             is_mourned: asks || has_mailbox,
+            id_hash: Cell::default(),
         }
     }
 
@@ -384,6 +380,11 @@ impl Router {
     }
 }
 
+/// Whether a message is judged by its id if it is sent again. Who wants it stored wants it queued, too.
+pub(crate) fn is_judged(ask: &Ask) -> bool {
+    ask.queue || ask.receipt == Some(Status::Acked)
+}
+
 /// What a message is recognised by, mostly where it stands: every message that asks for something is
 /// looked for.
 struct Names<'a> {
@@ -395,7 +396,15 @@ struct Names<'a> {
     id: Cow<'a, str>,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    /// What counts of the `from` of a message: nothing, if its sender has registered a name.
+    fn from(registered: Option<&EndpointName>, envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
+        match registered {
+            Some(_) => None,
+            None => envelope.from?.text().ok(),
+        }
+    }
+
     fn identity(&self) -> Identity<'_> {
         let registered = self.registered.as_ref().map(EndpointName::as_str);
         let from = registered.or(self.from.as_deref());

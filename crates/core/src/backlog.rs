@@ -18,7 +18,7 @@ use hermes_bus_proto::listing::{Amount, Level};
 use hermes_bus_proto::{ErrorCode, frame};
 
 use crate::Event;
-use crate::acks::{Handing, InFlight};
+use crate::acks::Handing;
 use crate::endpoint::{EndpointKey, EndpointState};
 use crate::fate::{Failure, Fate};
 use crate::ledger::UserKey;
@@ -351,9 +351,7 @@ impl Router {
         let Router { endpoints, repetitions, .. } = self;
         let record = endpoints.get_mut(endpoint.0);
         let Some(backlog) = record.and_then(|record| record.backlog.as_deref_mut()) else { return };
-        backlog.forget_unwanted(|fate| {
-            fate.is_awaited() || fate.repetition.is_some_and(|key| repetitions.has(key))
-        });
+        backlog.forget_unwanted(|fate| fate.is_wanted(repetitions));
     }
 
     /// Charges what waits in memory to the endpoint's user, or refunds it, and lets the receiver's room
@@ -380,7 +378,8 @@ impl Router {
         if let Some(why) = self.store_trouble() {
             return Err(NoPlace::Refused(Failure::new(ErrorCode::StoreUnavailable, why)));
         }
-        let backlog = self.endpoints[endpoint.0].backlog.as_deref();
+        let record = &self.endpoints[endpoint.0];
+        let backlog = record.backlog.as_deref();
         let kept_bytes = backlog.map_or(0, |backlog| backlog.kept.bytes);
         let bytes = payload_bytes as u64 + RECORD_OVERHEAD_BYTES;
         let (max, total_max) = (self.config.mailbox_bytes_max, self.config.mailbox_bytes_total_max);
@@ -389,7 +388,15 @@ impl Router {
         if kept_bytes.saturating_add(bytes) > max {
             return is_full(format!("{kept_bytes} bytes wait for it on disk, of at most {max}"));
         }
-        let total = self.kept_bytes;
+        let uid = backlog.map_or(record.uid, |backlog| self.queues.uid(backlog.user));
+        let of_user = self.kept_bytes.of_user(uid);
+        if of_user.saturating_add(bytes) > self.config.mailbox_bytes_user_max {
+            let max = self.config.mailbox_bytes_user_max;
+            return is_full(format!(
+                "{of_user} bytes wait on disk for the endpoints of its user, of at most {max}"
+            ));
+        }
+        let total = self.kept_bytes.total();
         if total.saturating_add(bytes) > total_max {
             return is_full(format!("{total} bytes wait on disk for all, of at most {total_max}"));
         }
@@ -433,7 +440,7 @@ impl Router {
             backlog.spilled.bytes += load;
         }
         backlog.oldest_unix_us.get_or_insert(arrived_unix_us);
-        self.kept_bytes += load;
+        self.charge_disk(endpoint, load);
     }
 
     /// A message need not be kept any more.
@@ -454,9 +461,20 @@ impl Router {
         self.backlog_or_new(endpoint).has_left(seq, newest);
     }
 
+    /// What is on disk for an endpoint is its user's.
+    pub(crate) fn charge_disk(&mut self, endpoint: EndpointKey, bytes: u64) {
+        let user = self.backlog_or_new(endpoint).user;
+        self.kept_bytes.charge(self.queues.uid(user), bytes);
+    }
+
+    pub(crate) fn refund_disk(&mut self, endpoint: EndpointKey, bytes: u64) {
+        let user = self.backlog_or_new(endpoint).user;
+        self.kept_bytes.refund(self.queues.uid(user), bytes);
+    }
+
     /// One row less in the books.
     pub(crate) fn forget_kept(&mut self, endpoint: EndpointKey, why: Keep, load: u64) {
-        self.kept_bytes = self.kept_bytes.saturating_sub(load);
+        self.refund_disk(endpoint, load);
         let backlog = self.backlog_or_new(endpoint);
         backlog.kept.messages = backlog.kept.messages.saturating_sub(1);
         backlog.kept.bytes = backlog.kept.bytes.saturating_sub(load);
@@ -584,9 +602,7 @@ impl Router {
         let outlives_session = acks || parcel.kept.is_some_and(|kept| kept.why != Keep::Spill);
         if let Some(acking) = &mut session.acking {
             account.budget.charge(account.user, load_bytes);
-            acking.in_flight_bytes += load_bytes;
-            acking.in_flight.insert(seq, InFlight { parcel, since: now, is_written: false });
-            acking.unwritten.push_back((mark, seq));
+            acking.insert(parcel, now, mark);
         } else {
             let tracking = Tracking {
                 fate: parcel.fate,
@@ -824,7 +840,7 @@ impl Router {
                 .into_iter()
                 .partition(|(_, promised)| promised.why == Keep::Spill);
         backlog.promised = promised;
-        self.kept_bytes -= bytes;
+        self.refund_disk(endpoint, bytes);
         self.counters.dropped_receiver_gone += messages;
         self.forget_keepings(endpoint, |_, why| why == Keep::Spill);
         let ticket = self.order(Order::ReleaseSpilled(name.clone()));

@@ -14,7 +14,7 @@ use hermes_bus_proto::{EndpointName, ErrorCode, Raw};
 use crate::acks::{Handing, InFlight, Unread};
 use crate::backlog::{Backlog, Place, Promised};
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
-use crate::fate::Failure;
+use crate::fate::{Failure, Fate};
 use crate::parcel::{Kept, Parcel};
 use crate::router::Router;
 use crate::session::{Session, SessionKey};
@@ -172,7 +172,7 @@ impl Router {
         };
         backlog.kept = held;
         backlog.spilled = held_spilled;
-        self.kept_bytes = self.kept_bytes.saturating_sub(on_disk.bytes);
+        self.refund_disk(endpoint, on_disk.bytes);
         removed.messages += on_disk.messages;
         removed.bytes += on_disk.bytes;
         // One that could not be kept, which is not said yet, is in nobody's hands.
@@ -185,7 +185,7 @@ impl Router {
             self.backlog_or_new(endpoint).released = ticket;
         }
         for Promised { fate, .. } in promised.into_values() {
-            self.failed(&fate, &failure, Some(endpoint));
+            self.was_purged(endpoint, &fate, &failure);
         }
         // Nobody has looked at those that an earlier process had left: they are known by their ids only.
         // Which member of a group had one is not known: who sends it again sends a new one.
@@ -222,7 +222,7 @@ impl Router {
             let kept = Kept { why: *keep, ticket: Ticket::default() };
             self.let_go(endpoint, *seq, kept, *payload_bytes, Ending::Purged);
             if let Some(fate) = fate {
-                self.failed(&fate, &failure, Some(endpoint));
+                self.was_purged(endpoint, &fate, &failure);
             }
             removed += 1;
         }
@@ -298,9 +298,13 @@ impl Router {
             let payload_bytes = parcel.payload.len();
             self.let_go(endpoint, parcel.seq, kept, payload_bytes, Ending::Purged);
         }
-        self.failed(&parcel.fate, failure, Some(endpoint));
-        let (trace, unix_us) = (parcel.fate.trace, self.now.unix_us);
-        self.trace.note(trace, TraceState::Purged, Some(endpoint), unix_us);
+        self.was_purged(endpoint, &parcel.fate, failure);
+    }
+
+    fn was_purged(&mut self, endpoint: EndpointKey, fate: &Fate, failure: &Failure) {
+        let unix_us = self.now.unix_us;
+        self.trace.note(fate.trace, TraceState::Purged, Some(endpoint), unix_us);
+        self.failed(fate, failure, Some(endpoint));
     }
 
     /// Messages on disk that the endpoint's session holds, or has in its queue.
@@ -501,10 +505,10 @@ impl Router {
 
     fn standings(&self, id: Raw<'_>, may_see: impl Fn(Option<u32>) -> bool) -> Vec<Standing> {
         let mut found = Vec::new();
-        let hash = self.trace.hash(id.as_bytes());
-        // To look for the id in the message itself is dear, and so comes last.
+        let hasher = self.trace.hasher();
+        let hash = hasher.of(id.as_bytes());
         let is_it = |parcel: &Parcel| {
-            self.trace.may_have(parcel.fate.trace, hash)
+            parcel.may_have_id(hash, hasher)
                 && may_see(parcel.sender.as_ref().map(|sender| sender.uid))
                 && parcel.id_json() == Some(id.as_bytes())
         };

@@ -75,6 +75,8 @@ pub struct Config {
     pub mailboxes: Vec<String>,
     /// What may wait on disk for one endpoint.
     pub mailbox_bytes_max: u64,
+    /// What may wait on disk for all endpoints of one user.
+    pub mailbox_bytes_user_max: u64,
     /// What may wait on disk for all endpoints.
     pub mailbox_bytes_total_max: u64,
     /// What may be on its way to the disk; over it, reading from those who add to it pauses.
@@ -177,6 +179,7 @@ impl Default for Config {
             store: false,
             mailboxes: Vec::new(),
             mailbox_bytes_max: 1024 * MIB as u64,
+            mailbox_bytes_user_max: 6 * 1024 * MIB as u64,
             mailbox_bytes_total_max: 8 * 1024 * MIB as u64,
             store_pending_bytes_max: 12 * MIB,
             queued_for: Duration::from_secs(7 * 24 * 3600),

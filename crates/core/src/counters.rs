@@ -77,7 +77,8 @@ counters! {
     dropped_cut_off,
     /// Held messages dropped to make room for newer ones.
     dropped_held_overflow,
-    /// Messages dropped: the disk did not take them, and nobody was told.
+    /// Messages dropped: the disk did not take them, and nobody was told; and dead letters that were too
+    /// much on their way to a disk that takes nothing.
     dropped_store_failed,
     /// Topics' messages dropped for a subscriber whose queue is full.
     dropped_topic,

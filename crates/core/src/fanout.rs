@@ -1,6 +1,8 @@
 //! Messages to groups and topics, and the tracked ones among the receivers of a broadcast.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -21,6 +23,18 @@ use crate::session::SessionKey;
 use crate::storage::{Ending, Keep};
 use crate::tap::Outcome;
 use crate::trace::TraceState;
+
+/// Messages of groups that are dealt to other members, one after the other.
+#[derive(Default)]
+pub(crate) struct Dealings(BTreeMap<Box<str>, Dealing>);
+
+/// The members of one group that are there.
+struct Dealing {
+    /// What each has to do, when it was its turn, and its place: the next one comes first.
+    by_load: BTreeSet<(u64, usize, (usize, EndpointKey))>,
+    /// So many turns there were.
+    turns: usize,
+}
 
 impl Router {
     // ---- groups ---------------------------------------------------------------------------------
@@ -83,14 +97,54 @@ impl Router {
 
     /// A group's message that a member has not dealt with goes to another member that is there. Gives it
     /// back if there is none, or it is no group's.
-    pub(crate) fn reroute(&mut self, endpoint: EndpointKey, mut parcel: Parcel) -> Option<Parcel> {
-        let group = parcel.via.as_deref().and_then(|via| via.strip_prefix('@'));
-        let Some(other) = group
-            .map(ToOwned::to_owned)
-            .and_then(|group| self.present_member(&group, Some(endpoint)))
-        else {
+    pub(crate) fn reroute(&mut self, endpoint: EndpointKey, parcel: Parcel) -> Option<Parcel> {
+        let Some(group) = parcel.group().map(ToOwned::to_owned) else { return Some(parcel) };
+        match self.present_member(&group, Some(endpoint)) {
+            Some(other) => self.pass_on(endpoint, parcel, other),
+            None => Some(parcel),
+        }
+    }
+
+    /// The same for one of many messages that a member has not dealt with: who has how much to do is
+    /// looked at once for all of them.
+    pub(crate) fn deal(
+        &mut self,
+        endpoint: EndpointKey,
+        parcel: Parcel,
+        dealings: &mut Dealings,
+    ) -> Option<Parcel> {
+        let Some(group) = parcel.group() else { return Some(parcel) };
+        if !dealings.0.contains_key(group) {
+            let others = self.groups.in_turn(group).filter(|(_, member)| *member != endpoint);
+            let turns = others.enumerate().filter_map(|(turn, (place, member))| {
+                Some((self.load_of(member)?, turn, (place, member)))
+            });
+            let by_load = BTreeSet::from_iter(turns);
+            let turns = self.groups.members(group).len();
+            dealings.0.insert(group.into(), Dealing { by_load, turns });
+        }
+        let Some(dealing) = dealings.0.get_mut(group) else { return Some(parcel) };
+        let Some((_, _, (place, other))) = dealing.by_load.pop_first() else {
             return Some(parcel);
         };
+        let turn = dealing.turns;
+        dealing.turns += 1;
+        let group: Box<str> = group.into();
+        self.groups.had_turn(&group, place);
+        let left = self.pass_on(endpoint, parcel, other);
+        if let (Some(load), Some(dealing)) = (self.load_of(other), dealings.0.get_mut(&group)) {
+            dealing.by_load.insert((load, turn, (place, other)));
+        }
+        left
+    }
+
+    /// A message goes to another endpoint. Gives it back if there is no place for it there.
+    fn pass_on(
+        &mut self,
+        endpoint: EndpointKey,
+        mut parcel: Parcel,
+        other: EndpointKey,
+    ) -> Option<Parcel> {
         let keep = if self.endpoints[other.0].mailbox {
             Some(Keep::Mailbox)
         } else {

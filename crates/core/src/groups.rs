@@ -125,6 +125,22 @@ impl Groups {
         Some(group.members[place])
     }
 
+    /// The members of a group with their places, the one whose turn it is first.
+    pub(crate) fn in_turn(&self, group: &str) -> impl Iterator<Item = (usize, EndpointKey)> {
+        let (members, next) =
+            self.groups.get(group).map_or((&[][..], 0), |group| (&group.members[..], group.next));
+        let (later, first) = members.split_at(next.min(members.len()));
+        let places = (next..members.len()).chain(0..members.len());
+        places.zip(first.iter().chain(later).copied())
+    }
+
+    /// The member of a group at this place has had its turn.
+    pub(crate) fn had_turn(&mut self, group: &str, place: usize) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.next = place + 1;
+        }
+    }
+
     /// Every group with the number of its members, sorted.
     pub(crate) fn names(&self) -> Vec<(&str, usize)> {
         let mut names: Vec<(&str, usize)> =

@@ -372,7 +372,7 @@ impl Router {
     }
 
     pub(crate) fn sweep(&mut self) {
-        if !self.config.store || self.kept_bytes == 0 {
+        if !self.config.store || self.kept_bytes.total() == 0 {
             return;
         }
         // One at a time: what a second one finds may have been dealt with after the first.
@@ -461,7 +461,7 @@ impl Router {
         }
         for Waiting { endpoint: name, messages, load_bytes, first_seq, oldest_unix_us } in waiting {
             let endpoint = self.away_endpoint(&name, users.get(&name).copied());
-            self.kept_bytes += load_bytes;
+            self.charge_disk(endpoint, load_bytes);
             let newest = self.seq;
             let backlog = self.backlog_or_new(endpoint);
             backlog.kept.messages = messages;
@@ -499,7 +499,8 @@ impl Router {
     }
 
     fn note_known(&mut self, name: &EndpointName, uid: u32, unix_us: u64) {
-        if let Some(forgotten) = self.known.note(name, uid, unix_us) {
+        self.known.note(name, uid, unix_us);
+        while let Some(forgotten) = self.known.forget_one_too_many() {
             self.forget_known(forgotten);
         }
     }

@@ -1,5 +1,6 @@
 //! Who uses how much: memory is charged to a user and to all, and refunded when it is free again.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// One budget.
@@ -84,6 +85,11 @@ impl Budget {
         }
     }
 
+    /// Whose place it is.
+    pub(crate) fn uid(&self, user: UserKey) -> u32 {
+        self.users[user.0].0
+    }
+
     pub(crate) fn total(&self) -> &Ledger {
         &self.total
     }
@@ -104,5 +110,37 @@ impl Budget {
     pub(crate) fn refund(&mut self, user: UserKey, bytes: usize) {
         self.total.refund(bytes);
         self.users[user.0].1.refund(bytes);
+    }
+}
+
+/// Bytes on disk: of all, and of each user who has any. What waits for an endpoint is its user's.
+#[derive(Debug, Default)]
+pub(crate) struct DiskUse {
+    total: u64,
+    users: BTreeMap<u32, u64>,
+}
+
+impl DiskUse {
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(crate) fn of_user(&self, uid: u32) -> u64 {
+        self.users.get(&uid).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn charge(&mut self, uid: u32, bytes: u64) {
+        self.total += bytes;
+        *self.users.entry(uid).or_default() += bytes;
+    }
+
+    pub(crate) fn refund(&mut self, uid: u32, bytes: u64) {
+        self.total = self.total.saturating_sub(bytes);
+        let left = self.of_user(uid).saturating_sub(bytes);
+        if left > 0 {
+            self.users.insert(uid, left);
+        } else {
+            self.users.remove(&uid);
+        }
     }
 }

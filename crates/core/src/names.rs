@@ -499,6 +499,7 @@ impl Router {
             self.log(Event::Ended { name, reason });
         }
         self.timers.forget_session(key);
+        self.forget_receipts(session.user, core::mem::take(&mut session.receipts));
         self.watchers.remove(key);
         self.effects.push(Effect::Close(key, reason));
     }

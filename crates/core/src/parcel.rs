@@ -1,21 +1,25 @@
 //! A message that is tracked: for an endpoint that acknowledges or has a mailbox, or from disk.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt::Write as _;
+use core::num::NonZeroU64;
 
 use bytes::Bytes;
 use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::listing::Level;
 use hermes_bus_proto::name::json_string;
-use hermes_bus_proto::{EndpointName, Envelope, frame};
+use hermes_bus_proto::{EndpointName, Envelope, Raw, frame};
 
 use crate::fate::Fate;
 use crate::outbox::LooseMessage;
 use crate::session::SessionKey;
 use crate::storage::{Keep, Record, Sender, Ticket};
 use crate::time::Moment;
+use crate::trace::IdHasher;
 
 /// A tracked message for one endpoint.
 pub(crate) struct Parcel {
@@ -41,6 +45,8 @@ pub(crate) struct Parcel {
     /// Whether it becomes a dead letter if it fails: asked for a receipt or `queue`, or was for a
     /// mailbox.
     pub(crate) is_mourned: bool,
+    /// The hash of its id, once somebody has looked for one.
+    pub(crate) id_hash: Cell<Option<NonZeroU64>>,
 }
 
 /// A message's row on disk.
@@ -103,6 +109,7 @@ impl Parcel {
             fate: Fate::default(),
             waiter: None,
             is_mourned: record.keep != Keep::Spill || record.wanted.is_some(),
+            id_hash: Cell::default(),
         }
     }
 
@@ -136,12 +143,35 @@ impl Parcel {
             is_mourned,
             fate,
             waiter: provenance.waiter,
+            id_hash: Cell::default(),
         }
+    }
+
+    /// The group that it came through, without `@`.
+    pub(crate) fn group(&self) -> Option<&str> {
+        self.via.as_deref()?.strip_prefix('@')
     }
 
     /// Its id as JSON.
     pub(crate) fn id_json(&self) -> Option<&[u8]> {
         Some(Envelope::scan(&self.payload).ok()?.id?.as_bytes())
+    }
+
+    /// Whether its id, as JSON, may have this hash: the payload is looked at once, however often that is
+    /// asked.
+    pub(crate) fn may_have_id(&self, id_hash: u64, hasher: &IdHasher) -> bool {
+        // One without an id has the hash of nothing.
+        let known = self.id_hash.get().unwrap_or_else(|| {
+            let found = as_id_hash(hasher.of(self.id_json().unwrap_or_default()));
+            self.id_hash.set(Some(found));
+            found
+        });
+        known == as_id_hash(id_hash)
+    }
+
+    /// Its id, if that is text.
+    pub(crate) fn id_text(&self) -> Option<Cow<'_, str>> {
+        Raw::new(self.id_json()?).text().ok()
     }
 
     /// What is told to the `delivery`-th receiver on level 2 besides what the sender wrote.
@@ -167,6 +197,11 @@ impl Parcel {
         out.extend_from_slice(added.as_bytes());
         out.push(b'}');
     }
+}
+
+/// A hash that is never zero.
+fn as_id_hash(hash: u64) -> NonZeroU64 {
+    NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }
 
 /// A message from its level 2 form: without what the bus has added, who sent it, and through what.

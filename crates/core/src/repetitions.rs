@@ -240,16 +240,17 @@ impl<F> Repetitions<F> {
         self.entries.get(key.index as usize).is_some_and(|entry| entry.key == key)
     }
 
-    #[cfg(test)]
-    /// Who waits is gone, or is told by somebody else: drops the followers for which `keeps` is false.
-    pub(crate) fn retain_followers(
-        &mut self,
-        key: RepetitionKey,
-        mut keeps: impl FnMut(&F) -> bool,
-    ) {
-        let Some(entry) = self.entry_mut(key) else { return };
-        entry.followers.retain(|(_, follower)| keeps(follower));
-        self.drop_if_done(key);
+    /// Drops the followers for which `keeps` is false: nobody waits there any more.
+    pub(crate) fn retain_followers(&mut self, keeps: impl Fn(&F) -> bool) {
+        let mut left = Vec::new();
+        for (_, entry) in &mut self.entries {
+            let followers = entry.followers.len();
+            entry.followers.retain(|(_, follower)| keeps(follower));
+            if entry.followers.len() < followers {
+                left.push(entry.key);
+            }
+        }
+        left.into_iter().for_each(|key| self.drop_if_done(key));
     }
 
     /// Lets go of what has been in the window for its time.
@@ -560,14 +561,14 @@ mod tests {
     #[test]
     fn who_gives_up_waiting_leaves_nothing_behind() {
         let mut window = window(1);
-        let key = window.begin(&message("a"), at(0));
+        window.begin(&message("a"), at(0));
         let entry = window.seen(&message("a")).expect("it was sent");
         entry.follow(Status::Acked, "stays");
         entry.follow(Status::Acked, "goes");
         window.begin(&message("b"), at(0));
-        window.retain_followers(key, |follower| *follower == "stays");
+        window.retain_followers(|follower| *follower == "stays");
         assert!(!is_tidy(&window), "one still waits");
-        window.retain_followers(key, |_| false);
+        window.retain_followers(|_| false);
         assert!(is_tidy(&window));
     }
 

@@ -18,12 +18,12 @@ use hermes_bus_proto::{EndpointName, Envelope, ErrorCode, FrameError, Kind, Raw,
 use slab::Slab;
 
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState};
-use crate::fate::{Promise, Tallies};
+use crate::fate::{Promise, RECEIPT_BYTES_TOTAL_MAX, RECEIPT_BYTES_USER_MAX, Tallies};
 use crate::groups::Groups;
 use crate::impatience::{Impatience, PONG_INTERVAL};
 use crate::keeping::Keepings;
 use crate::known::KnownNames;
-use crate::ledger::{Budget, Ledger, UserKey};
+use crate::ledger::{Budget, DiskUse, Ledger, UserKey};
 use crate::outbox::{Account, ChunkPool, FrameKind, Provenance};
 use crate::repetitions::Repetitions;
 use crate::session::{Credentials, Phase, Role, Session, SessionKey, Waited};
@@ -93,6 +93,8 @@ pub struct Usage {
     pub intake: usize,
     /// Held for lingering names.
     pub held: usize,
+    /// Receipts that senders wait for.
+    pub receipts: usize,
     /// Number of timers that are set.
     pub timers: usize,
 }
@@ -147,7 +149,7 @@ pub struct Router {
     pub(crate) keeping: Keepings,
     pub(crate) keeping_bytes: usize,
     /// Bytes of all messages that are kept, those on their way included.
-    pub(crate) kept_bytes: u64,
+    pub(crate) kept_bytes: DiskUse,
     /// Why nothing can be kept now.
     pub(crate) trouble: Option<String>,
     /// The disk has done nothing for too long.
@@ -160,6 +162,10 @@ pub struct Router {
     pub(crate) sweeping: Option<Ticket>,
     pub(crate) sweep_again: bool,
     pub(crate) tallies: Tallies,
+    /// Receipts that are waited for.
+    pub(crate) receipts: Budget,
+    /// Those whose senders have gone, since they were last looked for.
+    pub(crate) orphaned_receipt_bytes: usize,
     /// When names and ids are next looked through for those that are over.
     pub(crate) forget_at: Moment,
     pub(crate) repetitions: Repetitions<Rc<Promise>>,
@@ -215,7 +221,7 @@ impl Router {
             tickets: 0,
             keeping: Keepings::default(),
             keeping_bytes: 0,
-            kept_bytes: 0,
+            kept_bytes: DiskUse::default(),
             trouble: None,
             disk_is_stalled: false,
             burying: VecDeque::new(),
@@ -224,6 +230,8 @@ impl Router {
             sweeping: None,
             sweep_again: false,
             tallies: Tallies::default(),
+            receipts: Budget::new(RECEIPT_BYTES_USER_MAX, RECEIPT_BYTES_TOTAL_MAX),
+            orphaned_receipt_bytes: 0,
             forget_at: Moment::default(),
             repetitions: Repetitions::new(repetition_window, repetitions_max, random.u64(..)),
             trace: Trace::new(trace_messages_max, random.u64(..)),
@@ -663,6 +671,7 @@ impl Router {
             answers: self.answers.used(),
             intake: self.intake.total().used(),
             held: self.held.used(),
+            receipts: self.receipts.total().used(),
             timers: self.timers.len(),
         }
     }
@@ -772,6 +781,7 @@ impl Router {
     /// A user's place in all budgets: it is the same in each.
     pub(crate) fn user(&mut self, uid: u32) -> UserKey {
         self.intake.user(uid);
+        self.receipts.user(uid);
         self.queues.user(uid)
     }
 

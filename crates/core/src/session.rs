@@ -11,6 +11,7 @@ use hermes_bus_proto::listing::{Amount, EndpointDetails, EndpointState, Level, T
 
 use crate::acks::{Acking, Handing, Unread};
 use crate::endpoint::EndpointKey;
+use crate::fate::Receipts;
 use crate::gaps::Gaps;
 use crate::ledger::UserKey;
 use crate::outbox::Outbox;
@@ -97,7 +98,7 @@ pub(crate) struct Session {
     /// What it was to get besides its own messages, and could not take.
     pub(crate) gaps: Option<Box<Gaps>>,
     /// As a sender: receipts that it waits for.
-    pub(crate) receipts_waiting: usize,
+    pub(crate) receipts: Receipts,
     pub(crate) sent: Meter,
     pub(crate) received: Meter,
     pub(crate) dropped: u64,
@@ -325,7 +326,7 @@ impl Session {
             look_pause: Duration::ZERO,
             backlog_bytes: 0,
             gaps: None,
-            receipts_waiting: 0,
+            receipts: Receipts::default(),
             sent: Meter::default(),
             received: Meter::default(),
             dropped: 0,

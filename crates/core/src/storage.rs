@@ -20,8 +20,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{Ask, EndpointName, Envelope};
 
 /// The place of an order among all orders of this process, counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,6 +145,17 @@ pub struct Remembered {
     pub groups: Vec<Box<str>>,
     /// The patterns that it subscribes to, without `#`. Empty without a mailbox.
     pub topics: Vec<Box<str>>,
+}
+
+/// Whether a repetition of a kept message is judged by its id: see [`Recent`]. What its sender asked for
+/// stands in the message itself, too, where its mailbox would have kept it anyway.
+pub fn is_judged(keep: Keep, wanted: Option<Status>, envelope: &Envelope<'_>) -> bool {
+    is_plainly_judged(keep, wanted) || crate::asked::is_judged(&Ask::lenient(&envelope.asking))
+}
+
+/// Whether that can be said without a look into the message. If not, it may still be so.
+pub fn is_plainly_judged(keep: Keep, wanted: Option<Status>) -> bool {
+    keep == Keep::Queued || matches!(wanted, Some(Status::Stored | Status::Acked))
 }
 
 /// Something to be done by whoever keeps things.

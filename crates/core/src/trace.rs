@@ -161,7 +161,7 @@ pub(crate) struct Trace {
     records_max: usize,
     /// Messages traced so far.
     traced: u64,
-    hasher: foldhash::fast::FixedState,
+    hasher: IdHasher,
     /// The label of each endpoint that has one, by its key.
     labels: Vec<Label>,
     last_label: Label,
@@ -205,7 +205,7 @@ impl Trace {
             next: 0,
             records_max: records_max.min(u32::MAX as usize),
             traced: 0,
-            hasher: foldhash::fast::FixedState::with_seed(hash_seed),
+            hasher: IdHasher(foldhash::fast::FixedState::with_seed(hash_seed)),
             labels: Vec::new(),
             last_label: 0,
             departed: VecDeque::new(),
@@ -235,7 +235,7 @@ impl Trace {
         self.next = if index + 1 == self.records_max { 0 } else { index + 1 };
         self.traced += 1;
         let generation = (self.traced as u32).max(1);
-        self.hashes[index] = self.hash(id);
+        self.hashes[index] = self.hasher.of(id);
         let record = &mut self.records[index];
         record.generation = generation;
         record.uid = uid;
@@ -272,23 +272,17 @@ impl Trace {
         record.states_count = place as u32 + 1;
     }
 
-    /// Whether the last that is known of a message is that it became a dead letter or expired.
+    /// Whether the last that is known of a message is that it became a dead letter, expired or was
+    /// removed.
     pub(crate) fn is_over(&self, at: TraceRef) -> bool {
         let record = self.records.get(at.index as usize);
         let Some(record) = record.filter(|record| record.generation == at.generation) else {
             return true;
         };
         let last = record.states[..record.states_count as usize].last();
-        last.is_some_and(|last| matches!(last.state, TraceState::Dead(_) | TraceState::Expired))
-    }
-
-    /// Says at little cost whether a message may have an id with this hash. One that is not in the ring
-    /// may have any.
-    pub(crate) fn may_have(&self, at: TraceRef, id_hash: u64) -> bool {
-        let index = at.index as usize;
-        let record = self.records.get(index).filter(|_| at != TraceRef::default());
-        record.is_none_or(|record| record.generation != at.generation)
-            || self.hashes[index] == id_hash
+        last.is_some_and(|last| {
+            matches!(last.state, TraceState::Dead(_) | TraceState::Expired | TraceState::Purged)
+        })
     }
 
     /// An endpoint is forgotten: its key may stand for another one from now on.
@@ -319,7 +313,7 @@ impl Trace {
         id: &[u8],
         name_of: impl Fn(EndpointKey) -> Option<EndpointName>,
     ) -> Vec<Traced> {
-        let hash = self.hash(id);
+        let hash = self.hasher.of(id);
         let kept = &id[..id.len().min(ID_BYTES_KEPT)];
         let is_it = |index: &usize| {
             let record = &self.records[*index];
@@ -404,10 +398,20 @@ impl Trace {
         self.last_label
     }
 
-    /// The hash of an id, which is JSON.
+    /// Hashes ids.
+    pub(crate) fn hasher(&self) -> &IdHasher {
+        &self.hasher
+    }
+}
+
+/// Hashes ids as nobody outside can foresee.
+#[derive(Clone)]
+pub(crate) struct IdHasher(foldhash::fast::FixedState);
+
+impl IdHasher {
     #[inline]
-    pub(crate) fn hash(&self, id: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
+    pub(crate) fn of(&self, id: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
         hasher.write(id);
         hasher.finish()
     }

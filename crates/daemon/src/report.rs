@@ -167,6 +167,10 @@ fn kept(store: &Map<String, Value>, out: &mut dyn Write) -> io::Result<()> {
     if dead > 0 {
         writeln!(out, "  Dead letters: {dead}")?;
     }
+    let displaced = count("dead_letters_displaced");
+    if displaced > 0 {
+        writeln!(out, "  Dead letters removed for want of room: {displaced}")?;
+    }
     Ok(())
 }
 
@@ -325,6 +329,8 @@ mod tests {
         let waiting = json!({"state": "open", "messages": 3, "bytes": 500, "mailboxes": 2});
         assert_eq!(told(waiting), "  Mailboxes: 3 messages (500 bytes) wait for 2 endpoints\n");
         assert_eq!(told(json!({"state": "open", "dead_letters": 4})), "  Dead letters: 4\n");
+        let displaced = json!({"state": "open", "dead_letters_displaced": 9});
+        assert_eq!(told(displaced), "  Dead letters removed for want of room: 9\n");
         let trouble = told(json!({"state": "failed", "why": "a stale disk does not respond"}));
         assert!(trouble.starts_with("  Nothing can be kept on disk: "), "{trouble}");
         assert!(!ALARM_WORDS.iter().any(|word| trouble.contains(word)), "{trouble}");

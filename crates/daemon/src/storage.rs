@@ -24,7 +24,7 @@ use mio::Waker;
 
 use crate::config::Settings;
 use crate::logging::target;
-use crate::metrics;
+use crate::metrics::{self, Removed};
 use crate::root::Root;
 
 /// How long a store that could not be opened is left alone.
@@ -108,6 +108,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// Times that orders were said to be on disk.
     pub(crate) commits: u64,
+    /// What was let go of on disk.
+    pub(crate) removed: Removed,
     /// From the handing over of orders until it was known that they are on disk.
     pub(crate) latency: Histogram,
     /// The last order that was handed over, and the last one that is carried out.
@@ -304,13 +306,14 @@ impl Storage {
     pub(crate) fn measured(&self) -> Option<metrics::Store> {
         let health = self.health();
         (health != Health::Off).then(|| {
-            let Tally { orders, pending, refused, commits, latency, .. } = self.tally();
+            let Tally { orders, pending, refused, commits, removed, latency, .. } = self.tally();
             metrics::Store {
                 can_write: health == Health::Open,
                 orders,
                 pending,
                 refused,
                 commits,
+                removed,
                 latency,
                 file: self.path().map(Path::to_owned),
                 figures: None,
@@ -366,7 +369,10 @@ impl Storage {
     /// What the store has to say to the router. What it has to say to people is logged.
     pub(crate) fn take_answers(&mut self, now: Instant) -> Vec<Answer> {
         let State::Open(store) = &self.state else { return Vec::new() };
-        store.take_notices().iter().for_each(log_notice);
+        for notice in store.take_notices() {
+            self.tally.removed.note(&notice);
+            log_notice(&notice);
+        }
         let answers = store.take_answers();
         for answer in &answers {
             match answer {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, Ticket,
+    self, Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, Ticket,
 };
 use hermes_bus_proto::{EndpointName, Envelope};
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -391,14 +391,14 @@ fn note_end(
     now_unix_us: u64,
     ending: Ending,
 ) -> rusqlite::Result<()> {
-    let keep: u8 = row.get(2)?;
-    if codes::keep(keep) == Some(Keep::Spill) {
+    let Some(keep) = codes::keep(row.get(2)?).filter(|keep| *keep != Keep::Spill) else {
         return Ok(());
-    }
-    let is_judged = rows::is_judged(keep, rows::wanted(row, 5)?);
+    };
+    let wanted = rows::wanted(row, 5)?;
+    let is_plainly_judged = storage::is_plainly_judged(keep, wanted);
     let tag = row.get_ref(9)?.as_blob_or_null().ok().flatten();
     let tag = tag.and_then(|tag| std::str::from_utf8(tag).ok());
-    let envelope = match (tag, is_judged) {
+    let envelope = match (tag, is_plainly_judged) {
         (Some(_), false) => None,
         _ => row.get_ref(10)?.as_blob().ok().and_then(|payload| Envelope::scan(payload).ok()),
     };
@@ -406,7 +406,8 @@ fn note_end(
         return Ok(());
     };
     let sender = row.get_ref(7)?.as_str_or_null().ok().flatten();
-    let judged = envelope.filter(|_| is_judged).and_then(|envelope| {
+    let is_judged = |envelope: &Envelope<'_>| storage::is_judged(keep, wanted, envelope);
+    let judged = envelope.filter(is_judged).and_then(|envelope| {
         let from = || envelope.from?.text().ok();
         Some(Judged {
             uid: rows::uid(row, 6).ok()??,

@@ -52,6 +52,14 @@ pub enum Notice {
     },
     /// Entries of the history that were dropped, because the disk did not keep up with them.
     HistoryDropped(u64),
+    /// Dead letters that were removed: so many had been kept for their time, and so many were too much
+    /// for what may be kept of them.
+    DeadLettersRemoved {
+        /// For their age.
+        aged: u64,
+        /// For want of room.
+        displaced: u64,
+    },
     /// Search does not know the newest messages, because its index cannot be written.
     SearchFails(String),
 }
@@ -59,7 +67,7 @@ pub enum Notice {
 impl Notice {
     /// Whether somebody should look.
     pub fn is_bad(&self) -> bool {
-        !matches!(self, Notice::Sound { .. })
+        !matches!(self, Notice::Sound { .. } | Notice::DeadLettersRemoved { displaced: 0, .. })
     }
 }
 
@@ -81,6 +89,10 @@ impl fmt::Display for Notice {
             Notice::HistoryDropped(entries) => {
                 write!(f, "entries of the history dropped: {entries}; the disk does not keep up")
             }
+            Notice::DeadLettersRemoved { aged, displaced } => write!(
+                f,
+                "dead letters removed: {aged} had been kept for their time, {displaced} were too many"
+            ),
             Notice::SearchFails(why) => write!(f, "search does not know new messages: {why}"),
         }
     }

@@ -16,6 +16,7 @@ use crate::options::Options;
 use crate::queue::Shared;
 use crate::reader::Reader;
 use crate::recover;
+use crate::retention::RemovedDead;
 use crate::rows::Names;
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN, META_UNCLEAN_BELOW};
 use crate::search::Search;
@@ -221,6 +222,8 @@ pub(crate) fn writer(
             last_work: now,
             has_old_spills: true,
             is_search_on: true,
+            removed_dead: RemovedDead::default(),
+            removed_dead_told_at: now,
         },
     }
 }

@@ -1,10 +1,11 @@
 //! Reads what an earlier process has left.
 
-use hermes_bus_core::storage::{Ending, Recent, Recovered, Remembered, Waiting};
+use hermes_bus_core::storage::{self, Ending, Recent, Recovered, Remembered, Waiting};
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{EndpointName, Envelope};
 use rusqlite::Connection;
 
+use crate::codes;
 use crate::options::Options;
 use crate::rows;
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
@@ -133,7 +134,8 @@ fn waiting_recent(
     recent: &mut Vec<Recent>,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
-        "SELECT arrived, keep, wanted, uid, sender, payload FROM message ORDER BY seq DESC",
+        "SELECT arrived, keep, wanted, uid, sender, tag IS NOT NULL, payload FROM message \
+         WHERE keep <> 2 ORDER BY seq DESC",
     )?;
     let mut found = statement.query([])?;
     let mut count = 0;
@@ -142,13 +144,22 @@ fn waiting_recent(
         if arrived_unix_us.saturating_add(OUT_OF_ORDER_US) < since || count >= max {
             break;
         }
-        let keep: u8 = row.get(1)?;
-        let is_judged = keep != 2 && rows::is_judged(keep, rows::wanted(row, 2)?);
-        if arrived_unix_us < since || !is_judged {
+        let (Some(keep), wanted) = (codes::keep(row.get(1)?), rows::wanted(row, 2)?) else {
+            continue;
+        };
+        let is_plainly_judged = storage::is_plainly_judged(keep, wanted);
+        // One with a tag says nothing more of it.
+        if arrived_unix_us < since || !is_plainly_judged && row.get(5)? {
             continue;
         }
-        let Ok(payload) = row.get_ref(5)?.as_blob() else { continue };
+        let Ok(payload) = row.get_ref(6)?.as_blob() else { continue };
+        if !is_plainly_judged && !may_ask_to_be_queued(payload) {
+            continue;
+        }
         let Ok(envelope) = Envelope::scan(payload) else { continue };
+        if !storage::is_judged(keep, wanted, &envelope) {
+            continue;
+        }
         let Some(id) = rows::text_id(&envelope) else { continue };
         let Some(to) = envelope.to.and_then(|to| to.text().ok()) else { continue };
         let Some(uid) = rows::uid(row, 3)? else { continue };
@@ -165,4 +176,9 @@ fn waiting_recent(
         count += 1;
     }
     Ok(())
+}
+
+/// Says at little cost whether a message may have the key `queue`, however it is spelled.
+fn may_ask_to_be_queued(payload: &[u8]) -> bool {
+    std::str::from_utf8(payload).is_ok_and(|text| text.contains("queue") || text.contains("\\u"))
 }

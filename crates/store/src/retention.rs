@@ -59,36 +59,126 @@ pub(crate) fn is_due(
     Ok(false)
 }
 
+/// What a step has done.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) changes: Changes,
+    pub(crate) dead: RemovedDead,
+    /// Whether as much was removed of a table as one step may: there may be more.
+    pub(crate) has_more: bool,
+}
+
+/// Dead letters that were removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RemovedDead {
+    /// They had been kept for their time.
+    pub(crate) aged: u64,
+    /// There were too many.
+    pub(crate) displaced: u64,
+}
+
+impl RemovedDead {
+    pub(crate) fn add(&mut self, more: RemovedDead) {
+        self.aged += more.aged;
+        self.displaced += more.displaced;
+    }
+}
+
 /// Removes a little of each table, within the transaction that is under way.
 pub(crate) fn step(
     connection: &Connection,
     options: &Options,
     now_unix_us: u64,
-) -> rusqlite::Result<Changes> {
-    let mut changes = Changes::default();
+) -> rusqlite::Result<Step> {
+    let mut step = Step::default();
     for (table, retention) in tables(options) {
-        let (_, mut bytes) = schema::total(connection, table.name)?;
-        let cut = cut(retention, now_unix_us);
+        let is_dead = table.name == DEAD.name;
+        // What is too much of dead letters is removed user by user.
+        let bytes_max = if is_dead { u64::MAX } else { retention.bytes };
+        let removed =
+            remove_oldest(connection, table, bytes_max, cut(retention, now_unix_us), &mut step)?;
+        if is_dead {
+            step.dead.aged += removed;
+            displace_dead(connection, retention.bytes, &mut step)?;
+        }
+    }
+    Ok(step)
+}
+
+/// Removes the oldest rows of a table, as far as they are too old or too much. Returns how many.
+fn remove_oldest(
+    connection: &Connection,
+    table: &Bounded,
+    bytes_max: u64,
+    cut: u64,
+    step: &mut Step,
+) -> rusqlite::Result<u64> {
+    let (_, mut bytes) = schema::total(connection, table.name)?;
+    let mut removed = (0, 0);
+    let mut up_to = None;
+    let mut statement = connection.prepare_cached(table.oldest)?;
+    let mut oldest = statement.query([STEP_ROWS_MAX])?;
+    while let Some(row) = oldest.next()? {
+        let (number, at, row_bytes): (i64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if at >= cut && bytes <= bytes_max {
+            break;
+        }
+        bytes = bytes.saturating_sub(row_bytes);
+        removed = (removed.0 + 1, removed.1 + row_bytes as i64);
+        up_to = Some(number);
+    }
+    drop(oldest);
+    let Some(up_to) = up_to else { return Ok(0) };
+    connection.prepare_cached(table.delete)?.execute([up_to])?;
+    schema::add_to_total(connection, table.name, -removed.0, -removed.1)?;
+    step.changes.removed.extend(table.texts.map(|begin| (begin, begin + up_to)));
+    step.has_more |= removed.0 >= STEP_ROWS_MAX;
+    Ok(removed.0 as u64)
+}
+
+/// The users whose dead letters take the most, with what that is.
+const LARGEST: &str = "SELECT uid, bytes FROM dead_by_user ORDER BY bytes DESC, uid LIMIT 2";
+
+/// Removes dead letters that are too many: the oldest of the user who has sent the most of them, as long
+/// as that is so. One user's do not displace those of others who have fewer.
+fn displace_dead(connection: &Connection, bytes_max: u64, step: &mut Step) -> rusqlite::Result<()> {
+    let (_, mut bytes) = schema::total(connection, DEAD.name)?;
+    let mut rows_left = STEP_ROWS_MAX;
+    while bytes > bytes_max && rows_left > 0 {
+        let mut largest = connection.prepare_cached(LARGEST)?;
+        let users: Vec<(i64, u64)> = largest
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let Some((uid, mut of_user)) = users.first().copied() else { return Ok(()) };
+        let second = users.get(1).map_or(0, |(_, bytes)| *bytes);
+        let mut statement = connection.prepare_cached(
+            "SELECT number, length(payload) + 128 FROM dead WHERE uid = ?1 ORDER BY number LIMIT ?2",
+        )?;
+        let mut oldest = statement.query((uid, rows_left))?;
         let mut removed = (0, 0);
         let mut up_to = None;
-        let mut statement = connection.prepare_cached(table.oldest)?;
-        let mut oldest = statement.query([STEP_ROWS_MAX])?;
-        while let Some(row) = oldest.next()? {
-            let (number, at, row_bytes): (i64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if at >= cut && bytes <= retention.bytes {
-                break;
-            }
+        while bytes > bytes_max
+            && of_user >= second
+            && let Some(row) = oldest.next()?
+        {
+            let (number, row_bytes): (i64, u64) = (row.get(0)?, row.get(1)?);
             bytes = bytes.saturating_sub(row_bytes);
+            of_user = of_user.saturating_sub(row_bytes);
             removed = (removed.0 + 1, removed.1 + row_bytes as i64);
+            step.changes.removed.push((TEXT_OF_DEAD + number, TEXT_OF_DEAD + number));
             up_to = Some(number);
         }
         drop(oldest);
-        let Some(up_to) = up_to else { continue };
-        connection.prepare_cached(table.delete)?.execute([up_to])?;
-        schema::add_to_total(connection, table.name, -removed.0, -removed.1)?;
-        changes.removed.extend(table.texts.map(|begin| (begin, begin + up_to)));
+        let Some(up_to) = up_to else { return Ok(()) };
+        connection
+            .prepare_cached("DELETE FROM dead WHERE uid = ?1 AND number <= ?2")?
+            .execute((uid, up_to))?;
+        schema::add_to_total(connection, DEAD.name, -removed.0, -removed.1)?;
+        step.dead.displaced += removed.0 as u64;
+        rows_left -= removed.0;
     }
-    Ok(changes)
+    step.has_more |= bytes > bytes_max;
+    Ok(())
 }
 
 fn tables(options: &Options) -> [(&'static Bounded, Retention); 3] {

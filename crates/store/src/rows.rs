@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use hermes_bus_core::storage::{DeadLetter, Keep, RECORD_OVERHEAD_BYTES, Record, Sender};
+use hermes_bus_core::storage::{self, DeadLetter, RECORD_OVERHEAD_BYTES, Record, Sender};
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{EndpointName, Envelope};
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
@@ -111,8 +111,7 @@ pub(crate) fn insert(
     deliveries: u32,
     stored_unix_us: u64,
 ) -> rusqlite::Result<()> {
-    let is_large = record.payload.len() >= TAG_FROM_BYTES;
-    let tag = is_large.then(|| id_of(&record.payload)).flatten();
+    let tag = tag_of(record);
     statement.execute(params![
         record.seq,
         endpoint,
@@ -131,6 +130,18 @@ pub(crate) fn insert(
         &record.payload[..],
     ])?;
     Ok(())
+}
+
+/// The id of a large message, so that nobody has to read all of it to know that: unless it is judged by
+/// what stands in it.
+fn tag_of(record: &Record) -> Option<Cow<'_, str>> {
+    if record.payload.len() < TAG_FROM_BYTES {
+        return None;
+    }
+    let envelope = Envelope::scan(&record.payload).ok()?;
+    let says_more = storage::is_judged(record.keep, record.wanted, &envelope)
+        && !storage::is_plainly_judged(record.keep, record.wanted);
+    text_id(&envelope).filter(|_| !says_more)
 }
 
 /// The columns that [`message`] reads, of `message AS m LEFT JOIN delivery AS d`. What may have been
@@ -264,10 +275,4 @@ pub(crate) fn id_of(payload: &[u8]) -> Option<Cow<'_, str>> {
 pub(crate) fn text_id<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
     let id = envelope.id?.text().ok()?;
     (1..=ID_BYTES_MAX).contains(&id.len()).then_some(id)
-}
-
-/// Whether a repetition of a message is judged by its id.
-pub(crate) fn is_judged(keep: u8, wanted: Option<Status>) -> bool {
-    codes::keep(keep) == Some(Keep::Queued)
-        || matches!(wanted, Some(Status::Stored | Status::Acked))
 }

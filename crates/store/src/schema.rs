@@ -23,7 +23,7 @@ const LOG_BYTES_KEPT: u32 = 64 * 1024 * 1024;
 const CACHE_KIB: i64 = 16 * 1024;
 
 /// From each schema to the next; the first one makes it. A released step is never changed.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Where a message lies among all that search knows: the number of its text begins here.
 pub(crate) const TEXT_OF_HISTORY: i64 = 0;

@@ -18,7 +18,7 @@ use crate::notice::Notice;
 use crate::open;
 use crate::options::Options;
 use crate::queue::{Ending, HistoryIs, Next, Shared, Work};
-use crate::retention;
+use crate::retention::{self, RemovedDead};
 use crate::rows::Names;
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
 use crate::search::Search;
@@ -76,12 +76,18 @@ pub(crate) struct Chores {
     pub(crate) has_old_spills: bool,
     /// Whether words of new messages are still added.
     pub(crate) is_search_on: bool,
+    /// Dead letters that retention has removed, and nobody has been told of.
+    pub(crate) removed_dead: RemovedDead,
+    /// When that may be told next.
+    pub(crate) removed_dead_told_at: Instant,
 }
 
 /// After so long without work there is a pause.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often retention is looked after.
 const RETENTION_EVERY: Duration = Duration::from_secs(1);
+/// The same while there is more to remove than one step may.
+const RETENTION_STEP_EVERY: Duration = Duration::from_millis(25);
 /// How often the index takes a step where there is no pause.
 const SEARCH_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of history of one commit.
@@ -443,15 +449,33 @@ impl Writer {
             return Ok(false);
         }
         self.chores.retention_at = now + RETENTION_EVERY;
+        self.tell_removed_dead(now);
         let now_unix_us = now_unix_us();
         if !retention::is_due(&self.database.connection, &self.options, now_unix_us)? {
             return Ok(false);
         }
         self.database.begin()?;
-        let changes = retention::step(&self.database.connection, &self.options, now_unix_us)?;
+        let step = retention::step(&self.database.connection, &self.options, now_unix_us)?;
         self.database.commit()?;
-        self.note_changes(changes);
+        self.note_changes(step.changes);
+        self.chores.removed_dead.add(step.dead);
+        if step.has_more {
+            self.chores.retention_at = now + RETENTION_STEP_EVERY;
+        }
         Ok(true)
+    }
+
+    /// Says now and then how many dead letters retention has removed.
+    fn tell_removed_dead(&mut self, now: Instant) {
+        let removed = self.chores.removed_dead;
+        if removed == RemovedDead::default() || now < self.chores.removed_dead_told_at {
+            return;
+        }
+        self.chores.removed_dead = RemovedDead::default();
+        self.chores.removed_dead_told_at = now + RETENTION_EVERY;
+        let RemovedDead { aged, displaced } = removed;
+        self.shared.notice(Notice::DeadLettersRemoved { aged, displaced });
+        (self.wake)();
     }
 
     fn look_after_search(&mut self, is_pause: bool) -> rusqlite::Result<bool> {

@@ -394,3 +394,31 @@ fn a_publisher_waits_for_the_disk_where_mailboxes_listen() {
     assert_eq!(world.shelf.records.len(), 20);
     world.end_with_mailboxes();
 }
+
+#[test]
+fn what_was_queued_for_a_mailbox_is_recognised_by_the_next_process() {
+    let mut world = World::with(|config| config.store = true);
+    let receiver = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(receiver);
+    world.pass_ms(4_000);
+    let sender = world.join("a", json!({}));
+    world.ask(sender, "b", json!({"id": "queued", "queue": true, "body": 1}));
+    world.ask(sender, "b", json!({"id": "watched", "receipt": "delivered", "body": 2}));
+    world.sync();
+    let mut world = world.crash();
+    let sender = world.join("a", json!({}));
+    // The same once more: the first is known, and waited for; the second never was to be.
+    world.ask(sender, "b", json!({"id": "queued", "queue": true, "receipt": "acked", "body": 1}));
+    world.ask(sender, "b", json!({"id": "watched", "receipt": "delivered", "body": 2}));
+    world.sync();
+    assert_eq!((world.counters().repeated, world.take(sender).len()), (1, 0));
+    let (receiver, mut frames) = world.join_and_take("b", json!({"mailbox": true, "ack": true}));
+    world.sync();
+    frames.extend(world.take(receiver));
+    let bodies: Vec<&Value> = frames.iter().map(|frame| &frame["body"]).skip(1).collect();
+    assert_eq!(bodies, [1, 2, 2]);
+    assert_eq!(briefly(&world.take(sender)), ["receipt watched delivered"]);
+    world.send(receiver, &json!({"type": "ack", "up_to": frames[3]["seq"]}));
+    assert_eq!(briefly(&world.take(sender)), ["receipt queued acked"]);
+    world.end_with_mailboxes();
+}

@@ -2,6 +2,7 @@
 //! test lets them, time that passes only when a test says so.
 
 mod blame;
+mod bounds;
 mod budgets;
 mod courtesy;
 mod disk;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::{
     Answer, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered, Waiting,
+    is_judged,
 };
+use hermes_bus_proto::Envelope;
 use hermes_bus_proto::control::Status;
 use serde_json::{Value, json};
 
@@ -188,6 +190,10 @@ impl World {
 
 fn recent(record: &Record) -> Option<Recent> {
     let message: Value = serde_json::from_slice(&record.payload).ok()?;
+    let envelope = Envelope::scan(&record.payload).ok()?;
+    if !is_judged(record.keep, record.wanted, &envelope) {
+        return None;
+    }
     let sender = record.sender.as_ref()?;
     Some(Recent {
         uid: sender.uid,

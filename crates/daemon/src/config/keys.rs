@@ -185,7 +185,8 @@ pub(super) const NOT_OVER: &[(&str, &str)] = &[
     ("queues.bytes_user_max", "queues.bytes_total_max"),
     ("held.bytes_max", "held.bytes_total_max"),
     ("answers.bytes_max", "answers.bytes_total_max"),
-    ("store.mailbox_bytes_max", "store.mailbox_bytes_total_max"),
+    ("store.mailbox_bytes_max", "store.mailbox_bytes_user_max"),
+    ("store.mailbox_bytes_user_max", "store.mailbox_bytes_total_max"),
     ("delivery.nack_pause", "delivery.nack_pause_max"),
 ];
 
@@ -371,6 +372,12 @@ pub static KEYS: &[Key] = &[
         "What may wait on disk for one endpoint. Over it, senders hear `mailbox_full`.",
     ),
     live(
+        "store.mailbox_bytes_user_max",
+        bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(router.mailbox_bytes_user_max)),
+        "What may wait on disk for all endpoints of one user, the one who registered them last. The \
+         rest is for the others.",
+    ),
+    live(
         "store.mailbox_bytes_total_max",
         bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(router.mailbox_bytes_total_max)),
         "What may wait on disk for all endpoints.",
@@ -393,7 +400,8 @@ pub static KEYS: &[Key] = &[
     at_start(
         "store.dead_letters_bytes_max",
         bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(store.dead_letters_bytes_max)),
-        "How much of them is kept; the oldest goes first.",
+        "How much of them is kept. Over it, the oldest goes first of those that the user has sent who \
+         has sent the most of them.",
     ),
     live(
         "store.history",
@@ -421,7 +429,7 @@ pub static KEYS: &[Key] = &[
     live(
         "store.known_max",
         count(1, 10_000_000, number!(router.known_max: usize)),
-        "How many names are known; the one seen longest ago goes first.",
+        "How many names are known; the one seen longest ago goes first. Together they may take 64 MiB.",
     ),
     live(
         "delivery.in_flight_bytes_max",
@@ -464,7 +472,8 @@ pub static KEYS: &[Key] = &[
     live(
         "delivery.receipts_waiting_max",
         count(1, 10_000_000, number!(router.receipts_waiting_max: usize)),
-        "Receipts that one connection may wait for at a time.",
+        "Receipts that one connection may wait for at a time. With their ids they may take 16 MiB, 96 MiB \
+         for all connections of one user.",
     ),
     at_start(
         "delivery.trace_messages_max",

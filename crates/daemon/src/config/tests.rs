@@ -79,9 +79,14 @@ fn examples() -> Vec<(&'static str, &'static str, Settings)> {
     example!("store.mailboxes", "[old one, 7]", router.mailboxes = names);
     example!("store.mailbox_bytes_max", "2GiB", router.mailbox_bytes_max = 2048 * mib as u64);
     example!(
-        "store.mailbox_bytes_total_max",
+        "store.mailbox_bytes_user_max",
         "4GiB",
-        router.mailbox_bytes_total_max = 4096 * mib as u64
+        router.mailbox_bytes_user_max = 4096 * mib as u64
+    );
+    example!(
+        "store.mailbox_bytes_total_max",
+        "7GiB",
+        router.mailbox_bytes_total_max = 7168 * mib as u64
     );
     example!("store.pending_bytes_max", "32MiB", router.store_pending_bytes_max = 32 * mib);
     example!("store.queued_for", "1day", router.queued_for = seconds(86_400));

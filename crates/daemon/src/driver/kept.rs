@@ -293,6 +293,10 @@ impl Driver {
         members.value("quota_bytes", quota);
         members.value("pending", self.storage.tally().pending);
         members.value("refused", self.storage.tally().refused);
+        let removed = self.storage.tally().removed;
+        members.value("dead_letters_aged", removed.dead_letters_aged);
+        members.value("dead_letters_displaced", removed.dead_letters_displaced);
+        members.value("history_dropped", removed.history_dropped);
         members.value("mailboxes", waiting.count());
         members.value("messages", sum(|mailbox| mailbox.kept.messages));
         members.value("bytes", sum(|mailbox| mailbox.kept.bytes));

@@ -136,16 +136,20 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family<'_>> {
 }
 
 fn of_usage(usage: &Usage) -> [Family<'static>; 2] {
-    let Usage { queued, answers, intake, held, timers } = *usage;
+    let Usage { queued, answers, intake, held, receipts, timers } = *usage;
     let mut memory = Family::new(
         "memory_bytes",
         Kind::Gauge,
         "Memory charged for messages: queued for receivers, answers not read yet, unfinished and \
-         waiting frames, held for names that are away for a moment.",
+         waiting frames, held for names that are away for a moment, receipts that are waited for.",
     );
-    for (of, bytes) in
-        [("queues", queued), ("answers", answers), ("intake", intake), ("held", held)]
-    {
+    for (of, bytes) in [
+        ("queues", queued),
+        ("answers", answers),
+        ("intake", intake),
+        ("held", held),
+        ("receipts", receipts),
+    ] {
         memory = memory.with(Some(("of", of.into())), whole(bytes));
     }
     [memory, gauge("timers", "Timers of the router.", whole(timers))]
@@ -352,7 +356,8 @@ fn of_hooks(hooks: &hooks::Counters) -> [Family<'static>; 4] {
 }
 
 fn of_store(store: &Store) -> Vec<Family<'static>> {
-    let Store { can_write, orders, pending, refused, commits, latency, file: _, figures } = store;
+    let Store { can_write, orders, pending, refused, commits, removed, latency, file: _, figures } =
+        store;
     let counter = |name, help, count: u64| {
         Family::new(name, Kind::Counter, help).with(None, Value::Whole(count))
     };
@@ -370,6 +375,18 @@ fn of_store(store: &Store) -> Vec<Family<'static>> {
         ),
         counter("store_refused_messages", "Messages that could not be kept.", *refused),
         counter("store_commits", "Times that orders were said to be on disk.", *commits),
+        Family::new(
+            "store_removed_dead_letters",
+            Kind::Counter,
+            "Dead letters that were removed: kept for their time, or more than may be kept.",
+        )
+        .with(Some(("reason", "age".into())), Value::Whole(removed.dead_letters_aged))
+        .with(Some(("reason", "room".into())), Value::Whole(removed.dead_letters_displaced)),
+        counter(
+            "store_dropped_history_entries",
+            "Entries of the history that were dropped: the disk did not keep up with them.",
+            removed.history_dropped,
+        ),
         histogram(
             "store_latency_seconds",
             "From the handing over of orders until it was known that they are on disk.",

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use hermes_bus_core::{Counters, Histogram, Usage};
 use hermes_bus_proto::listing::EndpointDetails;
-use hermes_bus_store::{Figures, Reader};
+use hermes_bus_store::{Figures, Notice, Reader};
 
 use crate::hooks;
 use crate::logging::target;
@@ -60,12 +60,39 @@ pub struct Store {
     pub refused: u64,
     /// Times that orders were said to be on disk.
     pub commits: u64,
+    /// What was let go of on disk, so far.
+    pub removed: Removed,
     /// From the handing over of orders until it was known that they are on disk.
     pub latency: Histogram,
     /// The database, where it can be looked at.
     pub file: Option<PathBuf>,
     /// What was found there; see [`Snapshot::look_at_disk`].
     pub figures: Option<Figures>,
+}
+
+/// What the store let go of, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Dead letters that had been kept for their time.
+    pub dead_letters_aged: u64,
+    /// Dead letters that were more than may be kept.
+    pub dead_letters_displaced: u64,
+    /// Entries of the history that were dropped, because the disk did not keep up with them.
+    pub history_dropped: u64,
+}
+
+impl Removed {
+    /// Counts what the store says.
+    pub fn note(&mut self, notice: &Notice) {
+        match notice {
+            Notice::DeadLettersRemoved { aged, displaced } => {
+                self.dead_letters_aged += aged;
+                self.dead_letters_displaced += displaced;
+            }
+            Notice::HistoryDropped(entries) => self.history_dropped += entries,
+            _ => {}
+        }
+    }
 }
 
 impl Snapshot {

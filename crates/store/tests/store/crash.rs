@@ -228,3 +228,38 @@ fn orders_that_nobody_waits_for_are_carried_out_all_the_same() {
     world.wait_for(|answer| *answer == Answer::Stored(Ticket(1)));
     assert_eq!(world.loaded_seqs("a"), [1]);
 }
+
+#[test]
+fn what_was_to_be_queued_is_known_by_its_id_in_a_mailbox_too() {
+    let place = Place::new();
+    let mut world = place.open();
+    let large = "x".repeat(4_000);
+    let asking = |seq: u64, asks: &str, body: &str| Record {
+        wanted: Some(Status::Delivered),
+        payload: format!(r#"{{"to": "a", "id": "id-{seq}", "body": "{body}"{asks}}}"#).into(),
+        ..record(seq, "a", "1")
+    };
+    let queue = r#", "queue": true"#;
+    let all = [
+        asking(1, queue, ""),
+        asking(2, queue, &large),
+        asking(3, "", "queue"),
+        asking(4, "", &large),
+        asking(5, r#", "\u0071ueue": true"#, ""),
+        asking(6, r#", "queue": false"#, ""),
+    ];
+    world.carry_out(all.iter().map(keep_record));
+    let known = |recovered: &hermes_bus_core::storage::Recovered| -> Vec<(String, Status)> {
+        recovered.recent.iter().map(|recent| (recent.id.to_string(), recent.status)).collect()
+    };
+    let stored = |seq: u64| (format!("id-{seq}"), Status::Stored);
+    let next = place.snapshot().open();
+    assert_eq!(known(&next.recovered), [stored(1), stored(2), stored(5)]);
+    // The same when they have ended.
+    world.carry_out([release("a", 1..=6)]);
+    let next = place.snapshot().open();
+    let acked = |seq: u64| (format!("id-{seq}"), Status::Acked);
+    assert_eq!(known(&next.recovered), [acked(1), acked(2), acked(5)]);
+    let trail = place.reader().trail("id-4").unwrap();
+    assert_eq!(trail.last().unwrap().detail, "acked");
+}

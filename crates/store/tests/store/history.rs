@@ -94,3 +94,69 @@ fn dead_letters_and_trails_are_bounded_too() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn dead_letters_of_one_user_displace_only_their_own() {
+    let place = Place::new();
+    let of = |seq: u64, uid: u32| {
+        let mut letter = crate::world::letter(seq, "a", "");
+        letter.record.sender.as_mut().unwrap().uid = uid;
+        letter
+    };
+    let one = of(100, 1).record.load_bytes();
+    let dead_letters = Retention { age: Duration::from_secs(3600), bytes: 20 * one };
+    let mut world = World::open(Options { dead_letters, ..place.options() });
+    // The others' are the oldest of all.
+    let few = [of(101, 2), of(102, 2), of(103, 3)];
+    world.carry_out(few.iter().map(crate::world::bury));
+    world.carry_out((104..=900).map(|seq| crate::world::bury(&of(seq, 1))));
+    let mut told = 0;
+    while told < 780 {
+        let is_it = |notice: &Notice| matches!(notice, Notice::DeadLettersRemoved { .. });
+        let Notice::DeadLettersRemoved { aged: 0, displaced } = world.wait_for_notice(is_it) else {
+            panic!("they are too young");
+        };
+        told += displaced;
+    }
+    assert_eq!(told, 780, "800 were buried");
+    let reader = place.reader();
+    let left = reader.dead_letters(None, ALL).unwrap();
+    let seqs: Vec<u64> = left.iter().rev().map(|dead| dead.letter.record.seq).collect();
+    assert_eq!(seqs, [101, 102, 103].into_iter().chain(884..=900).collect::<Vec<_>>());
+    let figures = reader.figures().unwrap();
+    assert_eq!((figures.dead_letters, figures.dead_letter_bytes), (20, 20 * one));
+    // What is removed by hand, or as one letter of many, leaves the books right.
+    let numbers: Vec<u64> = left.iter().map(|dead| dead.number).collect();
+    assert_eq!(world.remove_dead(&numbers[..10]), Ok(10));
+    world.carry_out((901..=930).map(|seq| crate::world::bury(&of(seq, 2))));
+    let is_it = |notice: &Notice| matches!(notice, Notice::DeadLettersRemoved { .. });
+    let notice = world.wait_for_notice(is_it);
+    assert_eq!(notice, Notice::DeadLettersRemoved { aged: 0, displaced: 20 });
+    let left = place.reader().dead_letters(None, ALL).unwrap();
+    let of_user = |uid| {
+        let is_its = |dead: &&hermes_bus_store::NumberedDeadLetter| {
+            dead.letter.record.sender.as_ref().is_some_and(|sender| sender.uid == uid)
+        };
+        left.iter().filter(is_its).count()
+    };
+    assert_eq!((of_user(1), of_user(2), of_user(3)), (7, 12, 1));
+    assert_eq!(hermes_bus_store::check(&place.path()).problems, [""; 0]);
+}
+
+#[test]
+fn dead_letters_that_were_kept_for_their_time_are_counted() {
+    let place = Place::new();
+    let dead_letters = Retention { age: Duration::from_secs(3600), bytes: 1 << 20 };
+    let mut world = World::open(Options { dead_letters, ..place.options() });
+    let mut old = crate::world::letter(1, "a", "");
+    old.died_unix_us -= 3_601_000_000;
+    world.carry_out([
+        crate::world::bury(&old),
+        crate::world::bury(&crate::world::letter(2, "a", "")),
+    ]);
+    let is_it = |notice: &Notice| matches!(notice, Notice::DeadLettersRemoved { .. });
+    let notice = world.wait_for_notice(is_it);
+    assert_eq!(notice, Notice::DeadLettersRemoved { aged: 1, displaced: 0 });
+    assert!(!notice.is_bad(), "that is how it should be");
+    assert_eq!(place.reader().dead_letters(None, ALL).unwrap().len(), 1);
+}
