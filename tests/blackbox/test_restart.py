@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 
 import pytest
 
@@ -197,6 +198,36 @@ def test_what_the_receiver_had_not_read_goes_on_to_the_new_process(world):
     assert first + sent[len(first):len(first) + 1] + rest == sent, "each once, in order"
     assert rest, "some of it went through the new process"
     again.fence()
+
+
+def test_what_is_known_of_messages_in_memory_goes_on_with_them(world):
+    long = {"HERMES_BUS_SESSIONS_LINGER": "60s"}
+    world.start_daemon(env=long)
+    ear, mouth = world.connect(), world.connect()
+    register = {"type": "register", "endpoint": "ear", "protocol": 2, "ack": True, "in_flight": 1}
+    ear.send(register)
+    ear.expect("registered")
+    mouth.send({"type": "register", "endpoint": "mouth", "protocol": 2})
+    mouth.expect("registered")
+    sent = time.monotonic()
+    mouth.send(message("ear", "in its hands"), message("ear", "short", ttl_s=1.5), message("ear", "long", ttl_s=60))
+    assert ear.expect("message")["body"] == "in its hands"
+    mouth.fence()
+    restart(world, env=long)
+    ear.rest()
+    # Its time goes on while nobody is there.
+    wait_until(lambda: time.monotonic() > sent + 1.5, "the end of a time to live")
+    again = world.connect()
+    again.send(register)
+    again.expect("registered")
+    first = again.expect("message")
+    assert (first["body"], first.get("delivery")) == ("in its hands", 2)
+    again.send({"type": "ack", "seqs": [first["seq"]]})
+    second = again.expect("message")
+    assert (second["body"], second.get("delivery")) == ("long", None), "what has expired is not delivered"
+    senders = [(frame["sender"]["uid"], frame["sender"]["endpoint"]) for frame in (first, second)]
+    assert senders == [(os.getuid(), "mouth")] * 2
+    assert first["seq"] < second["seq"]
 
 
 def whole_frames(connection):

@@ -1,23 +1,27 @@
 //! What one process of the bus leaves to the next one: the names that were in use, and what is held for
 //! them. In the next process they linger, so that what is sent to them meanwhile is held.
 
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use alloc::collections::VecDeque;
-
 use bytes::Bytes;
 use hermes_bus_proto::limits::HEADER_BYTES;
+use hermes_bus_proto::listing::Level;
 use hermes_bus_proto::{EndpointName, ErrorCode, frame};
 
 use crate::endpoint::{Endpoint, EndpointKey, EndpointState, Linger};
-use crate::fate::Failure;
-use crate::outbox::{LooseMessage, Provenance};
+use crate::fate::{Failure, Fate};
+use crate::outbox::{LooseMessage, Origin, Provenance, Tracking};
+use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
+use crate::storage::Sender;
+use crate::time::Moment;
 use crate::timers::Timer;
 use crate::trace::TraceRef;
-use crate::{CloseReason, Config, Event};
+use crate::{CloseReason, Config};
 
 /// How long anonymous connections may take to read their answers when another process follows, at most.
 /// All others wait for the end of this.
@@ -60,24 +64,87 @@ pub struct Lingering {
     pub name: EndpointName,
     /// The user of its last session: only the same user gets what is held.
     pub uid: u32,
-    /// What is held for it, oldest first: whole frames with their headers.
-    pub frames: Vec<Bytes>,
+    /// What is held for it, oldest first.
+    pub messages: Vec<LeftMessage>,
 }
 
-/// What waits for a name in memory only, oldest first, as level 1 gets it: nobody knows yet who will
-/// come for it.
-fn frames_left(endpoint: &Endpoint, linger: &Linger) -> Vec<Bytes> {
-    let held = linger.messages.iter().map(|message| (message.seq, message.frame_for_level_1()));
-    let waiting = endpoint.backlog.iter().flat_map(|backlog| {
-        backlog.waiting.values().chain(backlog.paused.values()).filter(|p| p.kept.is_none())
-    });
-    let waiting = waiting.map(|parcel| {
+/// A message that one process of the bus leaves in memory to the next one, with what is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftMessage {
+    /// Its frame with the header, as level 1 gets it.
+    pub frame: Bytes,
+    /// Its place in the order of all messages, those on disk included. None: behind all others.
+    pub seq: Option<u64>,
+    /// Who sent it, where that is known.
+    pub sender: Option<Sender>,
+    /// The `@group` or `#topic` that it came through.
+    pub via: Option<Box<str>>,
+    /// When it is not wanted any more, in microseconds of Unix time.
+    pub expires_unix_us: Option<u64>,
+    /// How often it was handed over to a session.
+    pub deliveries: u32,
+    /// Whether it becomes a dead letter if it fails.
+    pub is_mourned: bool,
+}
+
+impl LeftMessage {
+    /// Of which nothing but the frame is known.
+    pub fn unknown(frame: Bytes) -> Self {
+        LeftMessage { frame, ..LeftMessage::default() }
+    }
+
+    /// One that waits in memory. `bus_time` gives the wall clock's time of a moment.
+    fn of_parcel(parcel: &Parcel, bus_time: impl Fn(Moment) -> u64) -> Self {
         let header = frame::header(parcel.payload.len());
-        (parcel.seq, Bytes::from([&header, &*parcel.payload].concat()))
-    });
-    let mut frames: Vec<(u64, Bytes)> = held.chain(waiting).collect();
-    frames.sort_by_key(|(seq, _)| *seq);
-    frames.into_iter().map(|(_, frame)| frame).collect()
+        let frame = Bytes::from([&header, &*parcel.payload].concat());
+        LeftMessage::of_framed_parcel(parcel, frame, bus_time)
+    }
+
+    /// One that is held for a name.
+    fn of_loose(message: &LooseMessage, bus_time: impl Fn(Moment) -> u64) -> Self {
+        let parcel = Parcel::from_loose(message.clone(), bus_time(message.provenance.arrived));
+        match message.level {
+            Level::One => LeftMessage::of_framed_parcel(&parcel, message.frame.clone(), bus_time),
+            Level::Two => LeftMessage::of_parcel(&parcel, bus_time),
+        }
+    }
+
+    fn of_framed_parcel(parcel: &Parcel, frame: Bytes, bus_time: impl Fn(Moment) -> u64) -> Self {
+        LeftMessage {
+            frame,
+            seq: Some(parcel.seq),
+            sender: parcel.sender.clone(),
+            via: parcel.via.clone(),
+            expires_unix_us: parcel.deadline.map(bus_time),
+            deliveries: parcel.deliveries,
+            is_mourned: parcel.is_mourned,
+        }
+    }
+
+    /// As it is held. `deadline` is its time on this process's clock.
+    fn into_loose(
+        self,
+        seq: u64,
+        deadline: Option<Moment>,
+        provenance: Provenance,
+    ) -> LooseMessage {
+        let LeftMessage { frame, sender, via, deliveries, is_mourned, .. } = self;
+        let is_plain = via.is_none() && deadline.is_none() && deliveries == 0 && !is_mourned;
+        let tracking = (!is_plain).then(|| Tracking {
+            fate: Fate::default(),
+            deadline,
+            kept: None,
+            payload_bytes: frame.len() - HEADER_BYTES,
+            deliveries: deliveries.saturating_add(1),
+            is_mourned,
+            origin: Some(Box::new(Origin { sender: sender.clone(), via })),
+        });
+        LooseMessage {
+            sender: sender.map(Box::new),
+            tracking: tracking.map(Box::new),
+            ..LooseMessage::new(seq, frame, provenance)
+        }
+    }
 }
 
 impl Router {
@@ -146,10 +213,23 @@ impl Router {
             EndpointState::Lingering(linger) => Some(Lingering {
                 name: endpoint.name.clone(),
                 uid: linger.uid,
-                frames: frames_left(endpoint, linger),
+                messages: self.messages_left(endpoint, linger),
             }),
         });
         lingering.collect()
+    }
+
+    /// What waits for a name in memory only, oldest first.
+    fn messages_left(&self, endpoint: &Endpoint, linger: &Linger) -> Vec<LeftMessage> {
+        let bus_time = |moment| self.bus_time(moment);
+        let held = linger.messages.iter().map(|message| LeftMessage::of_loose(message, bus_time));
+        let waiting = endpoint.backlog.iter().flat_map(|backlog| {
+            backlog.waiting.values().chain(backlog.paused.values()).filter(|p| p.kept.is_none())
+        });
+        let waiting = waiting.map(|parcel| LeftMessage::of_parcel(parcel, bus_time));
+        let mut messages: Vec<LeftMessage> = held.chain(waiting).collect();
+        messages.sort_by_key(|message| message.seq);
+        messages
     }
 
     /// The last word of a process, when no connection is left: what was only spilled ends with it, is
@@ -164,28 +244,27 @@ impl Router {
     }
 
     /// Has names linger that an earlier process of the bus has left: from now on, for as long as a name
-    /// lingers whose session ends now. All that was held for them is held on, however much it is. A name
-    /// that is in use already is left alone, and what was held for it is dropped and counted.
+    /// lingers whose session ends now. All that was held for them is held on, however much it is, but
+    /// for what has expired meanwhile. A name that is in use already is left alone, and what was held
+    /// for it is dropped and counted. To be said after [`Router::recover`]: what is missed when it is
+    /// lost becomes a dead letter.
     pub fn restore(&mut self, left: Vec<Lingering>) {
         let now = self.now.moment;
         let until = now.after(self.config.linger);
-        for Lingering { name, uid, frames } in left {
+        let newest = left.iter().flat_map(|left| &left.messages).filter_map(|message| message.seq);
+        self.seq = self.seq.max(newest.max().unwrap_or(0));
+        for Lingering { name, uid, messages } in left {
+            let messages = messages.into_iter().filter(|left| left.frame.len() > HEADER_BYTES);
+            let messages: VecDeque<LooseMessage> =
+                messages.map(|message| self.loose_again(message)).collect();
             let known = self.names.get(name.as_str()).copied();
             let is_away = |endpoint: &EndpointKey| {
                 matches!(self.endpoints[endpoint.0].state, EndpointState::Away)
             };
-            if known.is_some_and(|endpoint| !is_away(&endpoint)) {
-                let messages = frames.len() as u64;
-                if messages > 0 {
-                    self.counters.dropped_receiver_gone += messages;
-                    self.log(Event::HeldDropped { name, messages });
-                }
+            if let Some(endpoint) = known.filter(|endpoint| !is_away(endpoint)) {
+                self.fail_all(endpoint, messages.into());
                 continue;
             }
-            let provenance = Provenance { waiter: None, arrived: now, trace: TraceRef::default() };
-            let frames = frames.into_iter().filter(|frame| frame.len() > HEADER_BYTES);
-            let messages: VecDeque<LooseMessage> =
-                frames.map(|frame| self.loose_again(frame, provenance)).collect();
             let bytes = messages.iter().map(LooseMessage::load_bytes).sum();
             self.held.charge(bytes);
             self.held.allow_more(bytes);
@@ -200,10 +279,15 @@ impl Router {
                 None => self.insert_endpoint(&name, uid, state),
             };
             self.timers.set(until, Timer::LingerEnd(endpoint));
+            self.withdraw_held(endpoint);
         }
     }
 
-    fn loose_again(&mut self, frame: Bytes, provenance: Provenance) -> LooseMessage {
-        LooseMessage::new(self.next_seq(), frame, provenance)
+    fn loose_again(&mut self, message: LeftMessage) -> LooseMessage {
+        let provenance =
+            Provenance { waiter: None, arrived: self.now.moment, trace: TraceRef::default() };
+        let deadline = message.expires_unix_us.map(|unix_us| self.moment_of(unix_us));
+        let seq = message.seq.unwrap_or_else(|| self.next_seq());
+        message.into_loose(seq, deadline, provenance)
     }
 }

@@ -65,7 +65,7 @@ pub use books::{KeptMessage, Mailbox, Member, Standing, Traced, TracedState};
 pub use config::{Config, Protection};
 pub use counters::Counters;
 pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};
-pub use handover::Lingering;
+pub use handover::{LeftMessage, Lingering};
 pub use histogram::Histogram;
 pub use intake::Reading;
 pub use outbox::HELD_OVERHEAD_BYTES;

@@ -11,13 +11,11 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use hermes_bus_proto::frame;
-use hermes_bus_proto::limits::HEADER_BYTES;
 use hermes_bus_proto::listing::Level;
 
 use crate::fate::Fate;
 use crate::ledger::{Budget, UserKey};
-use crate::parcel::{Kept, as_it_came};
+use crate::parcel::Kept;
 use crate::session::SessionKey;
 use crate::storage::Sender;
 use crate::time::Moment;
@@ -136,6 +134,7 @@ struct QueuedFrame {
 }
 
 /// A message that was taken out of a queue again, header included.
+#[derive(Clone)]
 pub(crate) struct LooseMessage {
     pub(crate) seq: u64,
     pub(crate) frame: Bytes,
@@ -161,17 +160,6 @@ impl LooseMessage {
             tracking,
             level: Level::One,
             is_tracked: false,
-        }
-    }
-
-    /// The frame as level 1 gets it.
-    pub(crate) fn frame_for_level_1(&self) -> Bytes {
-        match self.level {
-            Level::One => self.frame.clone(),
-            Level::Two => {
-                let (payload, ..) = as_it_came(self.frame.slice(HEADER_BYTES..));
-                Bytes::from([&frame::header(payload.len()), &*payload].concat())
-            }
         }
     }
 

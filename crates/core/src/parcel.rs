@@ -205,7 +205,7 @@ fn as_id_hash(hash: u64) -> NonZeroU64 {
 }
 
 /// A message from its level 2 form: without what the bus has added, who sent it, and through what.
-pub(crate) fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>, Option<Box<str>>) {
+fn as_it_came(payload: Bytes) -> (Bytes, Option<Sender>, Option<Box<str>>) {
     let Ok(envelope) = Envelope::scan(&payload) else { return (payload, None, None) };
     let sender = envelope.member("sender").and_then(|sender| read_sender(sender.as_bytes()));
     let via = envelope.member("via").and_then(|via| Some(via.text().ok()?.into()));

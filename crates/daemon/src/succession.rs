@@ -15,6 +15,8 @@
 //! old → new   end of file: the old process has let go of everything, the store above all
 //! ```
 
+mod estate;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, IoSlice, IoSliceMut, Read, Write};
@@ -29,7 +31,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use hermes_bus_core::Lingering;
-use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use mio::{Interest, Registry, Token};
 use rustix::fs::OFlags;
@@ -39,6 +40,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::estate::{Estate, LeftName};
 use crate::config::Sources;
 use crate::door::Door;
 use crate::lock::Lock;
@@ -118,26 +120,6 @@ impl Order {
         file.take(ORDER_BYTES_MAX).read_to_end(&mut order)?;
         serde_json::from_slice(&order).with_context(|| format!("{shown} is no order"))
     }
-}
-
-/// What is handed over besides the descriptors and held frames.
-#[derive(Debug, Serialize, Deserialize)]
-struct Estate {
-    /// The socket's device and inode: its path may lead somewhere else.
-    identity: Identity,
-    /// Whether the bus has bound the socket itself, so that it removes it at its end.
-    socket_is_ours: bool,
-    names: Vec<LeftName>,
-    /// How many bytes each newcomer has sent already. They stand behind the held frames.
-    newcomers_sent: Vec<usize>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct LeftName {
-    name: String,
-    uid: u32,
-    /// How many of the frames behind the estate are for this name.
-    frames: usize,
 }
 
 // ---- the old process --------------------------------------------------------------------------------
@@ -284,15 +266,10 @@ impl Succession {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(TAKEN_PATIENCE))?;
         stream.set_write_timeout(Some(TAKEN_PATIENCE))?;
-        let names = left.iter().map(|Lingering { name, uid, frames }| LeftName {
-            name: name.as_str().to_owned(),
-            uid: *uid,
-            frames: frames.len(),
-        });
         let estate = Estate {
             identity: door.identity(),
             socket_is_ours: door.is_ours(),
-            names: names.collect(),
+            names: left.iter().map(LeftName::of).collect(),
             newcomers_sent: newcomers.iter().map(|newcomer| newcomer.sent.len()).collect(),
         };
         let estate = serde_json::to_vec(&estate)?;
@@ -305,7 +282,8 @@ impl Succession {
         }
         let mut out = BufWriter::new(&stream);
         out.write_all(&estate)?;
-        let held = left.iter().flat_map(|lingering| &lingering.frames);
+        let messages = left.iter().flat_map(|lingering| &lingering.messages);
+        let held = messages.map(|message| &message.frame);
         for bytes in held.chain(newcomers.iter().map(|newcomer| &newcomer.sent)) {
             out.write_all(bytes)?;
         }
@@ -389,11 +367,8 @@ impl Predecessor {
         input.by_ref().take(length).read_to_end(&mut estate)?;
         let mut estate: Estate = serde_json::from_slice(&estate).context("a strange estate")?;
         let mut left = Vec::with_capacity(estate.names.len());
-        for LeftName { name, uid, frames } in std::mem::take(&mut estate.names) {
-            let frames =
-                (0..frames).map(|_| read_frame(&mut input)).collect::<anyhow::Result<_>>()?;
-            let Ok(name) = EndpointName::level_1(&name) else { continue };
-            left.push(Lingering { name, uid, frames });
+        for name in std::mem::take(&mut estate.names) {
+            left.extend(name.read(|| read_frame(&mut input))?);
         }
         let Estate { identity, socket_is_ours, newcomers_sent, .. } = estate;
         if newcomers_sent.len() != newcomers.len() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::shelf::briefly;
 use crate::world::{OWNER, World};
 
 #[test]
@@ -34,7 +35,7 @@ fn names_and_what_is_held_for_them_go_on_in_the_next_process() {
 }
 
 #[test]
-fn who_sent_what_the_last_process_held_is_not_known_and_nobody_is_named_for_it() {
+fn who_sent_what_was_queued_for_a_session_of_level_1_is_not_known_and_nobody_is_named_for_it() {
     let mut world = World::new();
     let (reader, busy) = (world.register("reader"), world.register("busy"));
     world.stop_reading(busy, 0);
@@ -50,6 +51,140 @@ fn who_sent_what_the_last_process_held_is_not_known_and_nobody_is_named_for_it()
     assert_eq!((&message["body"], message.get("sender")), (&json!("held"), None));
     next.send(busy, &json!({"type": "ack", "seqs": [message["seq"]]}));
     next.end_with_mailboxes();
+}
+
+/// The bus ends, and another process goes on with what it leaves, in memory and on disk.
+fn followed(mut world: World) -> World {
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    world.router.end();
+    world.turn();
+    world.sync();
+    let left = world.router.lingering();
+    let mut next = world.crash();
+    next.router.restore(left);
+    next.turn();
+    next
+}
+
+#[test]
+fn what_was_in_hands_when_the_process_ended_is_marked_as_come_again() {
+    let mut world = World::new();
+    let (mouth, ear) = (world.join("mouth", json!({})), world.join("ear", json!({"ack": true})));
+    world.message(mouth, "ear", "in its hands");
+    assert_eq!(briefly(&world.take(ear)), ["message in its hands"]);
+    let mut next = followed(world);
+    let (ear, frames) = next.join_and_take("ear", json!({"ack": true}));
+    assert_eq!(briefly(&frames), ["registered", "message in its hands again:2"]);
+    assert_eq!(frames[1]["sender"]["endpoint"], "mouth");
+
+    // It is counted on over one more process.
+    next.message(ear, "ear", "new");
+    assert_eq!(briefly(&next.take(ear)), ["message new"]);
+    let mut last = followed(next);
+    let (ear, frames) = last.join_and_take("ear", json!({"ack": true}));
+    let expected = ["registered", "message in its hands again:3", "message new again:2"];
+    assert_eq!(briefly(&frames), expected);
+    last.send(ear, &json!({"type": "ack", "up_to": frames[2]["seq"]}));
+    last.end();
+}
+
+#[test]
+fn the_time_to_live_goes_on_in_the_next_process() {
+    let mut world = World::with(|config| config.store = true);
+    let (mouth, ear) = (world.join("mouth", json!({})), world.register("ear"));
+    world.hang_up(ear);
+    world.pass_ms(1);
+    for (body, ttl_s, asks) in [("now", 0.5, "delivered"), ("soon", 2.0, "delivered")] {
+        let members = json!({"id": body, "body": body, "ttl_s": ttl_s, "receipt": asks});
+        world.ask(mouth, "ear", members);
+    }
+    world.ask(mouth, "ear", json!({"id": "later", "body": "later", "ttl_s": 60}));
+    world.router.shut_down();
+    let left = world.router.lingering();
+    let bodies = left.iter().map(|left| left.messages.len()).sum::<usize>();
+    assert_eq!(bodies, 3);
+
+    let mut next = World::with(|config| config.store = true);
+    next.pass_ms(1_000);
+    next.router.restore(left);
+    next.turn();
+    next.sync();
+    let dead = |next: &World| -> Vec<String> {
+        let ids = next.shelf.dead.iter().map(|letter| {
+            let message: serde_json::Value =
+                serde_json::from_slice(&letter.record.payload).expect("JSON");
+            assert_eq!(letter.reason, hermes_bus_proto::ErrorCode::Expired);
+            message["id"].as_str().expect("an id").to_owned()
+        });
+        ids.collect()
+    };
+    assert_eq!(dead(&next), ["now"], "its time was over before");
+    next.pass_ms(1_000);
+    assert_eq!(next.counters().expired, 1);
+    next.pass_ms(1);
+    next.sync();
+    assert_eq!(dead(&next), ["now", "soon"]);
+    let (ear, frames) = next.join_and_take("ear", json!({}));
+    assert_eq!(briefly(&frames), ["registered", "message later"]);
+    next.hang_up(ear);
+    next.end();
+}
+
+#[test]
+fn what_is_missed_becomes_a_dead_letter_in_the_next_process_too() {
+    let mut world = World::with(|config| config.store = true);
+    let (mouth, ear) = (world.join("mouth", json!({})), world.join("ear", json!({"ack": true})));
+    world.ask(mouth, "ear", json!({"id": "missed", "body": 1, "receipt": "acked"}));
+    world.ask(mouth, "ear", json!({"id": "not missed", "body": 2}));
+    assert_eq!(world.take(ear).len(), 2);
+    let mut next = followed(world);
+    next.pass_ms(3_000);
+    next.sync();
+    assert_eq!(next.counters().dropped_receiver_gone, 2);
+    let [letter] = &next.shelf.dead[..] else { panic!("{:?}", next.shelf.dead) };
+    let message: serde_json::Value = serde_json::from_slice(&letter.record.payload).expect("JSON");
+    assert_eq!(message["id"], "missed");
+    let sender = letter.record.sender.as_ref().expect("it is known");
+    assert_eq!(sender.endpoint.as_ref().map(|name| name.as_str()), Some("mouth"));
+    next.end();
+}
+
+#[test]
+fn the_topic_that_a_message_came_through_is_known_in_the_next_process() {
+    let mut world = World::new();
+    let mouth = world.join("mouth", json!({}));
+    let options = json!({"ack": true, "topics": ["build.*"]});
+    let ear = world.join("ear", options.clone());
+    world.stop_reading(ear, 0);
+    world.message(mouth, "#build.done", "green");
+    let mut next = followed(world);
+    let (ear, frames) = next.join_and_take("ear", options);
+    assert_eq!(briefly(&frames), ["registered", "message green"]);
+    assert_eq!((&frames[1]["via"], &frames[1]["delivery"]), (&json!("#build.done"), &json!(null)));
+    next.send(ear, &json!({"type": "ack", "up_to": frames[1]["seq"]}));
+    next.end();
+}
+
+#[test]
+fn what_is_in_memory_and_what_is_on_disk_keep_their_order_over_a_hand_over() {
+    let mut world = World::with(|config| config.store = true);
+    let (mouth, ear) = (world.join("mouth", json!({})), world.join("ear", json!({"ack": true})));
+    world.stop_reading(ear, 0);
+    for n in 0..6 {
+        world.ask(mouth, "ear", json!({"id": n.to_string(), "body": n, "queue": n % 2 == 1}));
+    }
+    world.sync();
+    let mut next = followed(world);
+    let (ear, mut frames) = next.join_and_take("ear", json!({"ack": true}));
+    next.sync();
+    frames.extend(next.take(ear));
+    let frames = &frames[1..];
+    let bodies: Vec<_> = frames.iter().map(|frame| &frame["body"]).collect();
+    assert_eq!(bodies, [0, 1, 2, 3, 4, 5]);
+    next.send(ear, &json!({"type": "ack", "up_to": frames[5]["seq"]}));
+    next.sync();
+    next.end();
 }
 
 #[test]
@@ -161,7 +296,7 @@ fn a_name_that_nobody_comes_back_for_is_forgotten_and_counted() {
     world.router.shut_down();
     world.pass_ms(2_000);
     let left = world.router.lingering();
-    assert_eq!((left.len(), left[0].uid, left[0].frames.len()), (1, OWNER, 1));
+    assert_eq!((left.len(), left[0].uid, left[0].messages.len()), (1, OWNER, 1));
 
     let mut next = World::new();
     next.router.restore(left);
@@ -240,7 +375,7 @@ fn a_sender_that_waits_goes_on_with_its_message_as_if_both_had_just_come() {
     let frame: serde_json::Value = serde_json::from_slice(&frame[4..]).expect("JSON");
     assert_eq!((&frame["id"], &frame["body"]), (&json!("first"), &json!(1)));
     world.hang_up(waits);
-    assert_eq!(world.router.lingering()[0].frames.len(), 2, "the others' messages stay");
+    assert_eq!(world.router.lingering()[0].messages.len(), 2, "the others' messages stay");
     let (_, bodies) = world.register_and_take("away");
     assert_eq!(bodies, [2, 3]);
     world.end();
@@ -261,7 +396,7 @@ fn named_sessions_end_at_once_and_what_they_had_not_read_is_held() {
     assert!(world.closed(stuck).is_some() && world.closed(mouth).is_some());
     assert_eq!(world.closed(asks), None, "it has its time to read the answer");
     let left = world.router.lingering();
-    assert_eq!(left.iter().map(|name| name.frames.len()).sum::<usize>(), 1);
+    assert_eq!(left.iter().map(|name| name.messages.len()).sum::<usize>(), 1);
     world.pass_ms(2_000);
     assert!(world.router.is_idle());
 }

@@ -159,8 +159,8 @@ pub(super) struct Model {
     ids: BTreeMap<u64, String>,
     /// Dead letters that the owner has had tried once more, and how often they had come before.
     retried: BTreeMap<Copy, usize>,
-    /// What came from the process before this one in memory, without its sender.
-    handed_on: BTreeSet<u64>,
+    /// What this process has got from the one before it in memory.
+    handed_on: BTreeSet<Copy>,
     /// What the router found of earlier processes, by who sent it, to whom, and its id.
     recent: BTreeMap<(u32, Option<String>, String, String), u64>,
     /// The owner removes something just now, and how many rows have gone so.

@@ -29,8 +29,8 @@ impl World<'_> {
         let now = self.now();
         self.router.begin_turn(now);
         self.router.recover(recovered);
+        self.model.handed_on(&left);
         if !left.is_empty() {
-            self.model.handed_on(&left);
             self.seen.add("handed on".to_owned(), left.len() as u64);
             self.tell(|| format!("it goes on with {left:?}"));
             self.router.restore(left);

@@ -54,15 +54,15 @@ impl Model {
                 return Err(Violation::new("restart", format!("{name:?} was not in use")));
             };
             ensure!(
-                known.held.len() == record.frames.len(),
+                known.held.len() == record.messages.len(),
                 "restart",
                 "{} messages are handed over for {name:?}, not {}",
-                record.frames.len(),
+                record.messages.len(),
                 known.held.len()
             );
-            for (copy, frame) in known.held.iter().zip(&record.frames) {
+            for (copy, left) in known.held.iter().zip(&record.messages) {
                 ensure!(
-                    copy.message.is(&frame[HEADER_BYTES..]),
+                    copy.message.is(&left.frame[HEADER_BYTES..]),
                     "restart",
                     "message {} for {name:?} is not handed over in its place",
                     copy.message.number()

@@ -32,7 +32,7 @@ impl Model {
         // A session of level 1 is not told who sent what is queued for it, and its heir cannot be.
         let had_level_1 =
             self.sessions.values().any(|session| session.endpoint == endpoint && !session.level_2);
-        if frame["sender"].is_null() && (had_level_1 || self.is_handed_on(n)) {
+        if frame["sender"].is_null() && had_level_1 {
             return Ok(());
         }
         let via = Model::via(sent.to);
@@ -69,8 +69,7 @@ impl Model {
             self.redelivered += u64::from(times > 0);
             return Ok(());
         }
-        // What a process hands on in memory is only what a client of level 1 would get.
-        if session.level_2 && !self.is_handed_on(n) {
+        if session.level_2 {
             ensure!(times == 0 || delivery > 1, "delivery", "{frame} came {times} times before");
             let crashes = self.unclean.range(taken_in..self.process).count() as u64;
             // What was cut off may have been counted.
@@ -82,13 +81,15 @@ impl Model {
                 "delivery",
                 "{frame} came {times} times before"
             );
-            let is_exact = crashes == 0 && taken_in == self.process;
+            // What is handed on in memory is so with its count, also by one that cannot close its disk.
+            let is_handed_on = self.handed_on.contains(&copy);
+            let is_exact = crashes == 0 && taken_in == self.process || is_handed_on;
             ensure!(
                 !is_exact || delivery > times as u64,
                 "delivery",
                 "{frame} came {times} times before, in one process"
             );
-            let is_marked = !may_be_again || delivery > 1;
+            let is_marked = !may_be_again || delivery > 1 || is_handed_on;
             ensure!(is_marked, "delivery", "{frame} was left by a process that was killed");
         }
         if let Some(process) = self.acked.get(&copy) {
@@ -120,9 +121,8 @@ impl Model {
     pub(super) fn check_time(&self, n: u64, began_us: u64) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
         let (Some(taken), Some(ttl_ms)) = (sent.taken, sent.asks.ttl_ms) else { return Ok(()) };
-        // Who tries a dead letter once more wants it whatever its time was. A process that hands on a
-        // message in memory hands on no times.
-        if self.retried.keys().any(|copy| copy.message() == n) || self.is_handed_on(n) {
+        // Who tries a dead letter once more wants it whatever its time was.
+        if self.retried.keys().any(|copy| copy.message() == n) {
             return Ok(());
         }
         let until = taken.at_us + u64::from(ttl_ms) * 1_000;
@@ -135,10 +135,8 @@ impl Model {
     /// crash may come back behind what went on without it.
     pub(super) fn check_order(&mut self, n: u64, endpoint: u8, copy: Copy) -> Checked {
         let Some(sent) = self.sent.get(&n) else { return Ok(()) };
-        // What is tried once more comes whenever the owner says so, and what is handed on in memory does not
-        // know its place beside what is on disk.
+        // What is tried once more comes whenever the owner says so.
         let has_order = matches!(copy, Copy::To(..)) && !self.is_retried(copy);
-        let has_order = has_order && !self.is_handed_on(n);
         // What the owner had removed before a crash may come back, too.
         let was_removed = self.rejected.contains(&copy)
             && sent.taken.is_some_and(|taken| self.was_killed_since(taken.process));

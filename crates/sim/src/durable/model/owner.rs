@@ -59,14 +59,17 @@ impl Model {
         Ok(())
     }
 
-    /// What a process hands on in memory has neither its sender nor what it asked for.
+    /// What a process hands on in memory, with all that it knows of it.
     pub(in super::super) fn handed_on(&mut self, left: &[Lingering]) {
-        let frames = left.iter().flat_map(|name| &name.frames);
-        self.handed_on.extend(frames.filter_map(|frame| number_in(frame.get(HEADER_BYTES..)?)));
-    }
-
-    pub(super) fn is_handed_on(&self, n: u64) -> bool {
-        self.handed_on.contains(&n)
+        let mut copies = BTreeSet::new();
+        for Lingering { name, messages, .. } in left {
+            let place = NAMES.iter().position(|known| *known == name.as_str());
+            let Some(endpoint) = place.and_then(|place| u8::try_from(place).ok()) else { continue };
+            let numbers =
+                messages.iter().filter_map(|message| number_in(message.frame.get(HEADER_BYTES..)?));
+            copies.extend(numbers.map(|n| self.copy_for(n, endpoint)));
+        }
+        self.handed_on = copies;
     }
 
     /// A process finds messages of earlier ones by which it knows repetitions.
