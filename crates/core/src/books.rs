@@ -188,13 +188,8 @@ impl Router {
             self.was_purged(endpoint, &fate, &failure);
         }
         // Nobody has looked at those that an earlier process had left: they are known by their ids only.
-        // Which member of a group had one is not known: who sends it again sends a new one.
-        let (name, groups) = (self.endpoints[endpoint.0].name.clone(), &self.groups);
-        let is_its = |to: &str| {
-            to == name.as_str()
-                || to.strip_prefix('@').is_some_and(|group| groups.is_member(endpoint, group))
-        };
-        for promise in self.repetitions.failed_on_disk(is_its) {
+        let name = self.endpoints[endpoint.0].name.clone();
+        for promise in self.repetitions.failed_on_disk(&name) {
             self.break_promise(&promise, &failure, Some(endpoint), None);
         }
         self.counters.purged += removed.messages;

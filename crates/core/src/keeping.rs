@@ -118,6 +118,9 @@ impl Router {
             new_seq: parcel.seq,
         });
         self.backlog_or_new(from).has_left(old_seq, ticket);
+        if let Some(repetition) = parcel.fate.repetition {
+            self.repetitions.moved(repetition, &self.endpoints[to.0].name);
+        }
     }
 
     /// Nobody waits any more for what was on its way with this ticket.

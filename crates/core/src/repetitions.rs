@@ -15,6 +15,7 @@ use core::hash::BuildHasher;
 use core::time::Duration;
 
 use hashbrown::HashTable;
+use hermes_bus_proto::EndpointName;
 use hermes_bus_proto::control::Status;
 use slab::Slab;
 
@@ -67,8 +68,8 @@ pub(crate) struct Entry<F> {
     is_leaving: bool,
     /// Whether its receiver had it and does not acknowledge.
     is_unackable: bool,
-    /// Whether an earlier process of the bus has taken the message.
-    is_from_disk: bool,
+    /// The endpoint that it waits for on disk, if an earlier process of the bus has taken it.
+    waits_for: Option<EndpointName>,
     followers: Vec<(Status, F)>,
     /// The hash of its identity: who lets go of it need not look at the text.
     hash: u64,
@@ -163,13 +164,13 @@ impl<F> Repetitions<F> {
 
     /// Takes over what an earlier process of the bus has remembered, oldest first.
     pub(crate) fn recover(&mut self, recent: impl IntoIterator<Item = Recent>, now: Now) {
-        for Recent { uid, from, to, id, status, arrived_unix_us } in recent {
+        for Recent { uid, from, to, id, status, waits_for, arrived_unix_us } in recent {
             let age = Duration::from_micros(now.unix_us.saturating_sub(arrived_unix_us));
             let Some(left) = self.window.checked_sub(age) else { continue };
             let identity = Identity { uid, from: from.as_deref(), to: &to, id: &id };
             let key = self.insert(&identity, status, now.moment.after(left));
             if let Some(entry) = self.entry_mut(key) {
-                entry.is_from_disk = true;
+                entry.waits_for = waits_for;
                 // One that was acknowledged would have come further.
                 entry.is_unackable = status == Status::Delivered;
             }
@@ -223,12 +224,19 @@ impl<F> Repetitions<F> {
         followers.into_iter().map(|(_, follower)| follower).collect()
     }
 
-    /// What an earlier process had left on disk for these addresses and nobody has looked at since has
+    /// What is on disk is for another endpoint from now on.
+    pub(crate) fn moved(&mut self, key: RepetitionKey, to: &EndpointName) {
+        if let Some(waits_for) = self.entry_mut(key).and_then(|entry| entry.waits_for.as_mut()) {
+            *waits_for = to.clone();
+        }
+    }
+
+    /// What an earlier process had left on disk for this endpoint and nobody has looked at since has
     /// failed: it is forgotten. Returns those who waited.
     #[must_use = "they wait to be told"]
-    pub(crate) fn failed_on_disk(&mut self, is_for: impl Fn(&str) -> bool) -> Vec<F> {
+    pub(crate) fn failed_on_disk(&mut self, endpoint: &EndpointName) -> Vec<F> {
         let is_it = |entry: &&Entry<F>| {
-            entry.is_from_disk && entry.status == Status::Stored && is_for(entry.identity().to)
+            entry.status == Status::Stored && entry.waits_for.as_ref() == Some(endpoint)
         };
         let found = self.entries.iter().map(|(_, entry)| entry).filter(is_it);
         let keys: Vec<RepetitionKey> = found.map(|entry| entry.key).collect();
@@ -304,7 +312,7 @@ impl<F> Repetitions<F> {
             is_listed: true,
             is_leaving: false,
             is_unackable: false,
-            is_from_disk: false,
+            waits_for: None,
             followers: Vec::new(),
             hash,
             uid,

@@ -287,6 +287,8 @@ pub struct Recent {
     /// How far it has come: [`Status::Stored`] if it waits, [`Status::Delivered`] if a receiver that
     /// does not acknowledge has read it, or [`Status::Acked`].
     pub status: Status,
+    /// The endpoint that it waits for, if it waits: `to` may have named a group.
+    pub waits_for: Option<EndpointName>,
     /// When it arrived, in microseconds of Unix time.
     pub arrived_unix_us: u64,
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::codes;
 use crate::options::Options;
-use crate::rows;
+use crate::rows::{self, Names};
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
 use crate::trail::Unpacker;
 
@@ -117,6 +117,7 @@ fn ended(connection: &Connection, since: u64, max: usize) -> rusqlite::Result<Ve
                 to: judged.to.into(),
                 id: ended.id.into(),
                 status,
+                waits_for: None,
                 arrived_unix_us: ended.arrived_unix_us,
             });
         }
@@ -134,10 +135,11 @@ fn waiting_recent(
     recent: &mut Vec<Recent>,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
-        "SELECT arrived, keep, wanted, uid, sender, tag IS NOT NULL, payload FROM message \
+        "SELECT arrived, keep, wanted, uid, sender, tag IS NOT NULL, payload, endpoint FROM message \
          WHERE keep <> 2 ORDER BY seq DESC",
     )?;
     let mut found = statement.query([])?;
+    let mut names = Names::default();
     let mut count = 0;
     while let Some(row) = found.next()? {
         let arrived_unix_us: u64 = row.get(0)?;
@@ -171,6 +173,7 @@ fn waiting_recent(
             to: to.into(),
             id: id.into(),
             status: Status::Stored,
+            waits_for: names.name(connection, row.get(7)?)?,
             arrived_unix_us,
         });
         count += 1;

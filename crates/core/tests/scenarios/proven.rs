@@ -1145,6 +1145,35 @@ fn a_mailbox_can_be_emptied_by_the_owner() {
 }
 
 #[test]
+fn emptying_one_members_mailbox_after_a_crash_leaves_those_of_others_known() {
+    let mut world = durable();
+    let sender = world.join("sender", json!({}));
+    for member in ["b", "c"] {
+        let member = world.join(member, json!({"mailbox": true, "ack": true, "groups": ["g"]}));
+        world.hang_up(member);
+    }
+    world.pass_ms(4_000);
+    let send = |world: &mut World, sender, n| {
+        world.ask(sender, "@g", json!({"id": format!("m{n}"), "receipt": "stored", "body": n}));
+        world.sync();
+        briefly(&world.take(sender))
+    };
+    for n in [1, 2] {
+        assert_eq!(send(&mut world, sender, n), [format!("receipt m{n} stored")]);
+    }
+    let mut world = world.crash();
+    assert_eq!(world.router.purge("b").map(|removed| removed.messages), Some(1));
+    world.turn();
+    let sender = world.join("sender", json!({}));
+    for n in [1, 2] {
+        assert_eq!(send(&mut world, sender, n), [format!("receipt m{n} stored")]);
+    }
+    assert_eq!(world.counters().repeated, 1, "one was removed: sent again, it is new");
+    assert_eq!(world.shelf.records.len(), 2);
+    world.end_with_mailboxes();
+}
+
+#[test]
 fn a_trace_tells_who_holds_a_message() {
     use hermes_bus_proto::Raw;
     let mut world = World::new();

@@ -201,6 +201,7 @@ fn recent(record: &Record) -> Option<Recent> {
         to: message["to"].as_str()?.into(),
         id: message["id"].as_str()?.into(),
         status: Status::Stored,
+        waits_for: Some(record.endpoint.clone()),
         arrived_unix_us: record.arrived_unix_us,
     })
 }

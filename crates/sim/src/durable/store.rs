@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered, Ticket, Waiting,
+    Answer, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered, Ticket,
+    Waiting, is_judged,
 };
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{EndpointName, Envelope};
@@ -430,11 +431,10 @@ impl Disk {
 
 /// What is remembered of a message that asked to be judged by its id.
 fn recent(record: &Record, status: Status) -> Option<Recent> {
-    let wanted = matches!(record.wanted, Some(Status::Stored | Status::Acked));
-    if record.keep == Keep::Spill || record.keep != Keep::Queued && !wanted {
+    let envelope = Envelope::scan(&record.payload).ok()?;
+    if record.keep == Keep::Spill || !is_judged(record.keep, record.wanted, &envelope) {
         return None;
     }
-    let envelope = Envelope::scan(&record.payload).ok()?;
     let text = |value: Option<hermes_bus_proto::Raw<'_>>| -> Option<Box<str>> {
         Some(value?.text().ok()?.into())
     };
@@ -446,6 +446,7 @@ fn recent(record: &Record, status: Status) -> Option<Recent> {
         to: text(envelope.to)?,
         id: text(envelope.id)?,
         status,
+        waits_for: (status == Status::Stored).then(|| record.endpoint.clone()),
         arrived_unix_us: record.arrived_unix_us,
     })
 }

@@ -165,6 +165,7 @@ fn messages_that_are_judged_by_their_ids_are_known_for_a_while() {
         to: "a".into(),
         id: format!("id-{seq}").into(),
         status,
+        waits_for: (status == Status::Stored).then(|| name("a")),
         arrived_unix_us: now + seq,
     };
     let expected = [
