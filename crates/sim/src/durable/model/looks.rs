@@ -146,7 +146,9 @@ impl Model {
                 let taken = self.sent.get(n).and_then(|sent| sent.taken);
                 taken.is_some_and(|taken| taken.order > since && taken.process == self.process)
             };
-            let came = self.handed.keys().map(|copy| copy.message());
+            // What the owner tries again was shown when it came, if it was not refused.
+            let came = self.handed.keys().filter(|copy| !self.is_retried(**copy));
+            let came = came.map(|copy| copy.message());
             let came: BTreeSet<u64> = came.filter(to_see).collect();
             let unseen = came.difference(&looking.seen).count() as u64;
             let told = self.gaps.get(link).map_or(0, |gaps| gaps.told_tap);
