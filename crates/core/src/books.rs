@@ -37,17 +37,6 @@ pub struct Mailbox {
     pub oldest_unix_us: Option<u64>,
 }
 
-/// A message on disk, as somebody has seen it there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptMessage {
-    /// Its place in the order.
-    pub seq: u64,
-    /// Length of its payload.
-    pub payload_bytes: usize,
-    /// Why it is kept.
-    pub keep: Keep,
-}
-
 /// What sessions hold of what is kept.
 #[derive(Default)]
 struct Held {
@@ -200,25 +189,27 @@ impl Router {
     /// Removes some of the messages that wait for an endpoint, and that somebody has seen on disk when
     /// everything up to `as_of` had been carried out. Those that its session holds stay, and those that
     /// have gone since. Returns how many were removed.
-    pub fn remove(&mut self, name: &str, messages: &[KeptMessage], as_of: Ticket) -> u64 {
+    pub fn remove(&mut self, name: &str, messages: &[Record], as_of: Ticket) -> u64 {
         let Some(endpoint) = self.names.get(name).copied() else { return 0 };
         let failure = Failure::new(ErrorCode::Rejected, "the bus's owner removed it");
         let mut removed = 0;
-        for KeptMessage { seq, payload_bytes, keep } in messages {
-            if let Some(parcel) = self.take_waiting(endpoint, *seq) {
+        for record in messages {
+            let (seq, keep) = (record.seq, record.keep);
+            if let Some(parcel) = self.take_waiting(endpoint, seq) {
                 self.remove_parcel(endpoint, parcel, &failure);
                 removed += 1;
                 continue;
             }
-            let is_there = |backlog: &&mut Backlog| backlog.has_on_disk(*seq, *keep, as_of);
+            let is_there = |backlog: &&mut Backlog| backlog.has_on_disk(seq, keep, as_of);
             let Some(backlog) = self.backlog(endpoint).filter(is_there) else { continue };
-            let fate = backlog.take_promised(*seq);
-            self.forget_keepings(endpoint, |kept, _| kept == *seq);
-            let kept = Kept { why: *keep, ticket: Ticket::default() };
-            self.let_go(endpoint, *seq, kept, *payload_bytes, Ending::Purged);
-            if let Some(fate) = fate {
-                self.was_purged(endpoint, &fate, &failure);
-            }
+            let fate = backlog.take_promised(seq);
+            self.forget_keepings(endpoint, |kept, _| kept == seq);
+            let kept = Kept { why: keep, ticket: Ticket::default() };
+            self.let_go(endpoint, seq, kept, record.payload.len(), Ending::Purged);
+            // One that an earlier process had left, and nobody has looked at since, is known by its id.
+            let repetition = self.repetition_of(record);
+            let fate = fate.unwrap_or_else(|| Fate { repetition, ..Fate::default() });
+            self.was_purged(endpoint, &fate, &failure);
             removed += 1;
         }
         self.counters.purged += removed;

@@ -61,7 +61,7 @@ mod topics;
 mod trace;
 mod watchers;
 
-pub use books::{KeptMessage, Mailbox, Member, Standing, Traced, TracedState};
+pub use books::{Mailbox, Member, Standing, Traced, TracedState};
 pub use config::{Config, Protection};
 pub use counters::Counters;
 pub use effects::{CloseReason, Effect, Event, Fields, Peer, Severity};

@@ -1,6 +1,6 @@
 //! Delivery that is proven: acknowledgements, receipts, mailboxes, groups, topics.
 
-use hermes_bus_core::storage::Ending;
+use hermes_bus_core::storage::{Ending, Ticket};
 use serde_json::json;
 
 use crate::shelf::briefly;
@@ -1170,6 +1170,31 @@ fn emptying_one_members_mailbox_after_a_crash_leaves_those_of_others_known() {
     }
     assert_eq!(world.counters().repeated, 1, "one was removed: sent again, it is new");
     assert_eq!(world.shelf.records.len(), 2);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn who_repeats_what_an_earlier_process_has_left_hears_that_the_owner_took_it() {
+    let mut world = durable();
+    let sender = world.join("sender", json!({}));
+    let b = world.join("b", json!({"mailbox": true, "ack": true}));
+    world.hang_up(b);
+    world.pass_ms(4_000);
+    let message = json!({"id": "m1", "receipt": "acked", "body": 1});
+    world.ask(sender, "b", message.clone());
+    world.sync();
+    let mut world = world.crash();
+    let sender = world.join("sender", json!({}));
+    world.ask(sender, "b", message.clone());
+    world.sync();
+    assert!(world.take(sender).is_empty(), "it waits with the first one");
+    let seen: Vec<_> = world.shelf.records.values().cloned().collect();
+    assert_eq!(world.router.remove("b", &seen, Ticket(u64::MAX)), 1);
+    world.turn();
+    assert_eq!(briefly(&world.take(sender)), ["error m1 rejected"]);
+    world.ask(sender, "b", message);
+    world.sync();
+    assert_eq!(world.shelf.records.len(), 1, "sent again, it is new");
     world.end_with_mailboxes();
 }
 

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
+use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::{Answer, Record, Ticket};
-use hermes_bus_core::{KeptMessage, SessionKey};
 use hermes_bus_proto::{EndpointName, ErrorCode};
 use hermes_bus_store::{
     Figures, NumberedDeadLetter, Page as Rows, Query, ReadError, Reader, Seen, Sorting, Unavailable,
@@ -100,7 +100,7 @@ pub(crate) enum Outcome {
     Drain {
         asker: Asker,
         endpoint: EndpointName,
-        messages: Vec<KeptMessage>,
+        messages: Vec<Record>,
         as_of: Ticket,
         answer: Members,
     },
@@ -363,8 +363,7 @@ fn look_up(
         Look::Drain { endpoint, limit } => {
             let mut messages = Vec::new();
             let (page, _, more) = waiting(reader, &endpoint, None, limit, |record| {
-                let (seq, payload_bytes) = (record.seq, record.payload.len());
-                messages.push(KeptMessage { seq, payload_bytes, keep: record.keep });
+                messages.push(record.clone());
             })?;
             let mut members = Members::default();
             members.page("messages", page);

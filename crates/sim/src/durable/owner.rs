@@ -1,6 +1,5 @@
 //! What the owner of the bus does to what is kept.
 
-use hermes_bus_core::KeptMessage;
 use hermes_bus_proto::listing::Amount;
 
 use super::model::{Checked, Model, ensure, number_in};
@@ -42,7 +41,8 @@ impl World<'_> {
             self.model.removed_from.insert(name);
             let before = self.model.purged;
             let removed = self.router.remove(endpoint, &messages, as_of);
-            self.tell(|| format!("remove {messages:?} of {endpoint} -> {removed}"));
+            let seqs: Vec<u64> = messages.iter().map(|record| record.seq).collect();
+            self.tell(|| format!("remove {seqs:?} of {endpoint} -> {removed}"));
             self.carry_out_effects()?;
             self.model.is_purging = false;
             let rows = self.model.purged - before;
@@ -54,12 +54,7 @@ impl World<'_> {
             Model::endpoint(row.endpoint.as_str()) == Some(name)
         };
         let rows = self.store.disk.rows.values().filter(of_it).take(count);
-        let messages = rows.map(|row| KeptMessage {
-            seq: row.seq,
-            payload_bytes: row.payload.len(),
-            keep: row.keep,
-        });
-        let messages = messages.collect();
+        let messages = rows.cloned().collect();
         self.looked_at = Some((name, messages, self.store.carried_out));
         Ok(())
     }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hermes_bus_core::storage::Ticket;
-use hermes_bus_core::{Credentials, KeptMessage, Moment, Now, Router, SessionKey};
+use hermes_bus_core::storage::{Record, Ticket};
+use hermes_bus_core::{Credentials, Moment, Now, Router, SessionKey};
 use hermes_bus_proto::frame::{self, Decoded};
 use hermes_bus_proto::register::Conflict;
 use serde_json::Value;
@@ -69,7 +69,7 @@ pub(super) struct World<'a> {
     trail: VecDeque<Step>,
     pub(super) crashes: u64,
     /// What the owner has seen on disk and takes next: whose, with numbers and lengths.
-    pub(super) looked_at: Option<(u8, Vec<KeptMessage>, Ticket)>,
+    pub(super) looked_at: Option<(u8, Vec<Record>, Ticket)>,
 }
 
 /// Plays a script to its end: all events, then the disk works, everybody comes, reads and acknowledges,
