@@ -697,7 +697,7 @@ mod tests {
             let found: Vec<u64> = messages.iter().map(|message| message.seq).collect();
             assert_eq!(found, expected);
             let bytes = record(1, "a", "b").payload.len();
-            assert!(messages.iter().all(|message| message.payload_bytes == bytes));
+            assert!(messages.iter().all(|message| message.payload.len() == bytes));
             let answer: Value = serde_json::from_slice(&answer.into_object()).unwrap();
             assert_eq!((seqs(&answer), &answer["more"]), (expected, &json!(more)));
         }
