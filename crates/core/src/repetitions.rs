@@ -588,6 +588,7 @@ mod tests {
             to: "worker".into(),
             id: id.into(),
             status: Status::Stored,
+            waits_for: None,
             arrived_unix_us: arrived_s * 1_000_000,
         };
         let mut window = window(10);
