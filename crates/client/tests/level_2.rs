@@ -354,6 +354,46 @@ async fn what_was_handled_once_is_hidden_and_acknowledged_where_that_is_asked_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_given_back_is_handed_out_again_even_where_repeats_are_hidden() {
+    let mut scene =
+        scene_with(|builder| builder.acknowledge(Acknowledge::Automatic).repeats(Repeats::Hide))
+            .await;
+    scene.deliver(1).await;
+    assert!(scene.next().await.nack("not now"));
+    scene.deliver(2).await;
+    // Whoever asks for the next message is done with the one before, but not with this one.
+    assert_eq!(scene.next().await.seq(), Some(2));
+    assert_eq!(scene.heard().await["type"], "nack");
+    scene.deliver(1).await;
+    assert_eq!(scene.next().await.seq(), Some(1));
+    // Nor once the session is over in which it came.
+    scene.deliver(3).await;
+    let third = scene.next().await;
+    assert!(third.nack("not now"));
+    scene.restart().await;
+    assert!(scene.inbox.try_next().is_none());
+    scene.deliver(3).await;
+    assert_eq!(scene.next().await.seq(), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_a_message_back_does_not_acknowledge_its_next_delivery() {
+    let mut scene = acknowledging(Acknowledge::Automatic).await;
+    scene.deliver(1).await;
+    assert!(scene.next().await.nack("not now"));
+    assert_eq!(scene.heard().await["type"], "nack");
+    // It comes again before the next message is asked for.
+    scene.deliver(1).await;
+    scene.deliver(2).await;
+    while scene.inbox.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let again = scene.next().await;
+    assert_eq!(scene.said_meanwhile().await, None, "nobody is done with it");
+    assert!(again.ack());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_acknowledging_client_never_drops_what_it_was_given() {
     let queue = QueueLimits { messages: 1, when_full: WhenFull::DropOldest, ..Default::default() };
     let mut scene =
