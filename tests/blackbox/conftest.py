@@ -16,6 +16,10 @@ def give_up(*_):
 def pytest_sessionstart(session):
     # Ended by a timeout, the suite still takes its servers with it.
     signal.signal(signal.SIGTERM, give_up)
+    # In the background or under nohup these are ignored, and programs inherit that: a handler of ours they do not.
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(ignored) == signal.SIG_IGN:
+            signal.signal(ignored, lambda *_: None)
     missing = [p for p in PROGRAMS if not os.access(BIN / p, os.X_OK)]
     if missing:
         pytest.exit("%s not found in %s: run `cargo build --release`, or set HERMES_BIN" % (", ".join(missing), BIN), returncode=3)

@@ -289,6 +289,23 @@ def test_a_mailbox_is_listed_shown_drained_and_purged(world):
     assert take(world, 0)[0]["mailbox_depth"] == 0
 
 
+def test_what_a_session_holds_is_drained_around(world):
+    """More than a page of it, so that who drains does not get past it without going on behind it."""
+    world.serve()
+    mailbox(world)
+    sender, _ = session(world, "sender")
+    held, waiting = ["h%d" % number for number in range(250)], ["w%d" % number for number in range(5)]
+    store(sender, "box", *(held + waiting))
+    receiver, _ = session(world, "box", mailbox=True, ack=True, in_flight=250)
+    assert [receiver.expect("message")["id"] for _ in held] == held
+    done = world.run([str(BIN / "hermes-bus"), "mailbox", "drain", "box", "--json"])
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == held + waiting
+    assert (done.returncode, done.stderr) == (0, "hermes-bus: 5 messages removed; 250 messages in the hands of its session: left there\n")
+    receiver.hang_up()
+    again, welcome = session(world, "box", mailbox=True, ack=True, in_flight=250)
+    assert (welcome["mailbox_depth"], [again.expect("message")["id"] for _ in held]) == (250, held)
+
+
 def test_dead_letters_are_listed_tried_again_and_dropped(world):
     world.serve()
     receiver, _ = session(world, "box", mailbox=True, ack=True)

@@ -238,6 +238,14 @@ impl Shared {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The bus has said what the client holds now. Noted where its words arrive, in their order:
+    /// whoever asked may have given up, or be slower than the next one.
+    pub(crate) fn subscribed(&self, frame: &Object) {
+        if let Some(held) = Subscriptions::read(frame) {
+            *self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        }
+    }
+
     /// What is watched, and where the sightings go.
     pub(crate) fn watching(&self) -> MutexGuard<'_, Option<(Watch, Arc<Seen>)>> {
         self.watching.lock().unwrap_or_else(PoisonError::into_inner)
@@ -255,6 +263,13 @@ impl Shared {
                 None
             }
             Err(message) => Some(message),
+        }
+    }
+
+    /// Nothing will be seen any more.
+    pub(crate) fn end_watching(&self) {
+        if let Some((_, seen)) = self.watching().take() {
+            seen.end();
         }
     }
 
@@ -433,17 +448,13 @@ impl Client {
         let mut request = Map::new();
         request.insert(key.to_owned(), names.into_iter().collect());
         let answer = self.ask(kind, request, "topics and groups").await?;
-        let Some(held) = Subscriptions::read(&answer) else {
-            return Err(CallError::Unexpected("an answer without topics and groups".to_owned()));
-        };
-        let mut subscriptions =
-            self.shared.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        *subscriptions = held.clone();
-        Ok(held)
+        Subscriptions::read(&answer)
+            .ok_or_else(|| CallError::Unexpected("an answer without topics and groups".to_owned()))
     }
 
     /// Watches who comes and goes, or what is routed, in this session and later ones. A client
-    /// watches one thing at a time: what was watched before ends. Level 2.
+    /// watches one thing at a time: what was watched before ends. It also ends when a bus comes back
+    /// that speaks level 1 only. Level 2.
     pub async fn watch(&self, watch: Watch) -> Result<Sightings, CallError> {
         let seen = Seen::new();
         let sightings = Sightings::new(Arc::clone(&seen));

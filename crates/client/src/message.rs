@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,8 +20,18 @@ use crate::acks::{Acks, Delivery, Settle};
 pub struct Message {
     frame: Object,
     /// Where it came in a session that acknowledges.
-    to_acknowledge: Option<(Arc<Acks>, Delivery)>,
+    to_acknowledge: Option<Arc<Unsettled>>,
     is_repeated: bool,
+}
+
+/// What all clones of a message know of its acknowledgement.
+#[derive(Debug)]
+struct Unsettled {
+    acks: Arc<Acks>,
+    delivery: Delivery,
+    /// The first word counts, also where the session is over: whoever gives a message back is not
+    /// done with it, whatever is said of it later, and its number comes again with the next delivery.
+    is_settled: AtomicBool,
 }
 
 /// Who sent a message, as the bus knows it from the kernel.
@@ -44,7 +55,9 @@ impl Message {
     /// One that came in a session that acknowledges.
     pub(crate) fn expecting_acknowledgement(mut self, acks: &Arc<Acks>) -> Self {
         if let Some(seq) = self.seq() {
-            self.to_acknowledge = Some((Arc::clone(acks), acks.arrived(seq)));
+            let (acks, delivery) = (Arc::clone(acks), acks.arrived(seq));
+            let is_settled = AtomicBool::new(false);
+            self.to_acknowledge = Some(Arc::new(Unsettled { acks, delivery, is_settled }));
         }
         self
     }
@@ -80,8 +93,9 @@ impl Message {
     }
 
     fn settle(&self, how: Settle<'_>) -> bool {
-        let Some((acks, delivery)) = &self.to_acknowledge else { return false };
-        acks.settle(*delivery, self, how)
+        let Some(unsettled) = &self.to_acknowledge else { return false };
+        let is_first = !unsettled.is_settled.swap(true, Ordering::Relaxed);
+        is_first && unsettled.acks.settle(unsettled.delivery, self, how)
     }
 
     /// Who sent it, attested by the bus. Absent on level 1.

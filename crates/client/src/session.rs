@@ -220,6 +220,7 @@ impl Driver {
             self.shared.phase.send_replace(Phase::Connected(Arc::clone(&registered.welcome)));
             if registered.welcome.protocol < 2 {
                 self.shared.receipts.end(|| ReceiptError::NeedsLevel2);
+                self.shared.end_watching();
             }
             self.shared.tell(Event::Reconnected { session_id });
         }
@@ -243,9 +244,7 @@ impl Driver {
         self.shared.end_requests();
         self.shared.receipts.end(|| ReceiptError::Unknown(why.clone()));
         self.shared.asked.end();
-        if let Some((_, seen)) = self.shared.watching().take() {
-            seen.end();
-        }
+        self.shared.end_watching();
         self.shared.inbox.end();
         self.shared.tell(Event::Closed { why });
     }
@@ -417,7 +416,8 @@ impl Driver {
             return;
         }
         let mut frames = self.shared.acks.take_frames();
-        if std::mem::take(&mut incoming.is_unseen) {
+        // Who watches by now has asked for it anew, and may have been heard already.
+        if std::mem::take(&mut incoming.is_unseen) && self.shared.watching().is_none() {
             frames.extend(watch_frame(Watch::default()));
         }
         if !frames.is_empty() {
@@ -536,6 +536,10 @@ impl Incoming {
                 let is_replaced = reason == "replaced";
                 self.bye = Some(if is_replaced { WhyLost::Replaced } else { WhyLost::Bye(reason) });
             }
+            Some("subscribed") => {
+                self.shared.subscribed(&frame);
+                let _ = self.shared.asked.answer(frame);
+            }
             // `pong`, answers that nobody waits for any more, and what later versions may say.
             _ => _ = self.shared.asked.answer(frame),
         }
@@ -555,7 +559,8 @@ impl Incoming {
 
     fn see(&mut self, sighting: Sighting) {
         let mut watching = self.shared.watching();
-        if watching.as_ref().is_some_and(|(_, seen)| !seen.push(sighting)) {
+        // Where nothing is watched, the bus may have heard a request that nobody waited for.
+        if watching.as_ref().is_none_or(|(_, seen)| !seen.push(sighting)) {
             *watching = None;
             self.is_unseen = true;
         }

@@ -354,6 +354,46 @@ async fn what_was_handled_once_is_hidden_and_acknowledged_where_that_is_asked_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_given_back_is_handed_out_again_even_where_repeats_are_hidden() {
+    let mut scene =
+        scene_with(|builder| builder.acknowledge(Acknowledge::Automatic).repeats(Repeats::Hide))
+            .await;
+    scene.deliver(1).await;
+    assert!(scene.next().await.nack("not now"));
+    scene.deliver(2).await;
+    // Whoever asks for the next message is done with the one before, but not with this one.
+    assert_eq!(scene.next().await.seq(), Some(2));
+    assert_eq!(scene.heard().await["type"], "nack");
+    scene.deliver(1).await;
+    assert_eq!(scene.next().await.seq(), Some(1));
+    // Nor once the session is over in which it came.
+    scene.deliver(3).await;
+    let third = scene.next().await;
+    assert!(third.nack("not now"));
+    scene.restart().await;
+    assert!(scene.inbox.try_next().is_none());
+    scene.deliver(3).await;
+    assert_eq!(scene.next().await.seq(), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_a_message_back_does_not_acknowledge_its_next_delivery() {
+    let mut scene = acknowledging(Acknowledge::Automatic).await;
+    scene.deliver(1).await;
+    assert!(scene.next().await.nack("not now"));
+    assert_eq!(scene.heard().await["type"], "nack");
+    // It comes again before the next message is asked for.
+    scene.deliver(1).await;
+    scene.deliver(2).await;
+    while scene.inbox.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let again = scene.next().await;
+    assert_eq!(scene.said_meanwhile().await, None, "nobody is done with it");
+    assert!(again.ack());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_acknowledging_client_never_drops_what_it_was_given() {
     let queue = QueueLimits { messages: 1, when_full: WhenFull::DropOldest, ..Default::default() };
     let mut scene =
@@ -652,6 +692,44 @@ async fn what_a_client_has_subscribed_to_it_holds_in_its_next_session_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_bus_says_last_holds_whoever_hears_of_it_first() {
+    let mut scene = scene().await;
+    let mut first = Box::pin(scene.client.subscribe(["a"]));
+    let mut second = Box::pin(scene.client.subscribe(["b"]));
+    // Both are asked for, and the first one's task is slow.
+    let mut asked = Vec::new();
+    for asking in [&mut first, &mut second] {
+        tokio::select! {
+            _ = asking => panic!("nobody has answered"),
+            request = json(&mut scene.session) => asked.push(request),
+        }
+    }
+    for (request, topics) in asked.iter().zip([json!(["a"]), json!(["a", "b"])]) {
+        let req = &request["req"];
+        let answer = json!({"type": "subscribed", "topics": topics, "groups": [], "req": req});
+        scene.session.send(&answer.to_string()).await;
+    }
+    assert_eq!(second.await.unwrap().topics.len(), 2);
+    assert_eq!(first.await.unwrap().topics.len(), 1);
+    assert_eq!(scene.restart().await["topics"], json!(["a", "b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_nobody_waited_for_is_held_in_the_next_session_too() {
+    let mut scene = scene().await;
+    let mut asking = Box::pin(scene.client.subscribe(["a"]));
+    let request = tokio::select! {
+        _ = &mut asking => panic!("nobody has answered"),
+        request = json(&mut scene.session) => request,
+    };
+    drop(asking);
+    let req = &request["req"];
+    let answer = json!({"type": "subscribed", "topics": ["a"], "groups": [], "req": req});
+    scene.session.send(&answer.to_string()).await;
+    assert_eq!(scene.restart().await["topics"], json!(["a"]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_is_refused_or_cut_off_says_so_and_nobody_else_hears_of_it() {
     let mut scene = scene().await;
     let client = scene.client.clone();
@@ -700,6 +778,38 @@ async fn a_watcher_sees_who_comes_and_what_goes_through_in_every_session() {
     scene.session.send(&presence.to_string()).await;
     let nothing = json!({"type": "watch", "presence": false, "tap": "none"});
     assert_eq!(scene.heard().await, nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_whose_answer_came_too_late_is_told_that_nobody_watches() {
+    let mut scene = scene().await;
+    let client = scene.client.clone();
+    let asking = tokio::spawn(async move {
+        client.watch(Watch { presence: true, ..Watch::default() }).await.err()
+    });
+    assert_eq!(scene.heard().await["type"], "watch");
+    let error = asking.await.unwrap();
+    assert!(matches!(error, Some(CallError::NoAnswer(_))), "{error:?}");
+    scene.session.send(r#"{"type": "watching", "presence": true, "tap": "none", "req": 1}"#).await;
+    scene.session.send(r#"{"type": "presence", "endpoint": "you", "state": "online"}"#).await;
+    let nothing = json!({"type": "watch", "presence": false, "tap": "none"});
+    assert_eq!(scene.heard().await, nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_with_the_bus_that_could_give_it() {
+    let mut scene = scene().await;
+    let client = scene.client.clone();
+    let watching = json!({"type": "watching", "presence": true, "tap": "none"});
+    let asking = async move { client.watch(Watch { presence: true, ..Watch::default() }).await };
+    let (_, sightings) = answered(&mut scene, asking, watching).await;
+    scene.bus_side.restart();
+    scene.session = dead().await;
+    scene.session = scene.bus_side.accept().await;
+    scene.session.welcome("session-2").await;
+    let seen =
+        timeout(LONG, sightings.unwrap().next()).await.expect("it is no wait without an end");
+    assert!(seen.is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -154,11 +154,11 @@ fn waiting_recent(
         if arrived_unix_us < since || !is_plainly_judged && row.get(5)? {
             continue;
         }
-        let Ok(payload) = row.get_ref(6)?.as_blob() else { continue };
+        let payload = row.get_ref(6)?.as_blob().map_err(|_| rows::damaged(6))?;
         if !is_plainly_judged && !may_ask_to_be_queued(payload) {
             continue;
         }
-        let Ok(envelope) = Envelope::scan(payload) else { continue };
+        let envelope = Envelope::scan(payload).map_err(|_| rows::damaged(6))?;
         if !storage::is_judged(keep, wanted, &envelope) {
             continue;
         }

@@ -156,12 +156,12 @@ pub(crate) const MESSAGE_SOURCE: &str = "message AS m LEFT JOIN delivery AS d ON
 
 /// Reads a message. One that is no JSON any more is damaged.
 pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result<Record> {
-    let payload = row.get_ref(10)?.as_blob().map_err(|_| unknown(10))?;
-    Envelope::scan(payload).map_err(|_| unknown(10))?;
+    let payload = row.get_ref(10)?.as_blob().map_err(|_| damaged(10))?;
+    Envelope::scan(payload).map_err(|_| damaged(10))?;
     Ok(Record {
         seq: row.get(0)?,
         endpoint,
-        keep: codes::keep(row.get(1)?).ok_or_else(|| unknown(1))?,
+        keep: codes::keep(row.get(1)?).ok_or_else(|| damaged(1))?,
         payload: Bytes::copy_from_slice(payload),
         sender: sender(row, 5)?,
         via: row.get::<_, Option<Box<str>>>(8)?,
@@ -206,7 +206,8 @@ fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<EndpointName>> 
     Ok(text.and_then(|text| EndpointName::level_1(&text).ok()))
 }
 
-fn unknown(column: usize) -> rusqlite::Error {
+/// A column that holds what was never written into it.
+pub(crate) fn damaged(column: usize) -> rusqlite::Error {
     rusqlite::Error::InvalidColumnType(column, "value".to_owned(), rusqlite::types::Type::Blob)
 }
 
@@ -247,9 +248,9 @@ pub(crate) const DEAD_COLUMNS: &str = "number, seq, endpoint, keep, arrived, exp
 pub(crate) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<NumberedDeadLetter> {
     let record = Record {
         seq: row.get(1)?,
-        endpoint: name(row, 2)?.ok_or_else(|| unknown(2))?,
-        keep: codes::keep(row.get(3)?).ok_or_else(|| unknown(3))?,
-        payload: Bytes::copy_from_slice(row.get_ref(15)?.as_blob().map_err(|_| unknown(15))?),
+        endpoint: name(row, 2)?.ok_or_else(|| damaged(2))?,
+        keep: codes::keep(row.get(3)?).ok_or_else(|| damaged(3))?,
+        payload: Bytes::copy_from_slice(row.get_ref(15)?.as_blob().map_err(|_| damaged(15))?),
         sender: sender(row, 7)?,
         via: row.get::<_, Option<Box<str>>>(10)?,
         wanted: wanted(row, 6)?,

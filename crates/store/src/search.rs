@@ -118,9 +118,10 @@ impl Search {
     fn add(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let mut bytes = 0;
         for _ in 0..STEP_TEXTS_MAX {
-            let Some(number) = self.to_add.pop_front().filter(|_| bytes < STEP_BYTES) else {
+            if bytes >= STEP_BYTES {
                 break;
-            };
+            }
+            let Some(number) = self.to_add.pop_front() else { break };
             if is_indexed(connection, number)? {
                 continue;
             }

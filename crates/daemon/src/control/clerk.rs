@@ -352,21 +352,14 @@ fn look_up(
     Ok(match look {
         Look::Figures => Outcome::Figures { asker: asker.clone(), figures: reader.figures()? },
         Look::Waiting { endpoint, after, limit } => {
-            let (page, last, more) = waiting(reader, &endpoint, after, limit, |_| {})?;
-            let mut members = Members::default();
-            members.page("messages", page);
-            if more && let Some(last) = last {
-                members.value("next", last);
-            }
+            let (members, _) = waiting(reader, &endpoint, after, limit, |_| {})?;
             answer(members)
         }
-        Look::Drain { endpoint, limit } => {
+        Look::Drain { endpoint, after, limit } => {
             let mut messages = Vec::new();
-            let (page, _, more) = waiting(reader, &endpoint, None, limit, |record| {
+            let (mut members, more) = waiting(reader, &endpoint, after, limit, |record| {
                 messages.push(record.clone());
             })?;
-            let mut members = Members::default();
-            members.page("messages", page);
             members.value("more", more);
             let (asker, as_of, answer) = (asker.clone(), stored, members);
             Outcome::Drain { asker, endpoint, messages, as_of, answer }
@@ -403,31 +396,38 @@ fn items_max(limit: Option<usize>) -> usize {
     limit.unwrap_or(PAGE_ITEMS).clamp(1, PAGE_ITEMS_MAX)
 }
 
-/// Messages that wait: as many as fit, the last one's `seq`, and whether there are more.
+/// Messages that wait: an answer with as many as fit, and whether there are more.
 fn waiting(
     reader: &Reader,
     endpoint: &EndpointName,
     after: Option<u64>,
     limit: Option<usize>,
     mut taken: impl FnMut(&Record),
-) -> Result<(Page, Option<u64>, bool), ReadError> {
+) -> Result<(Members, bool), ReadError> {
     let (items_max, mut last) = (items_max(limit), after);
     let mut page = Page::default();
-    loop {
+    let mut members = Members::default();
+    'pages: loop {
         // One more than fits says whether there are more.
         let rows = Rows { rows_max: items_max + 1 - page.len(), bytes_max: PAGE_BYTES_MAX };
         let records = reader.messages(endpoint, last, rows)?;
         if records.is_empty() {
-            return Ok((page, last, false));
+            members.page("messages", page);
+            return Ok((members, false));
         }
         for record in records {
             if page.len() == items_max || !page.push(&text::waiting(&record)) {
-                return Ok((page, last, true));
+                break 'pages;
             }
             last = Some(record.seq);
             taken(&record);
         }
     }
+    members.page("messages", page);
+    if let Some(last) = last {
+        members.value("next", last);
+    }
+    Ok((members, true))
 }
 
 fn dead_letters(
@@ -689,9 +689,14 @@ mod tests {
     fn draining_names_what_is_to_be_let_go_of_and_says_whether_there_is_more() {
         let mut world = World::new();
         world.carry_out((1..=3).map(|seq| keep(seq, "a", "b")).collect());
-        let drain = |limit| Look::Drain { endpoint: name("a"), limit: Some(limit) };
-        for (limit, expected, more) in [(2, vec![1, 2], true), (3, vec![1, 2, 3], false)] {
-            let Outcome::Drain { messages, answer, .. } = world.look(drain(limit)) else {
+        let drain = |after, limit| Look::Drain { endpoint: name("a"), after, limit: Some(limit) };
+        for (after, limit, expected, more) in [
+            (None, 2, vec![1, 2], true),
+            (None, 3, vec![1, 2, 3], false),
+            (Some(1), 1, vec![2], true),
+            (Some(2), 2, vec![3], false),
+        ] {
+            let Outcome::Drain { messages, answer, .. } = world.look(drain(after, limit)) else {
                 panic!("a mailbox is drained")
             };
             let found: Vec<u64> = messages.iter().map(|message| message.seq).collect();
@@ -699,7 +704,8 @@ mod tests {
             let bytes = record(1, "a", "b").payload.len();
             assert!(messages.iter().all(|message| message.payload.len() == bytes));
             let answer: Value = serde_json::from_slice(&answer.into_object()).unwrap();
-            assert_eq!((seqs(&answer), &answer["more"]), (expected, &json!(more)));
+            assert_eq!((seqs(&answer), &answer["more"]), (expected.clone(), &json!(more)));
+            assert_eq!(answer["next"].as_u64(), more.then(|| expected[expected.len() - 1]));
         }
     }
 

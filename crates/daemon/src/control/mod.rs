@@ -90,6 +90,7 @@ pub(crate) enum Look {
     Drain {
         #[serde(deserialize_with = "endpoint")]
         endpoint: EndpointName,
+        after: Option<u64>,
         limit: Option<usize>,
     },
     #[serde(rename = "dead.list")]
@@ -311,9 +312,9 @@ pub(crate) mod tests {
                 Operation::Look(Look::History(history)),
             ),
             (
-                json!({"endpoint": "e"}),
+                json!({"endpoint": "e", "after": 7}),
                 "mailbox.drain",
-                Operation::Look(Look::Drain { endpoint: name("e"), limit: None }),
+                Operation::Look(Look::Drain { endpoint: name("e"), after: Some(7), limit: None }),
             ),
             (
                 json!({"after": "a"}),

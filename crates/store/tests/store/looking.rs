@@ -138,6 +138,17 @@ fn search_forgets_what_is_gone_and_catches_up_after_a_crash() {
 }
 
 #[test]
+fn no_message_is_left_out_behind_a_large_one() {
+    let place = Place::new();
+    let mut world = place.open();
+    let body = format!("\"needle{}\"", " hay".repeat(50_000));
+    world.carry_out((1..=6).map(|seq| keep_record(&record(seq, "a", &body))));
+    let reader = place.reader();
+    wait_for_words(&reader, 6);
+    assert_eq!(search(&reader, "needle"), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn history_mailboxes_and_dead_letters_are_one_list() {
     let place = Place::new();
     let mut world = place.open();

@@ -59,8 +59,21 @@ impl<'a> Keeper<'a> {
         &mut self,
         op: &str,
         key: &str,
+        arguments: Value,
+        limit: Option<u64>,
+        each: impl FnMut(&Object) -> anyhow::Result<()>,
+    ) -> anyhow::Result<u64> {
+        self.pages_seen(op, key, arguments, limit, |_| {}, each).await
+    }
+
+    /// The same; `page` is called for every answer, before its entries.
+    async fn pages_seen(
+        &mut self,
+        op: &str,
+        key: &str,
         mut arguments: Value,
         limit: Option<u64>,
+        mut page: impl FnMut(&Object),
         mut each: impl FnMut(&Object) -> anyhow::Result<()>,
     ) -> anyhow::Result<u64> {
         let mut left = limit.unwrap_or(u64::MAX);
@@ -68,6 +81,7 @@ impl<'a> Keeper<'a> {
         while left > 0 {
             arguments["limit"] = left.min(PAGE).into();
             let answer = self.ask(op, arguments.clone()).await?;
+            page(&answer);
             let entries = list(&answer, key)?;
             for entry in entries.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
                 each(entry)?;
@@ -151,27 +165,22 @@ async fn list_mailboxes(place: &Place, bus: &Bus) -> anyhow::Result<()> {
     table(["endpoint", "state", "messages", "bytes", "oldest"], mailboxes.iter().map(row), place)
 }
 
-/// Page after page: what is printed is removed, and what cannot be printed any more stays.
+/// Page after page: what is behind a page that cannot be printed any more stays. Every page begins
+/// where the one before ended, for what a session holds stays in front of it.
 async fn drain(name: &str, limit: Option<u64>, place: &Place, bus: &Bus) -> anyhow::Result<()> {
     let mut keeper = Keeper::find(bus, "mailbox.drain").await?;
     let palette = Palette::new(place.color);
-    let mut left = limit.unwrap_or(u64::MAX);
-    let mut drained = 0;
-    while left > 0 {
-        let arguments = json!({"endpoint": name, "limit": left.min(PAGE)});
-        let answer = keeper.ask("mailbox.drain", arguments).await?;
-        let messages = list(&answer, "messages")?;
-        for entry in &messages {
-            print(entry, place, |entry| waiting_line(entry, &palette))?;
-        }
-        let count = messages.len() as u64;
-        drained += count;
-        left = left.saturating_sub(count);
-        if count == 0 || !is_true(&answer, "more") {
-            break;
-        }
-    }
-    note(&format!("hermes-bus: {} removed", counted(drained)));
+    let each = |entry: &Object| print(entry, place, |entry| waiting_line(entry, &palette));
+    let mut removed = 0;
+    let page = |answer: &Object| removed += number(answer, "removed");
+    let arguments = json!({"endpoint": name});
+    let shown =
+        keeper.pages_seen("mailbox.drain", "messages", arguments, limit, page, each).await?;
+    let held = match shown.saturating_sub(removed) {
+        0 => String::new(),
+        held => format!("; {} in the hands of its session: left there", counted(held)),
+    };
+    note(&format!("hermes-bus: {} removed{held}", counted(removed)));
     Ok(())
 }
 
@@ -184,17 +193,21 @@ fn waiting_line(entry: &Object, palette: &Palette) -> String {
     if let Some(via) = entry.text("via") {
         notes.push(format!("via {}", harmless_line(&via)));
     }
-    match number(entry, "deliveries") {
-        0 => {}
-        1 => notes.push("handed over once".to_owned()),
-        deliveries => notes.push(format!("handed over {deliveries} times")),
-    }
+    notes.extend(times_handed_over(entry));
     if let Some(expires) = moment(entry, "expires_ts") {
         notes.push(format!("until {expires}"));
     }
     let notes = if notes.is_empty() { String::new() } else { format!("  ({})", notes.join(", ")) };
     let text = text_of(entry).unwrap_or_default();
     format!("{seq}  {when}  {from}  {text}{}", palette.dim(&notes))
+}
+
+fn times_handed_over(entry: &Object) -> Option<String> {
+    match number(entry, "deliveries") {
+        0 => None,
+        1 => Some("handed over once".to_owned()),
+        deliveries => Some(format!("handed over {deliveries} times")),
+    }
 }
 
 // ---- dead letters ---------------------------------------------------------------------------------
@@ -235,38 +248,37 @@ pub(crate) async fn dead(asked: &Dead, place: &Place, bus: &Bus) -> anyhow::Resu
 fn dead_row(entry: &Object) -> Vec<String> {
     let shown = |key| shown(entry, key);
     let died = moment(entry, "died_ts").unwrap_or_default();
-    let (reason, detail) = (shown("reason"), shown("detail"));
-    let reason = if detail.is_empty() { reason } else { format!("{reason}: {detail}") };
-    vec![shown("key"), shown("endpoint"), shown("from"), died, reason]
+    vec![shown("key"), shown("endpoint"), shown("from"), died, reason(entry)]
 }
 
 fn show_letter(letter: &Object, place: &Place) -> anyhow::Result<()> {
     if place.json {
         return Ok(say(&json_line(letter))?);
     }
-    const TIMES: [&str; 3] = ["ts", "arrived_ts", "died_ts"];
-    const KEYS: [&str; 12] = [
-        "key",
-        "endpoint",
-        "reason",
-        "detail",
-        "died_ts",
-        "arrived_ts",
-        "ts",
-        "id",
-        "from",
-        "via",
-        "deliveries",
-        "message",
-    ];
-    for key in KEYS.into_iter().filter(|key| letter.get(key).is_some()) {
-        let time = moment(letter, key).filter(|_| TIMES.contains(&key));
-        let value = time.unwrap_or_else(|| shown(letter, key));
-        if !value.is_empty() {
-            say(&format!("{key}: {value}"))?;
+    let palette = Palette::new(place.color);
+    let shown = |key| shown(letter, key);
+    let (from, to) = (palette.name(&shown("from")), palette.name(&shown("endpoint")));
+    say(&format!("{}  {from} → {to}  {}", shown("key"), text_of(letter).unwrap_or_default()))?;
+    let via = letter.text("via").map(|via| format!(" via {}", harmless_line(&via)));
+    let handed_over = times_handed_over(letter).unwrap_or("never handed over".to_owned());
+    let arrived = moment(letter, "arrived_ts").or_else(|| moment(letter, "ts")).unwrap_or_default();
+    let died = moment(letter, "died_ts").unwrap_or_default();
+    for (head, text) in [
+        ("arrived", format!("{arrived}{}, {handed_over}", via.unwrap_or_default())),
+        ("died", format!("{died}, {}", reason(letter))),
+        ("id", shown("id")),
+    ] {
+        if !text.is_empty() {
+            say(&format!("  {head}: {text}"))?;
         }
     }
     Ok(())
+}
+
+/// Why a message is a dead letter: `CODE: DETAIL`.
+fn reason(letter: &Object) -> String {
+    let (reason, detail) = (shown(letter, "reason"), shown(letter, "detail"));
+    if detail.is_empty() { reason } else { format!("{reason}: {detail}") }
 }
 
 async fn change(
