@@ -110,6 +110,8 @@ pub struct Router {
     generation: u32,
     pub(crate) endpoints: Slab<Endpoint>,
     pub(crate) names: HashMap<EndpointName, EndpointKey, foldhash::fast::FixedState>,
+    /// Whom the last message was for: the next one often is, too.
+    pub(crate) last_target: EndpointKey,
     /// Holders of names, in the order of their registrations.
     pub(crate) registered: BTreeMap<u64, SessionKey>,
     pub(crate) registrations: u64,
@@ -195,6 +197,7 @@ impl Router {
             generation: 0,
             endpoints: Slab::new(),
             names,
+            last_target: EndpointKey::default(),
             registered: BTreeMap::new(),
             registrations: 0,
             impatience: Impatience::new(random.u64(..)),
