@@ -201,6 +201,7 @@ impl Router {
                 }
             }
             Answer::Overdue(records) => self.overdue(records),
+            Answer::Buried(messages) => self.counters.dead_letters += messages,
             Answer::Trouble(why) => {
                 let event = match &why {
                     Some(why) => Event::StoreTrouble { why: why.clone() },

@@ -388,7 +388,7 @@ impl Storage {
                 Answer::Refused { tickets, .. } => self.tally.refused += tickets.len() as u64,
                 // The router has it logged.
                 Answer::Trouble(why) => self.trouble.clone_from(why),
-                Answer::Loaded { .. } | Answer::Overdue(_) => {}
+                Answer::Loaded { .. } | Answer::Overdue(_) | Answer::Buried(_) => {}
             }
         }
         answers

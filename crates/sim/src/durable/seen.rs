@@ -35,7 +35,7 @@ impl Seen {
         let kind = match order {
             Order::Keep(record) => return self.add(format!("order keep {:?}", record.keep), 1),
             Order::Release { .. } => "order release",
-            Order::ReleaseSpilled(_) => "order release_spilled",
+            Order::EndSpilled(_) => "order end_spilled",
             Order::Purge { .. } => "order purge",
             Order::Move { .. } => "order move",
             Order::Delivered { .. } => "order delivered",
@@ -101,7 +101,7 @@ pub(crate) fn required() -> Vec<String> {
         "order keep Queued",
         "order keep Spill",
         "order release",
-        "order release_spilled",
+        "order end_spilled",
         "order delivered",
         "order bury",
         "order load",
