@@ -229,8 +229,7 @@ impl<'c, 'w> Execution<'c, 'w> {
 
     fn end_spilled(&mut self, end: &SpillEnd) -> rusqlite::Result<()> {
         let endpoint = &end.endpoint;
-        let is_it =
-            |record: &Record| record.keep == Keep::Spill && record.endpoint == *endpoint;
+        let is_it = |record: &Record| record.keep == Keep::Spill && record.endpoint == *endpoint;
         if self.unwritten.values().any(|u| is_it(u.record) && u.record.wanted.is_some()) {
             // They are to be dead letters like those that were written before.
             self.write()?;

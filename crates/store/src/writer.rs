@@ -460,6 +460,9 @@ impl Writer {
             return Ok(false);
         }
         self.chores.retention_at = now + RETENTION_EVERY;
+        if let Some((dead_letters, history)) = self.shared.take_retention() {
+            (self.options.dead_letters, self.options.history) = (dead_letters, history);
+        }
         self.tell_removed_dead(now);
         let now_unix_us = now_unix_us();
         if !retention::is_due(&self.database.connection, &self.options, now_unix_us)? {
@@ -533,8 +536,7 @@ impl Writer {
         self.database.begin()?;
         let connection = &self.database.connection;
         let limits = (OLD_SPILLS_STEP, OLD_SPILLS_STEP_BYTES);
-        let (removed, buried) =
-            spilled::end_old(connection, self.seq_from, now_unix_us(), limits)?;
+        let (removed, buried) = spilled::end_old(connection, self.seq_from, now_unix_us(), limits)?;
         schema::add_to_total(connection, "dead", buried.letters as i64, buried.bytes as i64)?;
         if removed == 0 {
             connection.execute_batch(
