@@ -56,6 +56,7 @@ impl Seen {
             Answer::Loaded { .. } => "answer loaded some",
             Answer::Overdue(records) if records.is_empty() => "answer overdue nothing",
             Answer::Overdue(_) => "answer overdue",
+            Answer::Buried(_) => "answer buried",
             Answer::Trouble(Some(_)) => "answer trouble",
             Answer::Trouble(None) => "answer trouble over",
         });
@@ -112,6 +113,7 @@ pub(crate) fn required() -> Vec<String> {
         "answer loaded all",
         "answer loaded some",
         "answer overdue",
+        "answer buried",
         "answer trouble",
         "answer trouble over",
         "frame message",
