@@ -31,3 +31,5 @@ mod storage;
 mod succession;
 mod surroundings;
 mod sys;
+
+pub use sys::is_ignored;

@@ -107,7 +107,7 @@ pub(crate) fn raise_open_files() -> Option<u64> {
 }
 
 /// Whether this process was started with a signal ignored, as `nohup` does.
-pub(crate) fn is_ignored(signal: i32) -> bool {
+pub fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

@@ -1,5 +1,6 @@
 //! The command lines of all programs.
 
+pub mod bench;
 pub mod bus;
 pub mod busd;
 pub mod notify_agent;

@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Leave the terminal, write a PID file, log to ROOT/run/busd.log
     #[arg(long, hide = true)]
     pub detached: bool,
+    /// Make the root directory, which must not be there yet; end when standard input does, and remove it
+    #[arg(long, hide = true, requires = "root", conflicts_with_all = ["detached", "successor"])]
+    pub ephemeral: bool,
     /// Follow the server that starts this one, and talks to it through standard input
     #[arg(long, hide = true)]
     pub successor: bool,

@@ -1,5 +1,6 @@
 //! `hermes-bus`: what people and scripts do with a bus.
 
+mod bench;
 mod config;
 mod demo;
 mod doctor;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let Arguments { command, place } = Arguments::parse();
     let outcome = match command {
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(asked) => bench::bench(&asked, &place),
         Command::Completions { shell, program } => manual::completions(shell, &program),
         Command::Man { dir: Some(directory), .. } => manual::write_pages(&directory),
         Command::Man { program, dir: None } => manual::page(&program),
@@ -83,6 +85,7 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::Version => look::version(place, bus).await,
         Command::Metrics => metrics::metrics(place, bus).await,
         Command::Demo
+        | Command::Bench(_)
         | Command::Config(_)
         | Command::Doctor { .. }
         | Command::Completions { .. }
