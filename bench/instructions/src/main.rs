@@ -4,7 +4,6 @@
 //! Prints one line for each: its name, and how often it is done. Nothing here depends on the time, on random numbers or on
 //! the machine, so that two runs of one build count the same.
 
-#[path = "../../../crates/core/tests/allocations/bus.rs"]
 mod bus;
 
 use std::hint::black_box;

@@ -1,5 +1,5 @@
 //! A router with one sender and some receivers, and a driver that keeps nothing: it does what the daemon does between two
-//! waits for readiness, without sockets. Also what `bench/instructions` counts.
+//! waits for readiness, without sockets. The same as in the core's test of allocations, and a disk.
 
 use hermes_bus_core::storage::{Answer, Recovered, Ticket};
 use hermes_bus_core::{
