@@ -239,9 +239,9 @@ pub fn show_bytes(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
     match bytes {
         0..KIB => format!("{bytes} B"),
-        KIB..MIB if bytes % KIB == 0 => format!("{} KiB", bytes / KIB),
+        KIB..MIB if bytes.is_multiple_of(KIB) => format!("{} KiB", bytes / KIB),
         KIB..MIB => format!("{:.1} KiB", bytes as f64 / KIB as f64),
-        _ if bytes % MIB == 0 => format!("{} MiB", bytes / MIB),
+        _ if bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
         _ => format!("{:.1} MiB", bytes as f64 / MIB as f64),
     }
 }

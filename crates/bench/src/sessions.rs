@@ -80,7 +80,7 @@ fn send_one(site: &Site<'_>, message: &[u8]) -> Result<(), BenchError> {
     loop {
         match link.reader.next()? {
             None => {
-                link.fill(&site.watch, || "the receipt of a message did not come".to_owned())?
+                link.fill(&site.watch, || "the receipt of a message did not come".to_owned())?;
             }
             Some(Incoming::Message(_)) => {}
             Some(Incoming::Other(payload)) => {
