@@ -59,6 +59,31 @@ def test_what_needs_a_restart_is_said_and_holds_after_it(world):
     assert "restart" not in reload(world)
 
 
+def test_dead_letters_that_are_too_many_by_a_reload_go_and_are_counted(world):
+    world.start_daemon()
+    receiver, sender = world.connect(), world.connect()
+    receiver.send({"type": "register", "endpoint": "box", "protocol": 2, "ack": True})
+    receiver.expect("registered")
+    for number in range(3):
+        sender.message("box", "x" * 5_000_000, id="m%d" % number, receipt="acked")
+        receiver.send({"type": "nack", "seq": receiver.expect("message")["seq"], "requeue": False})
+        assert sender.expect("error")["code"] == "rejected"
+
+    def letters():
+        return [letter["id"] for letter in json.loads(world.run([str(BIN / "hermes-bus"), "dead", "list", "--json"]).stdout)]
+
+    wait_until(lambda: len(letters()) == 3, "the dead letters")
+    configure(world, "store:\n  dead_letters_bytes_max: 11MiB\n")
+    assert "store.dead_letters_bytes_max: 64MiB -> 11MiB" in reload(world)
+    wait_until(lambda: letters() == ["m2", "m1"], "the oldest to go")
+
+    def displaced():
+        sender.send({"type": "admin", "op": "store", "protocol": 2})
+        return sender.expect("admin_result")["dead_letters_displaced"]
+
+    assert wait_until(displaced, "it to be counted") == 1
+
+
 def test_a_bad_file_changes_nothing_and_says_why(world):
     pid = world.start_daemon()
     path = configure(world, "access:\n  strict_from: true\n  alow_uids: [1]\nsessions:\n  linger: soon\n")

@@ -56,6 +56,12 @@ def take(world, count, name="box"):
     return welcome, frames
 
 
+def counters(world):
+    with world.connect() as asker:
+        asker.send({"type": "list_endpoints", "protocol": 2})
+        return asker.recv()["server"]["counters"]
+
+
 def log(world):
     return world.output("hermes-bus-server.out")
 
@@ -353,6 +359,63 @@ def test_dead_letters_that_find_no_place_stay_and_are_a_failure(world):
     assert (done.returncode, done.stdout) == (1, "0 dead letters retried\n"), done
     assert done.stderr.startswith("hermes-bus: 1 not retried, and kept: mailbox_full: "), done
     assert [d["id"] for d in admin(world, "dead.list")["dead"]] == ["large"]
+
+
+def spill(world, count=400):
+    """A receiver that does not read, with more for it than fits into memory: every second message asks for a receipt. Returns it,
+    and the ids of those of them that are missed if they are lost."""
+    slow = world.connect("slow")
+    sender, _ = session(world, "sender")
+    for number in range(count):
+        sender.message("slow", "x" * 50_000, id="m%d" % number, **({"receipt": "acked"} if number % 2 else {}))
+    sender.fence()
+    wait_until(lambda: counters(world)["spilled"] > count // 2, "most of it to be spilled")
+    return slow, sender, {"m%d" % number for number in range(1, count, 2)}
+
+
+def dead_of(world, endpoint):
+    dead, after = [], {}
+    while after is not None:
+        page = admin(world, "dead.list", endpoint=endpoint, **after)
+        dead += page["dead"]
+        after = {"after": page["next"]} if "next" in page else None
+    return dead
+
+
+SPILLING = {"HERMES_BUS_QUEUES_BYTES_MAX": "1MiB", "HERMES_BUS_SESSIONS_LINGER": "100ms"}
+
+
+def test_what_was_spilled_and_is_missed_is_a_dead_letter_when_its_receiver_is_gone(world):
+    world.serve(env=SPILLING)
+    slow, sender, missed = spill(world)
+    slow.hang_up()
+    failed = [sender.expect("error") for _ in range(len(missed) - 10)]
+    assert {(error["code"], error["to"]) for error in failed} == {("receiver_gone", "slow")}
+    dead = wait_until(lambda: dead if len(dead := dead_of(world, "slow")) >= len(failed) else None, "all of it to be dead letters")
+    ids = [d["id"] for d in dead]
+    assert len(set(ids)) == len(ids) and set(ids) <= missed
+    assert {d["reason"] for d in dead} == {"receiver_gone"} and "went away" in dead[0]["detail"]
+    assert counters(world)["dead_letters"] == len(dead)
+    # It is found and tried again like any other.
+    assert admin(world, "dead.show", key=dead[0]["key"])["message"]["body"] == "x" * 50_000
+    answer = admin(world, "dead.retry", key=dead[0]["key"])
+    assert answer["retried"] == 1, answer
+    again, _ = session(world, "slow", ack=True)
+    assert again.expect("message")["id"] == ids[0]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_what_was_spilled_and_is_missed_is_a_dead_letter_when_its_bus_has_ended(world, end):
+    server = world.serve(env=SPILLING)
+    _, _, missed = spill(world)
+    server.stop(end)
+    world.serve()
+    least = len(missed) // 2
+    dead = wait_until(lambda: dead if len(dead := dead_of(world, "slow")) > least else None, "what was spilled to be dead letters")
+    ids = [d["id"] for d in dead]
+    assert len(set(ids)) == len(ids) and set(ids) <= missed and "m399" in ids
+    assert {(d["reason"], d["detail"]) for d in dead} == {("receiver_gone", "the bus has ended")}
+    assert admin(world, "mailbox.list")["mailboxes"] == []
 
 
 def test_a_trace_right_behind_an_acknowledgement_says_that_it_is_over(world):

@@ -5,22 +5,15 @@
 //!   nats:   JetStream publishes with a reply subject, to a stream on files that is made first.
 //!   redis:  XADD, pipelined.
 //! `drain`: empties the mailbox `to` of `n` messages through one receiver that acknowledges (hermes only).
-use crate::{json, Conn, Proto, Sock};
+use crate::conn::{Conn, Proto};
+use crate::message::json;
+use crate::{arguments, sock, Job};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 impl Conn {
-    /// The last thing that `take` took: a frame, a payload, a reply.
-    fn taken(&self, length: usize) -> &[u8] {
-        let end = match self.proto {
-            Proto::Nats => self.start - 2,
-            Proto::Hermes | Proto::Redis => self.start,
-        };
-        &self.buf[end - length..end]
-    }
     fn next_text(&mut self) -> String {
         let length = self.next().unwrap();
         String::from_utf8_lossy(self.taken(length)).into_owned()
@@ -57,6 +50,7 @@ impl Sender {
                 conn.s.write_all(format!("SUB {inbox} 1\r\n").as_bytes()).unwrap();
             }
             Proto::Redis => (),
+            Proto::Mqtt => crate::stop("mqtt has no durable workload here"),
         }
         if number == 0 {
             conn.prepare(addr, to, &inbox);
@@ -87,6 +81,7 @@ impl Sender {
                 out.extend(&message);
                 out.extend(b"\r\n");
             }
+            Proto::Mqtt => (),
         }
     }
     /// Takes the answers that have come; a refusal ends the measurement.
@@ -100,6 +95,7 @@ impl Sender {
                 }
                 Proto::Nats => contains(answer, b"\"seq\"") && !contains(answer, b"\"error\""),
                 Proto::Redis => answer[0] == b'$',
+                Proto::Mqtt => false,
             };
             assert!(kept, "refused: {}", String::from_utf8_lossy(answer));
             let written = self.waiting.pop_front().expect("an answer to something");
@@ -128,7 +124,7 @@ impl Conn {
                 let answer = self.next_text();
                 assert!(!answer.contains("\"error\""), "{answer}");
             }
-            Proto::Redis => (),
+            Proto::Redis | Proto::Mqtt => (),
         }
     }
 }
@@ -138,11 +134,14 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
 }
 
 /// Sends `n` messages, shared evenly; prints the rate and how long an answer took.
-pub fn send(proto: Proto, addr: &str, to: &str, n: u64, text: &str, senders: u64, out: usize) {
+pub fn send(job: &Job) {
+    let (senders, out): (u64, usize) = (arguments::value("c", 1), arguments::value("out", 256));
+    let to = arguments::text("to").unwrap_or_else(|| "box".to_string());
+    let Job { proto, address, n, text } = job;
     let mut all: Vec<Sender> =
-        (0..senders).map(|number| Sender::open(proto, addr, number, to)).collect();
-    let mut polled: Vec<libc::pollfd> = all.iter().map(|s| readable(&s.conn.s)).collect();
-    let share = n / senders;
+        (0..senders).map(|number| Sender::open(*proto, address, number, &to)).collect();
+    let mut polled: Vec<libc::pollfd> = all.iter().map(|s| s.conn.s.readable()).collect();
+    let share = *n / senders;
     let total = share * senders;
     let mut latency = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3).unwrap();
     let mut bytes = Vec::with_capacity(1 << 18);
@@ -153,7 +152,7 @@ pub fn send(proto: Proto, addr: &str, to: &str, n: u64, text: &str, senders: u64
             bytes.clear();
             let now = Instant::now();
             while sender.sent < share && sender.waiting.len() < out {
-                sender.put(&mut bytes, to, text, id);
+                sender.put(&mut bytes, &to, text, id);
                 sender.waiting.push_back(now);
                 sender.sent += 1;
                 id += 1;
@@ -162,9 +161,7 @@ pub fn send(proto: Proto, addr: &str, to: &str, n: u64, text: &str, senders: u64
                 sender.conn.s.write_all(&bytes).unwrap();
             }
         }
-        // SAFETY: the array lives, and its length is given.
-        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, 30_000) };
-        assert!(ready > 0, "no answer for 30 s after {heard} of {total}");
+        assert!(sock::poll(&mut polled, 30_000) > 0, "no answer for 30 s after {heard} of {total}");
         for (sender, polled) in all.iter_mut().zip(&mut polled) {
             if polled.revents != 0 {
                 sender.conn.fill().unwrap();
@@ -175,7 +172,7 @@ pub fn send(proto: Proto, addr: &str, to: &str, n: u64, text: &str, senders: u64
     let took = began.elapsed().as_secs_f64();
     let quantile = |q| latency.value_at_quantile(q) as f64 / 1e3;
     println!(
-        "durable: {:.0} msg/s, answered after p50 {:.0} us p99 {:.0} us max {:.0} us ({total} in {took:.3}s)",
+        "durable per_s={:.0} p50_us={:.0} p99_us={:.0} max_us={:.0} n={total} seconds={took:.3}",
         total as f64 / took,
         quantile(0.5),
         quantile(0.99),
@@ -183,19 +180,14 @@ pub fn send(proto: Proto, addr: &str, to: &str, n: u64, text: &str, senders: u64
     );
 }
 
-fn readable(sock: &Sock) -> libc::pollfd {
-    let fd = match sock {
-        Sock::U(s) => s.as_raw_fd(),
-        Sock::T(s) => s.as_raw_fd(),
-    };
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
-}
-
 /// Receives and acknowledges `n` messages of a mailbox, which must come in order and each once.
-pub fn drain(addr: &str, to: &str, n: u64, in_flight: u64) {
-    let mut conn = Conn::anon(Proto::Hermes, addr).unwrap();
+pub fn drain(job: &Job) {
+    let n = job.n;
+    let in_flight: u64 = arguments::value("in_flight", 4096);
+    let to = arguments::text("to").unwrap_or_else(|| "box".to_string());
+    let mut conn = Conn::anon(Proto::Hermes, &job.address).unwrap();
     let began = Instant::now();
-    conn.hermes_register(to, &format!(",\"mailbox\":true,\"ack\":true,\"in_flight\":{in_flight}"));
+    conn.hermes_register(&to, &format!(",\"mailbox\":true,\"ack\":true,\"in_flight\":{in_flight}"));
     let (mut got, mut last, mut acked, mut first) = (0, 0, 0, None);
     let batch = (in_flight / 4).max(1);
     while got < n {
@@ -224,7 +216,7 @@ pub fn drain(addr: &str, to: &str, n: u64, in_flight: u64) {
     assert!(conn.next_text().contains("pong"), "more than {n} messages");
     let took = began.elapsed();
     println!(
-        "drain: {:.0} msg/s, the first after {:.1} ms ({n} in {:.3}s)",
+        "drain per_s={:.0} first_ms={:.1} n={n} seconds={:.3}",
         n as f64 / took.as_secs_f64(),
         first.map_or(0.0, |first| (first - began).as_secs_f64() * 1e3),
         took.as_secs_f64()

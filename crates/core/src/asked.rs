@@ -212,7 +212,7 @@ impl Router {
         self.tap(message, outcome);
         let fate = self.fate_of(message);
         if message.has_waiter() {
-            self.first_message_is_due(message, Vec::new(), None);
+            self.first_message_is_due(message, Vec::new, None);
         }
         self.reached(&fate, Status::Accepted, endpoint);
         let parcel = self.parcel_of(message, endpoint, fate);

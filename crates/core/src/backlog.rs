@@ -26,7 +26,7 @@ use crate::outbox::{Body, FrameKind, Origin, Provenance, SHARE_BYTES_MIN, Tracki
 use crate::parcel::{Kept, PARCEL_OVERHEAD_BYTES, Parcel, added_fields};
 use crate::router::Router;
 use crate::session::SessionKey;
-use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record, Ticket};
+use crate::storage::{Ending, Keep, Order, RECORD_OVERHEAD_BYTES, Record, SpillEnd, Ticket};
 use crate::time::Moment;
 use crate::timers::Timer;
 use crate::trace::TraceState;
@@ -818,7 +818,8 @@ impl Router {
         self.forget_backlog_if_empty(endpoint);
     }
 
-    /// The receiver of what was only spilled has gone.
+    /// The receiver of what was only spilled has gone. What asked for a receipt becomes a dead letter, by
+    /// whoever keeps things: it is not in memory.
     pub(crate) fn drop_spilled(&mut self, endpoint: EndpointKey, failure: &Failure) {
         let name = self.endpoints[endpoint.0].name.clone();
         let newest = self.seq;
@@ -843,9 +844,16 @@ impl Router {
         self.refund_disk(endpoint, bytes);
         self.counters.dropped_receiver_gone += messages;
         self.forget_keepings(endpoint, |_, why| why == Keep::Spill);
-        let ticket = self.order(Order::ReleaseSpilled(name.clone()));
+        let died_unix_us = self.bus_time(self.now.moment);
+        let Failure { code, detail } = failure.clone();
+        let end = SpillEnd { endpoint: name.clone(), reason: code, detail, died_unix_us };
+        let ticket = self.order(Order::EndSpilled(Box::new(end)));
         self.backlog_or_new(endpoint).released = ticket;
+        let unix_us = self.now.unix_us;
         for Promised { fate, .. } in spilled.into_values() {
+            if fate.wanted().is_some() {
+                self.trace.note(fate.trace, TraceState::Dead(code), Some(endpoint), unix_us);
+            }
             self.failed(&fate, failure, Some(endpoint));
         }
         self.log(Event::HeldDropped { name, messages });

@@ -12,12 +12,12 @@ use crate::routing::Outgoing;
 use crate::session::{Courtesy, FirstMessage, SessionKey};
 
 impl Router {
-    /// Remembers an anonymous connection's first message until the turn's end. `copies` are the
-    /// receivers and the marks behind the message in their queues.
+    /// Remembers an anonymous connection's first message until the turn's end. `copies` says who its
+    /// receivers are, and the marks behind the message in their queues.
     pub(crate) fn first_message_is_due(
         &mut self,
         message: &Outgoing<'_>,
-        copies: Vec<(SessionKey, u64)>,
+        copies: impl FnOnce() -> Vec<(SessionKey, u64)>,
         broadcast_to: Option<usize>,
     ) {
         let key = message.sender;
@@ -28,7 +28,7 @@ impl Router {
         session.courtesy = Courtesy::Due(FirstMessage {
             id_json: message.id.as_bytes().into(),
             frames_taken: session.frames_taken,
-            copies,
+            copies: copies(),
             outlives_session: false,
             broadcast_to,
         });

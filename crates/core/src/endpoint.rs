@@ -14,7 +14,7 @@ use crate::time::Moment;
 use crate::{CloseReason, Config};
 
 /// A place in the router's table of endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EndpointKey(pub(crate) usize);
 
 /// A name that is in use or lingers.

@@ -225,7 +225,7 @@ impl Router {
         }
         if message.has_waiter() {
             let copies = core::mem::take(&mut self.copies);
-            self.first_message_is_due(message, copies, Some(subscribers.len()));
+            self.first_message_is_due(message, || copies, Some(subscribers.len()));
         }
         self.copies.clear();
         self.subscribers = subscribers;

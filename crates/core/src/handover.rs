@@ -17,7 +17,7 @@ use crate::outbox::{LooseMessage, Origin, Provenance, Tracking};
 use crate::parcel::Parcel;
 use crate::router::Router;
 use crate::session::{Courtesy, Session, SessionKey};
-use crate::storage::Sender;
+use crate::storage::{BUS_HAS_ENDED, Sender};
 use crate::time::Moment;
 use crate::timers::Timer;
 use crate::trace::TraceRef;
@@ -233,11 +233,12 @@ impl Router {
     }
 
     /// The last word of a process, when no connection is left: what was only spilled ends with it, is
-    /// counted and logged. What is kept for another reason is for the next process.
+    /// counted and logged, and becomes a dead letter if it asked for a receipt. What is kept for another
+    /// reason is for the next process.
     pub fn end(&mut self) {
         let all: Vec<EndpointKey> =
             self.endpoints.iter().map(|(index, _)| EndpointKey(index)).collect();
-        let failure = Failure::new(ErrorCode::ReceiverGone, "the bus has ended");
+        let failure = Failure::new(ErrorCode::ReceiverGone, BUS_HAS_ENDED);
         for endpoint in all {
             self.drop_spilled(endpoint, &failure);
         }

@@ -188,6 +188,11 @@ impl Router {
         on_its_way > 0 && on_its_way + payload_bytes > self.config.store_pending_bytes_max
     }
 
+    /// Whether so much of what endpoints hold is on its way to the disk that who changes more has to wait.
+    pub(crate) fn remembers_too_much(&self) -> bool {
+        self.remembering_bytes > self.config.store_pending_bytes_max
+    }
+
     // ---- answers --------------------------------------------------------------------------------------
 
     /// Whoever keeps things on disk has something to say.
@@ -201,6 +206,7 @@ impl Router {
                 }
             }
             Answer::Overdue(records) => self.overdue(records),
+            Answer::Buried(messages) => self.counters.dead_letters += messages,
             Answer::Trouble(why) => {
                 let event = match &why {
                     Some(why) => Event::StoreTrouble { why: why.clone() },
@@ -217,6 +223,10 @@ impl Router {
         while let Some((_, bytes)) = self.burying.front().filter(|(buried, _)| *buried <= ticket) {
             self.burying_bytes -= bytes;
             self.burying.pop_front();
+        }
+        while let Some((_, bytes)) = self.remembering.front().filter(|(at, _)| *at <= ticket) {
+            self.remembering_bytes -= bytes;
+            self.remembering.pop_front();
         }
         while let Some(first) = self.keeping.front()
             && first.ticket <= ticket
@@ -521,7 +531,12 @@ impl Router {
         let list = |names: Vec<Box<str>>| if mailbox { names } else { Vec::new() };
         let groups = list(self.groups.of(endpoint).map(Box::from).collect());
         let topics = list(self.topics.of(endpoint).map(Box::from).collect());
+        let bytes: usize = groups.iter().chain(&topics).map(|name| name.len() + 16).sum();
         let facts = Remembered { endpoint: name, uid, seen_unix_us, mailbox, groups, topics };
-        self.order(Order::Remember(Box::new(facts)));
+        let ticket = self.order(Order::Remember(Box::new(facts)));
+        if bytes > 0 {
+            self.remembering.push_back((ticket, bytes));
+            self.remembering_bytes += bytes;
+        }
     }
 }

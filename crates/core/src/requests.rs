@@ -52,6 +52,19 @@ impl Router {
         if envelope.kind != Kind::Ack && self.answers_wait_for_answers(key) {
             return Next::Hold;
         }
+        let has_mailbox =
+            || self.endpoint_of(key).is_some_and(|endpoint| self.endpoints[endpoint.0].mailbox);
+        if matches!(envelope.kind, Kind::Subscribe | Kind::Unsubscribe)
+            && self.remembers_too_much()
+            && has_mailbox()
+        {
+            if let Some(why) = self.store_trouble().map(ToString::to_string) {
+                self.take_note_of_frame(key);
+                return self.refuse_request(key, envelope, ErrorCode::StoreUnavailable, &why);
+            }
+            self.wait_for_disk(key);
+            return Next::Hold;
+        }
         self.take_note_of_frame(key);
         match envelope.kind {
             Kind::Ack => self.ack(key, envelope),
@@ -131,14 +144,15 @@ impl Router {
         if joins && let Err(what) = self.may_subscribe(Some(endpoint), &topics, &groups) {
             return self.refuse_request(key, envelope, ErrorCode::OverLimit, &what);
         }
+        let mut has_changed = false;
         for topic in &topics {
-            match joins {
+            has_changed |= match joins {
                 true => self.topics.subscribe(endpoint, topic),
                 false => self.topics.unsubscribe(endpoint, topic),
             };
         }
         for group in &groups {
-            match joins {
+            has_changed |= match joins {
                 true => self.groups.join(group, endpoint),
                 false => self.groups.leave(group, endpoint),
             };
@@ -146,7 +160,7 @@ impl Router {
         let topics: Vec<_> = self.topics.of(endpoint).map(Into::into).collect();
         let groups: Vec<_> = self.groups.of(endpoint).map(Into::into).collect();
         self.tell(key, |out| control::subscribed(out, &topics, &groups, req));
-        if self.endpoints[endpoint.0].mailbox {
+        if has_changed && self.endpoints[endpoint.0].mailbox {
             self.remember(endpoint);
         }
         self.hold_if_answers_pile_up(key)

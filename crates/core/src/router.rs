@@ -110,6 +110,8 @@ pub struct Router {
     generation: u32,
     pub(crate) endpoints: Slab<Endpoint>,
     pub(crate) names: HashMap<EndpointName, EndpointKey, foldhash::fast::FixedState>,
+    /// Whom the last message was for: the next one often is, too.
+    pub(crate) last_target: EndpointKey,
     /// Holders of names, in the order of their registrations.
     pub(crate) registered: BTreeMap<u64, SessionKey>,
     pub(crate) registrations: u64,
@@ -157,6 +159,9 @@ pub struct Router {
     /// Dead letters on their way to the disk, and their bytes.
     pub(crate) burying: VecDeque<(Ticket, usize)>,
     pub(crate) burying_bytes: usize,
+    /// The same of the groups and topics of endpoints.
+    pub(crate) remembering: VecDeque<(Ticket, usize)>,
+    pub(crate) remembering_bytes: usize,
     pub(crate) waiting_for_disk: Vec<SessionKey>,
     /// Expired messages are being read from disk; and it is time to do so once more.
     pub(crate) sweeping: Option<Ticket>,
@@ -195,6 +200,7 @@ impl Router {
             generation: 0,
             endpoints: Slab::new(),
             names,
+            last_target: EndpointKey::default(),
             registered: BTreeMap::new(),
             registrations: 0,
             impatience: Impatience::new(random.u64(..)),
@@ -226,6 +232,8 @@ impl Router {
             disk_is_stalled: false,
             burying: VecDeque::new(),
             burying_bytes: 0,
+            remembering: VecDeque::new(),
+            remembering_bytes: 0,
             waiting_for_disk: Vec::new(),
             sweeping: None,
             sweep_again: false,
@@ -451,11 +459,17 @@ impl Router {
             Kind::Ping | Kind::ListEndpoints if self.answers_wait_for_answers(key) => Next::Hold,
             Kind::Ping => {
                 self.take_note_of_frame(key);
+                if let Some(next) = self.refuse_odd_req(key, &envelope) {
+                    return next;
+                }
                 self.answer_ping(key, &envelope);
                 self.hold_if_answers_pile_up(key)
             }
             Kind::ListEndpoints => {
                 self.take_note_of_frame(key);
+                if let Some(next) = self.refuse_odd_req(key, &envelope) {
+                    return next;
+                }
                 self.list(key, &envelope);
                 self.hold_if_answers_pile_up(key)
             }
@@ -470,6 +484,14 @@ impl Router {
     fn speaks_level_2(&self, key: SessionKey, envelope: &Envelope<'_>) -> bool {
         self.session(key).is_some_and(|session| session.level == Level::Two)
             || listing::level_asked(envelope.protocol) == Level::Two
+    }
+
+    /// Tells a session of level 2 that its request has a `req` that cannot be repeated, if that is so.
+    fn refuse_odd_req(&mut self, key: SessionKey, envelope: &Envelope<'_>) -> Option<Next> {
+        let error = requests::req(envelope).err()?;
+        let is_level_2 = self.session(key).is_some_and(|session| session.level == Level::Two);
+        let code = ErrorCode::InvalidField;
+        is_level_2.then(|| self.refuse_request(key, envelope, code, &error.to_string()))
     }
 
     fn answer_ping(&mut self, key: SessionKey, envelope: &Envelope<'_>) {

@@ -130,7 +130,6 @@ impl Router {
         envelope: &Envelope<'_>,
         payload: Payload<'_>,
     ) -> Next {
-        let destination = Destination::of(envelope.to);
         let Some(session) = self.session(key) else { return Next::Finished };
         let (is_anonymous, level) = (session.is_anonymous(), session.level);
         let uid = session.credentials.uid;
@@ -166,12 +165,17 @@ impl Router {
         };
         let next = if self.config.strict_from && self.pretends(&outgoing) {
             self.refuse_pretender(&outgoing)
-        } else if !outgoing.is_plain()
-            && let Some(next) = self.look_at_what_is_asked(&outgoing, &destination)
-        {
-            next
+        } else if let Some(endpoint) = self.same_target_as_before(&outgoing) {
+            self.route_to_endpoint(&outgoing, endpoint)
         } else {
-            self.route(&outgoing, destination)
+            let destination = Destination::of(envelope.to);
+            if !outgoing.is_plain()
+                && let Some(next) = self.look_at_what_is_asked(&outgoing, &destination)
+            {
+                next
+            } else {
+                self.route(&outgoing, destination)
+            }
         };
         self.inserted = inserted;
         self.keep_pace(key, payload.bytes().len(), next)
@@ -214,6 +218,19 @@ impl Router {
         }
     }
 
+    /// The endpoint that the last message was for, if a plain one is for it as well: it need not be looked
+    /// up again.
+    #[inline]
+    fn same_target_as_before(&self, message: &Outgoing<'_>) -> Option<EndpointKey> {
+        let target = self.last_target;
+        // Whoever is in the table is found by this name, and nobody else.
+        let record = self.endpoints.get(target.0)?;
+        let is_for_it = message.envelope.to.is_some_and(|to| to.is_text(record.name.as_str()));
+        let fits = message.payload_bytes() <= PAYLOAD_BYTES_MAX;
+        (message.is_plain() && fits && is_for_it && !record.name.as_str().is_empty())
+            .then_some(target)
+    }
+
     #[inline]
     fn route(&mut self, message: &Outgoing<'_>, destination: Destination<'_>) -> Next {
         if message.payload_bytes() > PAYLOAD_BYTES_MAX {
@@ -221,7 +238,10 @@ impl Router {
         }
         match destination {
             Destination::Endpoint(name) => match self.names.get(&*name).copied() {
-                Some(endpoint) => self.route_to_endpoint(message, endpoint),
+                Some(endpoint) => {
+                    self.last_target = endpoint;
+                    self.route_to_endpoint(message, endpoint)
+                }
                 None => match Address::of(name) {
                     Address::Group(group) => self.route_to_group(message, &group),
                     Address::Topic(topic) => self.publish(message, &topic),
@@ -286,7 +306,7 @@ impl Router {
             self.watch_in_queue(message, endpoint, receiver, mark);
         }
         if message.has_waiter() {
-            self.first_message_is_due(message, vec![(receiver, mark)], None);
+            self.first_message_is_due(message, || vec![(receiver, mark)], None);
         }
         Next::Taken
     }
@@ -517,7 +537,7 @@ impl Router {
         let arrived = arrived.unwrap_or(message.provenance.arrived);
         self.accept(message);
         if message.has_waiter() {
-            self.first_message_is_due(message, Vec::new(), None);
+            self.first_message_is_due(message, Vec::new, None);
         }
         let tracking = (!message.is_plain()).then(|| self.tracking_of(message, endpoint));
         let header = frame::header(message.payload_bytes());
@@ -597,7 +617,7 @@ impl Router {
         }
         copies.append(&mut self.copies);
         if message.has_waiter() {
-            self.first_message_is_due(message, copies, Some(receivers.len()));
+            self.first_message_is_due(message, || copies, Some(receivers.len()));
         }
         self.everyone = receivers;
         self.hold_if_answers_pile_up(message.sender)

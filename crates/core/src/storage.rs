@@ -14,6 +14,8 @@
 //!    is repeated until it can be carried out: those are the ones that make room or keep promises.
 //! 3. A message that is released before it was written need never be written.
 //! 4. A [`Order::Load`] sees all orders before it.
+//! 5. What is only spilled ends with its process. Those messages that asked for a receipt become dead
+//!    letters, as by [`Order::EndSpilled`], also where a process ends without saying so.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -46,7 +48,7 @@ pub enum Keep {
     /// Its sender asked for it (`queue`, `receipt: stored`).
     Queued,
     /// Only because the receiver is slow: it was never promised to survive, and does not outlive the
-    /// process, or the linger of an endpoint without a mailbox.
+    /// process, or the linger of an endpoint without a mailbox. See [`Order::EndSpilled`].
     Spill,
 }
 
@@ -130,6 +132,22 @@ pub struct DeadLetter {
     pub died_unix_us: u64,
 }
 
+/// The end of what is only spilled for an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpillEnd {
+    /// Whose.
+    pub endpoint: EndpointName,
+    /// Why.
+    pub reason: hermes_bus_proto::ErrorCode,
+    /// The same for people.
+    pub detail: String,
+    /// When, in microseconds of Unix time.
+    pub died_unix_us: u64,
+}
+
+/// What is said of spilled messages that were left by a process that ended without saying so.
+pub const BUS_HAS_ENDED: &str = "the bus has ended";
+
 /// What is remembered of an endpoint over restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
@@ -172,8 +190,11 @@ pub enum Order {
         /// How they ended.
         ending: Ending,
     },
-    /// All messages of an endpoint that are only spilled need not be kept any more.
-    ReleaseSpilled(EndpointName),
+    /// All messages of an endpoint that are only spilled end here. Those that asked for a receipt
+    /// ([`Record::wanted`]) become dead letters, with the count of their deliveries as it is by now; the
+    /// oldest may be left out, and counted, if all are more than may be kept of dead letters. How many
+    /// there were is answered with [`Answer::Buried`]. The others need not be kept any more.
+    EndSpilled(Box<SpillEnd>),
     /// The messages of an endpoint from one `seq` to another need not be kept any more.
     Purge {
         /// Whose.
@@ -253,6 +274,8 @@ pub enum Answer {
     },
     /// The answer to an [`Order::LoadOverdue`].
     Overdue(Vec<Record>),
+    /// So many messages that were only spilled have become dead letters.
+    Buried(u64),
     /// Nothing can be written for now; `None` when it can be again.
     Trouble(Option<String>),
 }
@@ -303,7 +326,7 @@ pub struct Recovered {
     pub unclean: bool,
     /// Endpoints that are remembered, the one seen longest ago first.
     pub remembered: Vec<Remembered>,
-    /// Endpoints for which messages wait. Spilled ones are gone.
+    /// Endpoints for which messages wait. Spilled ones have ended.
     pub waiting: Vec<Waiting>,
     /// Messages of the last minutes, oldest first.
     pub recent: Vec<Recent>,

@@ -152,14 +152,19 @@ impl<'a> Health<'a> {
 
 /// What a store is opened with under this configuration.
 fn options(root: &Root, settings: &Settings) -> Options {
-    let store = &settings.store;
     let mut options = Options::new(root.store_file());
-    options.dead_letters =
-        Retention { age: store.dead_letters_for, bytes: store.dead_letters_bytes_max };
-    options.history = Retention { age: store.history_for, bytes: store.history_bytes_max };
+    (options.dead_letters, options.history) = retention(settings);
     options.recent = settings.router.repetition_window;
     options.recent_max = settings.router.repetitions_max;
     options
+}
+
+/// How much is kept of dead letters and of history under this configuration.
+fn retention(settings: &Settings) -> (Retention, Retention) {
+    let store = &settings.store;
+    let dead_letters =
+        Retention { age: store.dead_letters_for, bytes: store.dead_letters_bytes_max };
+    (dead_letters, Retention { age: store.history_for, bytes: store.history_bytes_max })
 }
 
 impl Storage {
@@ -241,6 +246,8 @@ impl Storage {
                     );
                 }
                 self.trouble = None;
+                // It may have been opened with what the configuration said before.
+                store.retain(self.options.dead_letters, self.options.history);
                 self.state = State::Open(store);
                 Some(recovered)
             }
@@ -341,6 +348,14 @@ impl Storage {
         Tally { pending, ..self.tally.clone() }
     }
 
+    /// Keeps as much of dead letters and history as a configuration that was read again says.
+    pub(crate) fn reload(&mut self, settings: &Settings) {
+        (self.options.dead_letters, self.options.history) = retention(settings);
+        if let State::Open(store) = &self.state {
+            store.retain(self.options.dead_letters, self.options.history);
+        }
+    }
+
     // ---- once a turn ------------------------------------------------------------------------------
 
     /// Takes an order of the router. It is handed over with the next [`Storage::submit`].
@@ -388,7 +403,7 @@ impl Storage {
                 Answer::Refused { tickets, .. } => self.tally.refused += tickets.len() as u64,
                 // The router has it logged.
                 Answer::Trouble(why) => self.trouble.clone_from(why),
-                Answer::Loaded { .. } | Answer::Overdue(_) => {}
+                Answer::Loaded { .. } | Answer::Overdue(_) | Answer::Buried(_) => {}
             }
         }
         answers

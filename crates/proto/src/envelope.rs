@@ -13,7 +13,7 @@ use core::fmt::{self, Write};
 
 use crate::frame::FrameError;
 pub use crate::json::Malformed;
-use crate::json::Walker;
+use crate::json::{Key, Walker};
 
 /// The JSON text of one value, known to be well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +61,10 @@ impl<'a> Raw<'a> {
 
     /// Whether this is a string with the value `text`, however it is escaped.
     #[inline]
-    fn is_text(self, text: &str) -> bool {
+    pub fn is_text(self, text: &str) -> bool {
         match self.inside_quotes() {
             // With escapes, the value is never what the bytes say.
-            Some(inner) if inner == text.as_bytes() => !inner.contains(&b'\\'),
+            Some(inner) if inner == text.as_bytes() => !text.contains('\\'),
             Some(inner) if inner.contains(&b'\\') => self.text().is_ok_and(|value| value == text),
             _ => false,
         }
@@ -236,14 +236,17 @@ impl<'a> Envelope<'a> {
             asking: Asking::default(),
             has_keys_of_the_bus: false,
         };
-        let walked = walker.members(|key, value| envelope.remember(Raw(key), Raw(value)));
+        let walked = walker.members(|key, value| envelope.remember(key, Raw(value)));
         envelope.closing_brace_at = walked.map_err(FrameError::NotJson)?;
         Ok(envelope)
     }
 
     #[inline]
-    fn remember(&mut self, key: Raw<'a>, value: Raw<'a>) {
-        match key.0 {
+    fn remember(&mut self, key: Key<'a>, value: Raw<'a>) {
+        if key.has_escapes {
+            return self.remember_escaped(Raw(key.quoted), value);
+        }
+        match key.quoted {
             b"\"type\"" => self.kind = Kind::of(value),
             b"\"to\"" => self.to = Some(value),
             b"\"from\"" => self.from = Some(value),
@@ -258,7 +261,6 @@ impl<'a> Envelope<'a> {
             b"\"sender\"" | b"\"via\"" | b"\"seq\"" | b"\"delivery\"" => {
                 self.has_keys_of_the_bus = true;
             }
-            other if other.contains(&b'\\') => self.remember_escaped(key, value),
             _ => {}
         }
     }
@@ -296,7 +298,7 @@ impl<'a> Envelope<'a> {
         let mut found = [None; N];
         let mut walker = Walker::at_object(self.payload).expect("it was scanned before");
         let walked = walker.members(|name, value| {
-            if let Some(place) = keys.iter().position(|key| Raw(name).is_text(key)) {
+            if let Some(place) = keys.iter().position(|key| Raw(name.quoted).is_text(key)) {
                 found[place] = Some(Raw(value));
             }
         });
@@ -315,6 +317,7 @@ impl<'a> Envelope<'a> {
         let mut has_kept_none = true;
         let mut walker = Walker::at_object(self.payload).expect("it was scanned before");
         let walked = walker.members(|key, value| {
+            let key = key.quoted;
             let is_of_the_bus = KEYS_OF_THE_BUS.iter().any(|name| Raw(key).is_text(name));
             let value_end = place(value) + value.len();
             if gap_from == 0 {
@@ -351,21 +354,25 @@ const KEYS_OF_THE_BUS: [&str; 4] = ["sender", "via", "seq", "delivery"];
 impl Kind {
     #[inline]
     fn of(value: Raw<'_>) -> Kind {
-        const KINDS: [(&str, Kind); 11] = [
-            ("message", Kind::Message),
-            ("ping", Kind::Ping),
-            ("ack", Kind::Ack),
-            ("register", Kind::Register),
-            ("list_endpoints", Kind::ListEndpoints),
-            ("admin", Kind::Admin),
-            ("nack", Kind::Nack),
-            ("subscribe", Kind::Subscribe),
-            ("unsubscribe", Kind::Unsubscribe),
-            ("watch", Kind::Watch),
-            ("trace", Kind::Trace),
-        ];
-        let named = KINDS.iter().find(|(name, _)| value.is_text(name));
-        named.map_or(Kind::Unknown, |(_, kind)| *kind)
+        // The rule.
+        if value.0 == b"\"message\"" { Kind::Message } else { Kind::named(value) }
+    }
+
+    fn named(value: Raw<'_>) -> Kind {
+        match value.text().as_deref() {
+            Ok("message") => Kind::Message,
+            Ok("ping") => Kind::Ping,
+            Ok("ack") => Kind::Ack,
+            Ok("register") => Kind::Register,
+            Ok("list_endpoints") => Kind::ListEndpoints,
+            Ok("admin") => Kind::Admin,
+            Ok("nack") => Kind::Nack,
+            Ok("subscribe") => Kind::Subscribe,
+            Ok("unsubscribe") => Kind::Unsubscribe,
+            Ok("watch") => Kind::Watch,
+            Ok("trace") => Kind::Trace,
+            _ => Kind::Unknown,
+        }
     }
 }
 

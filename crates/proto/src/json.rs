@@ -3,11 +3,14 @@
 //! What is accepted is exactly what CPython's `json.loads` accepts, because that is what stands at
 //! the other end of released clients: also `NaN`, `Infinity`, `-Infinity` and lone surrogate
 //! escapes; no control characters in strings; bounded nesting and integers. The walk is iterative
-//! and keeps its place in a fixed bit set, so that no document can exhaust the stack. UTF-8 is
-//! checked by the caller, once for the whole frame.
+//! and keeps its place in a fixed bit set, so that no document can exhaust the stack.
+//!
+//! Outside of strings the grammar has ASCII only, and of what it passes in strings the walk notes
+//! whether it is ASCII, so UTF-8 is checked only where there is something to check.
 
 use crate::FrameError;
 use crate::limits::{INTEGER_DIGITS_MAX, NESTING_MAX};
+use crate::stops::{self, BLOCK_BYTES};
 
 /// Where a text stops being JSON, and what is wrong there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +25,32 @@ pub struct Malformed {
 pub(crate) struct Walker<'a> {
     text: &'a [u8],
     at: usize,
+    /// Where the block begins that `stops` is about; beyond the text as long as there is none.
+    block: usize,
+    /// Where strings may end in it.
+    stops: u64,
+    /// Whether the strings that were passed are ASCII.
+    is_ascii: bool,
+}
+
+/// The name of a member.
+#[derive(Clone, Copy)]
+pub(crate) struct Key<'a> {
+    /// As it stands in the text, with its quotes.
+    pub(crate) quoted: &'a [u8],
+    /// Whether it is written with escapes.
+    pub(crate) has_escapes: bool,
 }
 
 impl<'a> Walker<'a> {
     #[inline]
     pub(crate) fn new(text: &'a [u8]) -> Self {
-        Walker { text, at: 0 }
+        Walker { text, at: 0, block: usize::MAX, stops: 0, is_ascii: true }
     }
 
-    /// At the opening brace of a payload that is to be one object, in valid UTF-8.
+    /// At the opening brace of a payload that is to be one object.
     #[inline]
     pub(crate) fn at_object(payload: &'a [u8]) -> Result<Self, FrameError> {
-        if let Err(error) = simdutf8::compat::from_utf8(payload) {
-            let at = error.valid_up_to();
-            return Err(FrameError::NotJson(Malformed { at, reason: "invalid UTF-8" }));
-        }
         let mut walker = Walker::new(payload);
         walker.skip_white_space();
         if walker.peek() != b'{' {
@@ -45,12 +59,25 @@ impl<'a> Walker<'a> {
         Ok(walker)
     }
 
-    /// From an object's opening brace to the end of the text, which must be the object's. Hands
-    /// over every member, key with quotes and value, and returns where the closing brace stands.
+    /// From an object's opening brace to the end of the text, which must be the object's, and valid
+    /// UTF-8. Hands over every member, key with quotes and value, and returns where the closing brace
+    /// stands.
     #[inline]
     pub(crate) fn members(
         &mut self,
-        mut member: impl FnMut(&'a [u8], &'a [u8]),
+        member: impl FnMut(Key<'a>, &'a [u8]),
+    ) -> Result<usize, Malformed> {
+        let walked = self.walk_members(member);
+        if walked.is_err() || !self.is_ascii {
+            check_utf8(self.text)?;
+        }
+        walked
+    }
+
+    #[inline]
+    fn walk_members(
+        &mut self,
+        mut member: impl FnMut(Key<'a>, &'a [u8]),
     ) -> Result<usize, Malformed> {
         self.step();
         self.skip_white_space();
@@ -134,20 +161,24 @@ impl<'a> Walker<'a> {
 
     #[inline]
     pub(crate) fn skip_white_space(&mut self) {
+        // Mostly there is none.
+        if self.peek() > b' ' {
+            return;
+        }
         while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
             self.at += 1;
         }
     }
 
-    /// From a key's opening quote past the colon. Returns the key with its quotes.
+    /// From a key's opening quote past the colon.
     #[inline]
-    pub(crate) fn key_and_colon(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn key_and_colon(&mut self) -> Result<Key<'a>, Malformed> {
         let start = self.at;
         if self.peek() != b'"' {
             return self.wrong("expected a key in double quotes");
         }
-        self.string()?;
-        let key = self.slice_from(start);
+        let has_escapes = self.string()?;
+        let key = Key { quoted: self.slice_from(start), has_escapes };
         self.skip_white_space();
         if self.peek() != b':' {
             return self.wrong("expected ':' after the key");
@@ -161,7 +192,7 @@ impl<'a> Walker<'a> {
     pub(crate) fn value(&mut self, depth: usize) -> Result<(), Malformed> {
         self.skip_white_space();
         match self.peek() {
-            b'"' => self.string(),
+            b'"' => self.string().map(drop),
             b'{' | b'[' => self.container(depth),
             _ => self.scalar(),
         }
@@ -174,7 +205,7 @@ impl<'a> Walker<'a> {
             // Here a value begins.
             self.skip_white_space();
             match self.peek() {
-                b'"' => self.string()?,
+                b'"' => drop(self.string()?),
                 b'{' => {
                     self.open(&mut open, Container::Object)?;
                     if self.peek() != b'}' {
@@ -228,18 +259,20 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// Past a string, from its opening quote on.
-    #[inline(always)]
-    pub(crate) fn string(&mut self) -> Result<(), Malformed> {
+    /// Past a string, from its opening quote on. Says whether there are escapes in it.
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<bool, Malformed> {
         self.at += 1;
+        let mut has_escapes = false;
         loop {
-            self.at = end_of_plain_run(self.text, self.at);
+            self.go_to_stop();
             match self.peek() {
                 b'"' => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(has_escapes);
                 }
                 b'\\' => {
+                    has_escapes = true;
                     self.escape()?;
                     while self.peek() == b'\\' {
                         self.escape()?;
@@ -249,6 +282,43 @@ impl<'a> Walker<'a> {
                 _ => return self.wrong("a control character in a string must be escaped"),
             }
         }
+    }
+
+    /// To the first quote, backslash or control character from here on, or to the end of the text.
+    #[inline]
+    fn go_to_stop(&mut self) {
+        let block = self.at - self.at % BLOCK_BYTES;
+        if block != self.block {
+            self.look_at_block(block);
+        }
+        let ahead = self.stops >> (self.at % BLOCK_BYTES);
+        if ahead != 0 {
+            self.at += ahead.trailing_zeros() as usize;
+        } else {
+            self.go_to_stop_in_later_block(block + BLOCK_BYTES);
+        }
+    }
+
+    #[inline]
+    fn look_at_block(&mut self, block: usize) {
+        let found = stops::block(self.text, block);
+        self.block = block;
+        self.stops = found.stops;
+        self.is_ascii &= found.is_ascii;
+    }
+
+    fn go_to_stop_in_later_block(&mut self, next: usize) {
+        self.look_at_block(next);
+        if self.stops == 0 {
+            self.pass_plain_blocks(next + BLOCK_BYTES);
+        }
+        self.at = self.block + self.stops.trailing_zeros() as usize;
+    }
+
+    fn pass_plain_blocks(&mut self, from: usize) {
+        let (block, is_ascii) = stops::pass_plain_blocks(self.text, from);
+        self.is_ascii &= is_ascii;
+        self.look_at_block(block);
     }
 
     #[inline]
@@ -321,6 +391,13 @@ impl<'a> Walker<'a> {
 
     #[inline]
     fn digits(&mut self) {
+        while let Some(word) = self.text.get(self.at..).and_then(|rest| rest.first_chunk()) {
+            let digits = digits_in(u64::from_le_bytes(*word));
+            self.at += digits;
+            if digits < size_of::<u64>() {
+                return;
+            }
+        }
         while self.peek().is_ascii_digit() {
             self.at += 1;
         }
@@ -335,60 +412,23 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// The first place from `at` on that is a quote, a backslash or a control character, or the end.
-///
-/// Short strings are the rule in envelopes, so the first bytes are taken eight at a time; long ones
-/// go on in blocks that the compiler turns into vector instructions.
-#[inline(always)]
-fn end_of_plain_run(text: &[u8], mut at: usize) -> usize {
-    for _ in 0..4 {
-        let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
-            return at + text[at..].iter().take_while(|byte| is_plain(**byte)).count();
-        };
-        let stops = stops_in(u64::from_le_bytes(*word));
-        if stops != 0 {
-            return at + (stops.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    end_of_long_plain_run(text, at)
-}
-
-fn end_of_long_plain_run(text: &[u8], mut at: usize) -> usize {
-    const BLOCK: usize = 64;
-    while let Some(block) = text[at..].first_chunk::<BLOCK>() {
-        let stops = block.iter().fold(false, |stops, byte| stops | !is_plain(*byte));
-        if stops {
-            break;
-        }
-        at += BLOCK;
-    }
-    while let Some(word) = text[at..].first_chunk::<8>() {
-        let stops = stops_in(u64::from_le_bytes(*word));
-        if stops != 0 {
-            return at + (stops.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    at + text[at..].iter().take_while(|byte| is_plain(**byte)).count()
-}
-
+/// How many of the eight bytes in front are digits.
 #[inline]
-fn is_plain(byte: u8) -> bool {
-    (byte ^ 2) > 0x20 && byte != b'\\'
-}
-
-/// Marks the high bit of every byte of `word` that ends a plain run. Marks above the lowest one may
-/// be wrong (borrows run upwards), the lowest never is.
-#[inline]
-fn stops_in(word: u64) -> u64 {
+fn digits_in(word: u64) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
-    let low = word ^ (ONES * 2);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let is_backslash = backslash.wrapping_sub(ONES) & !backslash;
-    let is_low = low.wrapping_sub(ONES * 0x21) & !low;
-    (is_low | is_backslash) & HIGHS
+    // A digit becomes 0 to 9; what is added carries from 10 on.
+    let value = word ^ (ONES * b'0' as u64);
+    let others = (((value & !HIGHS) + ONES * (0x80 - 10)) | value) & HIGHS;
+    (others.trailing_zeros() / 8) as usize
+}
+
+#[cold]
+fn check_utf8(text: &[u8]) -> Result<(), Malformed> {
+    match simdutf8::compat::from_utf8(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Malformed { at: error.valid_up_to(), reason: "invalid UTF-8" }),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -452,6 +492,9 @@ impl Nesting {
 /// Tells JSON that is no object from text that is no JSON.
 #[cold]
 fn not_an_object(payload: &[u8]) -> FrameError {
+    if let Err(malformed) = check_utf8(payload) {
+        return FrameError::NotJson(malformed);
+    }
     let mut walker = Walker::new(payload);
     walker.skip_white_space();
     let kind = match walker.peek() {
@@ -472,16 +515,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_run_ends_at_the_same_byte_however_it_is_searched() {
-        for stop in [b'"', b'\\', 0x00, 0x1f] {
+    fn a_string_ends_at_the_same_byte_wherever_it_begins() {
+        for before in [0, 1, 62, 63, 64] {
             for length in 0..300 {
                 for filler in [b'x', 0x20, 0x7f, 0x80, 0xff, b'!', b'#', b'[', b']'] {
-                    let mut text = vec![filler; length];
-                    text.push(stop);
-                    text.extend_from_slice(&[filler; 9]);
-                    assert_eq!(end_of_plain_run(&text, 0), length, "{filler:#x} {stop:#x}");
-                    assert_eq!(end_of_plain_run(&text[..length], 0), length);
+                    let mut text = vec![b' '; before];
+                    text.push(b'"');
+                    text.resize(before + 1 + length, filler);
+                    let end = text.len();
+                    for stop in [b'"', b'\\', 0x00, 0x1f] {
+                        let mut text = text.clone();
+                        text.push(stop);
+                        text.extend_from_slice(&[filler; 9]);
+                        let mut walker = Walker::new(&text);
+                        walker.at = before;
+                        let (is_string, at) = (walker.string().is_ok(), walker.at);
+                        let whole = stop == b'"';
+                        assert_eq!((is_string, at), (whole, end + usize::from(whole)), "{stop:#x}");
+                        assert!(
+                            length == 0 || walker.is_ascii == filler.is_ascii() || filler > 0x7f
+                        );
+                    }
+                    let mut walker = Walker::new(&text);
+                    walker.at = before;
+                    assert!(walker.string().is_err());
+                    assert_eq!(walker.at, end, "a string without an end");
+                    assert_eq!(walker.is_ascii, length == 0 || filler.is_ascii());
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn digits_are_counted_up_to_the_first_other_byte() {
+        for place in 0..8 {
+            for byte in 0..=u8::MAX {
+                let mut text = *b"90817263";
+                text[place] = byte;
+                let expected = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                assert_eq!(digits_in(u64::from_le_bytes(text)), expected, "{byte:#x} at {place}");
             }
         }
     }

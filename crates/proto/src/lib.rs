@@ -35,6 +35,7 @@ pub mod object;
 pub mod register;
 pub mod requests;
 pub mod similar;
+mod stops;
 pub mod topic;
 
 pub use ask::{Ask, InvalidField};

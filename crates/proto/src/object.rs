@@ -40,7 +40,9 @@ impl Object {
         };
         let mut walker = Walker::at_object(&text)?;
         walker
-            .members(|key, value| members.push(Member { key: place(key), value: place(value) }))
+            .members(|key, value| {
+                members.push(Member { key: place(key.quoted), value: place(value) });
+            })
             .map_err(FrameError::NotJson)?;
         Ok(Object { text, members })
     }

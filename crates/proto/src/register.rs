@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::ask::read_bool;
 use crate::envelope::{Envelope, Raw};
 use crate::limits::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, META_BYTES_MAX, SUBSCRIPTIONS_MAX};
-use crate::topic;
+use crate::{requests, topic};
 
 /// What is to happen if the name is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +101,10 @@ impl Options {
         options.groups = read_groups(envelope.member("groups"))?;
         options.topics = read_topics(envelope.member("topics"))?;
         options.meta = envelope.member("meta").map(read_meta).transpose()?;
+        if envelope.member("token").is_some_and(|token| token.text().is_err()) {
+            return Err("field 'token' must be a string".to_owned());
+        }
+        requests::req(envelope).map_err(|error| error.to_string())?;
         Ok(options)
     }
 }
@@ -194,6 +198,10 @@ mod tests {
             ("groups", "[\"\"]"),
             ("topics", "[\"a..b\"]"),
             ("meta", "[]"),
+            ("token", "1"),
+            ("token", "null"),
+            ("req", "[1]"),
+            ("req", "null"),
         ] {
             let error = read(&format!(", \"{field}\": {value}")).expect_err(value);
             assert!(error.contains(&format!("'{field}'")), "{error}");

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use hermes_bus_core::storage::{
-    self, Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, Ticket,
+    self, Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, SpillEnd, Ticket,
 };
 use hermes_bus_proto::{EndpointName, Envelope};
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -17,6 +17,7 @@ use crate::notice::Notice;
 use crate::queue::Work;
 use crate::rows::{self, Names};
 use crate::schema;
+use crate::spilled;
 use crate::trail::{Ended, Judged, Packer};
 
 /// Numbers that were written or removed, for search.
@@ -35,6 +36,8 @@ pub(crate) struct Outcome {
     /// How many dead letters each [`Work::RemoveDead`] has removed.
     pub(crate) removed_dead: Vec<u64>,
     pub(crate) changes: Changes,
+    /// Spilled messages that were to be dead letters, and were more than may be kept of them.
+    pub(crate) dead_left_out: u64,
 }
 
 struct Unwritten<'w> {
@@ -49,6 +52,8 @@ pub(crate) struct Execution<'c, 'w> {
     /// Spilled messages below this `seq` are those of an earlier process: they are gone.
     spills_from: u64,
     now_unix_us: u64,
+    /// What may be kept of dead letters.
+    dead_letters_bytes_max: u64,
     unwritten: BTreeMap<u64, Unwritten<'w>>,
     ended: Packer,
     dead: (i64, i64),
@@ -65,6 +70,7 @@ impl<'c, 'w> Execution<'c, 'w> {
         names: &'c mut Names,
         spills_from: u64,
         now_unix_us: u64,
+        dead_letters_bytes_max: u64,
     ) -> rusqlite::Result<Self> {
         let has_deliveries = connection
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM delivery)")?
@@ -74,6 +80,7 @@ impl<'c, 'w> Execution<'c, 'w> {
             names,
             spills_from,
             now_unix_us,
+            dead_letters_bytes_max,
             unwritten: BTreeMap::new(),
             ended: Packer::default(),
             dead: (0, 0),
@@ -97,7 +104,7 @@ impl<'c, 'w> Execution<'c, 'w> {
                 Ok(())
             }
             Order::Release { endpoint, seqs, ending } => self.release(endpoint, seqs, *ending),
-            Order::ReleaseSpilled(endpoint) => self.release_spilled(endpoint),
+            Order::EndSpilled(end) => self.end_spilled(end),
             Order::Purge { endpoint, from, to } => self.purge(endpoint, *from, *to),
             Order::Move { endpoint: _, seq, to, new_seq } => self.move_to(*seq, to, *new_seq),
             Order::Delivered { endpoint: _, seq, deliveries } => self.delivered(*seq, *deliveries),
@@ -220,11 +227,24 @@ impl<'c, 'w> Execution<'c, 'w> {
         Ok(())
     }
 
-    fn release_spilled(&mut self, endpoint: &EndpointName) -> rusqlite::Result<()> {
-        self.unwritten.retain(|_, unwritten| {
-            unwritten.record.keep != Keep::Spill || unwritten.record.endpoint != *endpoint
-        });
+    fn end_spilled(&mut self, end: &SpillEnd) -> rusqlite::Result<()> {
+        let endpoint = &end.endpoint;
+        let is_it = |record: &Record| record.keep == Keep::Spill && record.endpoint == *endpoint;
+        if self.unwritten.values().any(|u| is_it(u.record) && u.record.wanted.is_some()) {
+            // They are to be dead letters like those that were written before.
+            self.write()?;
+        }
+        self.unwritten.retain(|_, unwritten| !is_it(unwritten.record));
         let Some(id) = self.names.id(self.connection, endpoint)? else { return Ok(()) };
+        let buried =
+            spilled::bury_of_endpoint(self.connection, id, end, self.dead_letters_bytes_max)?;
+        self.dead.0 += buried.letters as i64;
+        self.dead.1 += buried.bytes as i64;
+        self.outcome.changes.added.extend(buried.texts());
+        self.outcome.dead_left_out += buried.left_out;
+        if buried.letters > 0 {
+            self.outcome.answers.push(Answer::Buried(buried.letters));
+        }
         if self.has_deliveries {
             self.connection
                 .prepare_cached(
@@ -441,8 +461,8 @@ pub(crate) fn kept_tickets(work: &[Work]) -> Vec<Ticket> {
             Order::Release { seqs, .. } => seqs.iter().for_each(|seq| {
                 kept.remove(seq);
             }),
-            Order::ReleaseSpilled(endpoint) => kept.retain(|_, (_, record)| {
-                record.keep != Keep::Spill || record.endpoint != *endpoint
+            Order::EndSpilled(end) => kept.retain(|_, (_, record)| {
+                record.keep != Keep::Spill || record.endpoint != end.endpoint
             }),
             Order::Purge { endpoint, from, to } => kept.retain(|seq, (_, record)| {
                 record.endpoint != *endpoint || !(*from..=*to).contains(seq)

@@ -28,6 +28,7 @@ mod retention;
 mod rows;
 mod schema;
 mod search;
+mod spilled;
 mod store;
 #[cfg(test)]
 mod tests;

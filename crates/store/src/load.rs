@@ -25,8 +25,8 @@ impl Overlay {
     pub(crate) fn add(&mut self, order: &Order) {
         match order {
             Order::Release { seqs, .. } => self.released.extend(seqs),
-            Order::ReleaseSpilled(endpoint) => {
-                self.unspilled.insert(endpoint.clone());
+            Order::EndSpilled(end) => {
+                self.unspilled.insert(end.endpoint.clone());
             }
             Order::Purge { endpoint, from, to } => {
                 self.purged.push((endpoint.clone(), *from..=*to));

@@ -9,6 +9,7 @@ use hermes_bus_proto::control::Status;
 
 use crate::history::HistoryEntry;
 use crate::notice::Notice;
+use crate::options::Retention;
 use crate::store::Unavailable;
 
 /// Called when dead letters are gone, or cannot be removed.
@@ -94,6 +95,8 @@ pub(crate) struct Shared {
     something: Condvar,
     answers: Mutex<Vec<Answer>>,
     notices: Mutex<Vec<Notice>>,
+    /// How much is to be kept from now on, if that has changed: dead letters and history.
+    retention: Mutex<Option<(Retention, Retention)>>,
     /// What somebody else than the thread has found to be wrong with the database.
     damage: Mutex<Option<String>>,
 }
@@ -235,6 +238,15 @@ impl Shared {
         if notices.len() < NOTICES_MAX {
             notices.push(notice);
         }
+    }
+
+    /// Tells the thread how much is to be kept from now on. It looks about once a second.
+    pub(crate) fn retain(&self, dead_letters: Retention, history: Retention) {
+        *locked(&self.retention) = Some((dead_letters, history));
+    }
+
+    pub(crate) fn take_retention(&self) -> Option<(Retention, Retention)> {
+        locked(&self.retention).take()
     }
 
     /// Tells the thread that the database is damaged. It looks about once a second.

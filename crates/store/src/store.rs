@@ -12,7 +12,7 @@ use crate::history::HistoryEntry;
 use crate::lock::Lock;
 use crate::notice::{Notice, SetAside};
 use crate::open;
-use crate::options::Options;
+use crate::options::{Options, Retention};
 use crate::queue::{Ending, Shared, Work};
 use crate::reader::{ReadError, Reader};
 
@@ -149,6 +149,12 @@ impl Store {
     /// Records live traffic. Never waits: what is too much is dropped and counted.
     pub fn record_history(&self, entries: Vec<HistoryEntry>) {
         self.shared.give_history(entries, self.options.history_waiting_bytes_max);
+    }
+
+    /// How much is kept of dead letters and history from now on. What is too much then is removed, and
+    /// counted, like what has become too much.
+    pub fn retain(&self, dead_letters: Retention, history: Retention) {
+        self.shared.retain(dead_letters, history);
     }
 
     /// Removes dead letters, and says how many of these there were, on the store's thread and when

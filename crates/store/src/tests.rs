@@ -7,12 +7,12 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hermes_bus_core::storage::{Answer, Ending, Keep, Order, Record, Sender, Ticket};
-use hermes_bus_proto::EndpointName;
+use hermes_bus_core::storage::{Answer, Ending, Keep, Order, Record, Sender, SpillEnd, Ticket};
 use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{EndpointName, ErrorCode};
 use rusqlite::ffi::{SQLITE_IOERR_FSYNC, SQLITE_READONLY};
 
-use crate::{CloseError, Opened, Options, Store};
+use crate::{CloseError, Opened, Options, Page, Store};
 
 /// What every commit of a database comes to: an error code while there is one.
 #[derive(Clone, Default)]
@@ -87,6 +87,13 @@ impl World {
             other => panic!("{other:?}"),
         }
     }
+
+    /// The dead letters, the oldest first.
+    fn buried(&self) -> Vec<u64> {
+        let all = Page { rows_max: usize::MAX, bytes_max: usize::MAX };
+        let letters = self.store.reader().unwrap().dead_letters(None, all).unwrap();
+        letters.iter().rev().map(|dead| dead.letter.record.seq).collect()
+    }
 }
 
 fn name() -> EndpointName {
@@ -116,6 +123,15 @@ fn release(seqs: &[u64]) -> Order {
     Order::Release { endpoint: name(), seqs: seqs.to_vec(), ending: Ending::Acked }
 }
 
+fn end_spilled() -> Order {
+    Order::EndSpilled(Box::new(SpillEnd {
+        endpoint: name(),
+        reason: ErrorCode::ReceiverGone,
+        detail: String::new(),
+        died_unix_us: crate::writer::now_unix_us(),
+    }))
+}
+
 fn load() -> Order {
     Order::Load { endpoint: name(), from: 0, messages_max: 1_000, bytes_max: usize::MAX }
 }
@@ -142,13 +158,7 @@ fn while_the_disk_fails_new_messages_are_refused_and_all_else_holds() {
         assert_eq!(refused(&answers), [Ticket(first.0 - 1)]);
         // What was ordered holds for all who read, written or not.
         let delivered = Order::Delivered { endpoint: name(), seq: 3, deliveries: 9 };
-        let second = world.submit([
-            delivered,
-            keep(7),
-            keep(8),
-            release(&[8]),
-            Order::ReleaseSpilled(name()),
-        ]);
+        let second = world.submit([delivered, keep(7), keep(8), release(&[8]), end_spilled()]);
         let answers = world.wait_for(|answer| matches!(answer, Answer::Refused { .. }));
         assert_eq!(refused(&answers), [Ticket(second.0 - 3)]);
         assert_eq!(world.loaded(), [(2, 0), (3, 9), (4, 0)]);
@@ -162,6 +172,8 @@ fn while_the_disk_fails_new_messages_are_refused_and_all_else_holds() {
         faults.set(None);
         let answers = world.wait_for(|answer| *answer == Answer::Trouble(None));
         assert!(answers.contains(&Answer::Stored(Ticket(world.ticket))), "{answers:?}");
+        assert!(answers.contains(&Answer::Buried(1)), "what was spilled ends when it can");
+        assert_eq!(world.buried(), [5]);
         world.stored([keep(9)]);
         assert_eq!(world.loaded(), [(2, 0), (3, 9), (4, 0), (9, 0)]);
         world.store.close(None, Duration::from_secs(60)).unwrap();
@@ -217,14 +229,14 @@ fn orders_of_any_kind_come_to_the_same_whether_in_one_commit_or_in_many() {
                     deliveries: draw(5) as u32,
                 },
                 _ if draw(4) == 0 => Order::Purge { endpoint: name(), from: 0, to: u64::MAX },
-                _ => Order::ReleaseSpilled(name()),
+                _ => end_spilled(),
             })
             .collect();
         for order in orders.clone() {
             many.stored([order]);
         }
         one.stored(orders);
-        assert_eq!(one.loaded(), many.loaded());
+        assert_eq!((one.loaded(), one.buried()), (many.loaded(), many.buried()));
     }
-    assert!(seq > 100);
+    assert!(seq > 100 && one.buried().len() > 10);
 }

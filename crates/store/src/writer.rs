@@ -22,6 +22,7 @@ use crate::retention::{self, RemovedDead};
 use crate::rows::Names;
 use crate::schema::{self, META_SEQ_FROM, META_UNCLEAN};
 use crate::search::Search;
+use crate::spilled;
 use crate::store::{CloseError, Unavailable};
 
 /// What the thread owns.
@@ -92,8 +93,10 @@ const RETENTION_STEP_EVERY: Duration = Duration::from_millis(25);
 const SEARCH_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of history of one commit.
 const HISTORY_STEP_BYTES: usize = 1024 * 1024;
-/// Spilled messages of an earlier process that are removed at a time.
+/// Spilled messages of an earlier process that are ended at a time.
 const OLD_SPILLS_STEP: u32 = 2_000;
+/// Bytes of them that become dead letters at a time.
+const OLD_SPILLS_STEP_BYTES: u64 = 1024 * 1024;
 /// A synced write of so many bytes shows that the disk takes something.
 const PROBE_BYTES: u32 = 256 * 1024;
 /// Free pages that are given back to the file system at a time, and how many may stay.
@@ -172,7 +175,14 @@ impl Writer {
             self.database.begin()?;
         }
         let (connection, names) = (&self.database.connection, &mut self.names);
-        let mut execution = Execution::begin(connection, names, self.seq_from, now_unix_us())?;
+        let dead_letters_bytes_max = self.options.dead_letters.bytes;
+        let mut execution = Execution::begin(
+            connection,
+            names,
+            self.seq_from,
+            now_unix_us(),
+            dead_letters_bytes_max,
+        )?;
         for work in work {
             execution.carry_out(work)?;
         }
@@ -184,7 +194,8 @@ impl Writer {
     }
 
     fn settle(&mut self, mut work: Vec<Work>, outcome: Outcome) {
-        let Outcome { mut answers, notices, removed_dead, changes } = outcome;
+        let Outcome { mut answers, notices, removed_dead, changes, dead_left_out } = outcome;
+        self.chores.removed_dead.displaced += dead_left_out;
         answers.push(Answer::Stored(self.last_ticket));
         self.shared.answer(answers);
         for notice in notices {
@@ -410,7 +421,7 @@ impl Writer {
         let has_history = self.write_history()?;
         let has_retention = self.look_after_retention(is_pause)?;
         let has_search = self.look_after_search(is_pause)?;
-        let has_spills = is_pause && self.remove_old_spills()?;
+        let has_spills = is_pause && self.end_old_spills()?;
         let has_free_pages = is_pause && self.give_back_pages()?;
         self.database.checkpoint_if_due(is_pause)?;
         let is_waiting_for_pause = self.chores.has_old_spills && !is_pause;
@@ -449,6 +460,9 @@ impl Writer {
             return Ok(false);
         }
         self.chores.retention_at = now + RETENTION_EVERY;
+        if let Some((dead_letters, history)) = self.shared.take_retention() {
+            (self.options.dead_letters, self.options.history) = (dead_letters, history);
+        }
         self.tell_removed_dead(now);
         let now_unix_us = now_unix_us();
         if !retention::is_due(&self.database.connection, &self.options, now_unix_us)? {
@@ -514,26 +528,28 @@ impl Writer {
         }
     }
 
-    fn remove_old_spills(&mut self) -> rusqlite::Result<bool> {
+    /// What an earlier process had spilled, and left without a word, ends.
+    fn end_old_spills(&mut self) -> rusqlite::Result<bool> {
         if !self.chores.has_old_spills {
             return Ok(false);
         }
         self.database.begin()?;
-        let removed = self
-            .database
-            .connection
-            .prepare_cached(
-                "DELETE FROM message WHERE seq IN \
-                 (SELECT seq FROM message WHERE keep = 2 AND seq < ?1 LIMIT ?2)",
-            )?
-            .execute((self.seq_from, OLD_SPILLS_STEP))?;
+        let connection = &self.database.connection;
+        let limits = (OLD_SPILLS_STEP, OLD_SPILLS_STEP_BYTES);
+        let (removed, buried) = spilled::end_old(connection, self.seq_from, now_unix_us(), limits)?;
+        schema::add_to_total(connection, "dead", buried.letters as i64, buried.bytes as i64)?;
         if removed == 0 {
-            self.database.connection.execute_batch(
+            connection.execute_batch(
                 "DELETE FROM delivery WHERE NOT EXISTS \
                  (SELECT 1 FROM message WHERE message.seq = delivery.seq)",
             )?;
         }
         self.database.commit()?;
+        if buried.letters > 0 {
+            self.note_changes(Changes { added: buried.texts().collect(), ..Changes::default() });
+            self.shared.answer(vec![Answer::Buried(buried.letters)]);
+            (self.wake)();
+        }
         self.chores.has_old_spills = removed > 0;
         Ok(removed > 0)
     }

@@ -1,5 +1,6 @@
 //! Nothing grows without a bound: memory, the disk's quota, the work of one turn.
 
+use hermes_bus_core::storage::Answer;
 use hermes_bus_core::{Event, SessionKey};
 use serde_json::{Value, json};
 
@@ -283,5 +284,50 @@ fn what_the_owner_removed_says_so_once_in_its_trace() {
     world.router.purge("box");
     world.turn();
     assert_eq!(states(&world, "\"disk\""), ["accepted", "waiting", "stored", "purged"]);
+    world.end_with_mailboxes();
+}
+
+#[test]
+fn who_changes_its_subscriptions_faster_than_the_disk_remembers_them_waits_for_it() {
+    let mut world = World::with(|config| {
+        config.store = true;
+        config.store_pending_bytes_max = 2_000;
+    });
+    let topics: Vec<String> = (0..10).map(|n| format!("{n}{}", "x".repeat(90))).collect();
+    let box_ = world.join("box", json!({"mailbox": true, "topics": topics}));
+    world.sync();
+    let orders = |world: &World| world.orders.len();
+    // What changes nothing is only a question.
+    for _ in 0..10 {
+        world.send(box_, &json!({"type": "subscribe", "topics": topics}));
+    }
+    assert_eq!((orders(&world), world.take(box_).len()), (0, 10));
+    let change = |n: usize| {
+        let kind = if n % 2 == 0 { "subscribe" } else { "unsubscribe" };
+        json!({"type": kind, "groups": ["g"], "req": n}).to_string()
+    };
+    let changes: Vec<String> = (0..20).map(change).collect();
+    let texts: Vec<&str> = changes.iter().map(String::as_str).collect();
+    world.write(box_, &texts);
+    let (ordered, heard) = (orders(&world), world.take(box_).len());
+    assert!((1..5).contains(&ordered) && heard == ordered, "{ordered} ordered, {heard} heard");
+    // Everybody else goes on meanwhile.
+    let other = world.join("other", json!({}));
+    world.send(other, &json!({"type": "subscribe", "groups": ["g"]}));
+    assert_eq!(world.take(other).len(), 1);
+    let mut last = Value::Null;
+    for _ in 0..20 {
+        world.sync();
+        last = world.take(box_).pop().unwrap_or(last);
+    }
+    assert_eq!((&last["req"], &last["groups"]), (&json!(19), &json!([])));
+    assert_eq!(world.shelf.remembered["box"].groups.len(), 0);
+    // Who cannot be remembered is told so.
+    world.router.storage(Answer::Trouble(Some("an error of the device".to_owned())));
+    world.write(box_, &texts);
+    let heard = world.take(box_);
+    assert_eq!((heard.len(), &heard[19]["code"]), (20, &json!("store_unavailable")));
+    world.sync();
+    world.router.storage(Answer::Trouble(None));
     world.end_with_mailboxes();
 }

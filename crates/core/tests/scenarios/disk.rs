@@ -2,7 +2,8 @@
 //! full, or just being read.
 
 use hermes_bus_core::SessionKey;
-use hermes_bus_core::storage::{Answer, Order};
+use hermes_bus_core::storage::{Answer, Order, Record};
+use hermes_bus_proto::{ErrorCode, Raw};
 use serde_json::{Value, json};
 
 use crate::shelf::briefly;
@@ -332,6 +333,84 @@ fn what_is_only_spilled_is_never_said_to_be_stored() {
     }
     assert_eq!(briefly(&world.take(a)), ["receipt m1 delivered", "receipt m1 acked"]);
     world.end();
+}
+
+/// Half of so many messages for a receiver that does not read ask for a receipt: the odd ones.
+fn send_half_missed(world: &mut World, from: SessionKey, to: &str, count: u64) {
+    for n in 0..count {
+        let body = format!("{n} {}", "x".repeat(100));
+        match n % 2 {
+            0 => world.message(from, to, body),
+            _ => world.ask(
+                from,
+                to,
+                json!({"id": format!("m{n}"), "receipt": "delivered", "body": body}),
+            ),
+        }
+    }
+}
+
+/// The numbers of the dead letters, ascending, each with a reason and the time of its death.
+fn buried(world: &World, reason: ErrorCode) -> Vec<u64> {
+    let mut numbers: Vec<u64> = Vec::new();
+    for letter in &world.shelf.dead {
+        assert_eq!(letter.reason, reason);
+        assert!(!letter.detail.is_empty() && letter.died_unix_us >= letter.record.arrived_unix_us);
+        numbers.push(number(&serde_json::from_slice(&letter.record.payload).expect("JSON")));
+    }
+    numbers.sort_unstable();
+    numbers
+}
+
+const ODD: [u64; 20] = [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39];
+
+#[test]
+fn what_was_spilled_and_is_missed_is_a_dead_letter_when_its_receiver_is_gone() {
+    let mut world = spilling();
+    let a = world.join("a", json!({}));
+    let slow = world.register("slow");
+    world.stop_reading(slow, 0);
+    send_half_missed(&mut world, a, "slow", 40);
+    world.sync();
+    let spilled = world.counters().spilled;
+    assert!(spilled > 20, "{spilled}");
+    world.hang_up(slow);
+    world.pass_ms(3_100);
+    world.sync();
+    assert_eq!(buried(&world, ErrorCode::ReceiverGone), ODD);
+    assert_eq!(world.counters().dead_letters, 20);
+    assert_eq!(world.counters().dropped_receiver_gone + world.counters().given_up, 40);
+    assert!(world.shelf.records.is_empty());
+    let told = briefly(&world.take(a));
+    assert_eq!(told, ODD.map(|n| format!("error m{n} receiver_gone")));
+    let traced = world.router.trace_of(a, Raw::new(b"\"m39\""));
+    let states: Vec<&str> = traced.states.iter().map(|state| state.state).collect();
+    assert_eq!(states, ["accepted", "spilled", "dead"]);
+    world.end();
+}
+
+#[test]
+fn what_was_spilled_and_is_missed_is_a_dead_letter_when_its_process_ends() {
+    let mut world = spilling();
+    let a = world.join("a", json!({}));
+    let slow = world.register("slow");
+    world.stop_reading(slow, 0);
+    send_half_missed(&mut world, a, "slow", 40);
+    world.sync();
+    let missed = |world: &World| {
+        let is_missed = |record: &&Record| record.wanted.is_some();
+        world.shelf.records.values().filter(is_missed).count()
+    };
+    let spilled = missed(&world);
+    assert!(spilled > 5);
+    world.router.shut_down();
+    world.pass_ms(2_000);
+    world.router.end();
+    world.turn();
+    world.sync();
+    let letters = buried(&world, ErrorCode::ReceiverGone);
+    assert_eq!(letters, ODD[ODD.len() - spilled..], "the newest were spilled");
+    assert_eq!(world.shelf.records.len(), 0);
 }
 
 #[test]

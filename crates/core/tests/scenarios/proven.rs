@@ -999,6 +999,34 @@ fn what_level_2_does_not_know_is_refused_and_level_1_never_hears_of_it() {
 }
 
 #[test]
+fn a_question_s_name_is_a_string_or_a_number_whatever_is_asked() {
+    let mut world = World::new();
+    let (one, two) = (world.register("one"), world.join("two", json!({})));
+    for (kind, of_one, of_two) in
+        [("ping", "pong", "pong"), ("list_endpoints", "endpoints_list", "endpoint_list")]
+    {
+        for (req, is_one) in [(json!("x"), true), (json!(5), true), (json!([1]), false)] {
+            let frame = json!({"type": kind, "req": req});
+            world.send(two, &frame);
+            let answer = world.take(two);
+            let expected = if is_one { of_two } else { "error" };
+            assert_eq!((answer.len(), &answer[0]["type"]), (1, &json!(expected)), "{frame}");
+            assert_eq!(answer[0].get("req"), is_one.then_some(&req), "{frame}");
+            assert!(is_one || answer[0]["code"] == "invalid_field", "{frame}");
+            world.send(one, &frame);
+            assert_eq!(world.take(one)[0]["type"], of_one, "level 1 knows nothing of it");
+        }
+    }
+    let anonymous = world.connect();
+    world.send(
+        anonymous,
+        &json!({"type": "register", "endpoint": "three", "protocol": 2, "token": 5}),
+    );
+    assert_eq!(briefly(&world.take(anonymous)), ["error invalid_field"]);
+    world.end();
+}
+
+#[test]
 fn those_who_watch_hear_who_comes_and_who_goes_for_good() {
     let mut world = World::new();
     let watcher = world.join("watcher", json!({}));

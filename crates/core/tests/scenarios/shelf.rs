@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use hermes_bus_core::SessionKey;
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered, Waiting,
-    is_judged,
+    Answer, BUS_HAS_ENDED, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered,
+    SpillEnd, Waiting, is_judged,
 };
-use hermes_bus_proto::Envelope;
 use hermes_bus_proto::control::Status;
+use hermes_bus_proto::{EndpointName, Envelope, ErrorCode};
 use serde_json::{Value, json};
 
 use crate::world::{OWNER, World};
@@ -60,8 +60,9 @@ impl Shelf {
                     self.endings.push((seq, ending));
                 }
             }
-            Order::ReleaseSpilled(name) => {
-                self.records.retain(|_, kept| kept.endpoint != name || kept.keep != Keep::Spill);
+            Order::EndSpilled(end) => {
+                let buried = self.end_spilled(|record| record.endpoint == end.endpoint, &end);
+                return (buried > 0).then_some(Answer::Buried(buried));
             }
             Order::Purge { endpoint, from, to } => {
                 let is_it = |seq: &u64| (from..=to).contains(seq);
@@ -105,6 +106,26 @@ impl Shelf {
             }
         }
         None
+    }
+}
+
+impl Shelf {
+    /// Ends what is only spilled, and meant. Says how many of it have become dead letters.
+    fn end_spilled(&mut self, is_meant: impl Fn(&Record) -> bool, end: &SpillEnd) -> u64 {
+        let is_it = |record: &Record| record.keep == Keep::Spill && is_meant(record);
+        let ended = self.records.extract_if(.., |_, record| is_it(record));
+        let missed = ended.map(|(_, record)| record).filter(|record| record.wanted.is_some());
+        let letters: Vec<DeadLetter> = missed
+            .map(|record| DeadLetter {
+                record,
+                reason: end.reason,
+                detail: end.detail.clone(),
+                died_unix_us: end.died_unix_us,
+            })
+            .collect();
+        let buried = letters.len() as u64;
+        self.dead.extend(letters);
+        buried
     }
 }
 
@@ -177,7 +198,13 @@ impl World {
         self.orders.clear();
         let mut next = World::with(|config| *config = self.router.config().clone());
         next.shelf = std::mem::take(&mut self.shelf);
-        next.shelf.records.retain(|_, record| record.keep != Keep::Spill);
+        let end = SpillEnd {
+            endpoint: EndpointName::level_1("").expect("a name"),
+            reason: ErrorCode::ReceiverGone,
+            detail: BUS_HAS_ENDED.to_owned(),
+            died_unix_us: 0,
+        };
+        next.shelf.end_spilled(|_| true, &end);
         for record in next.shelf.records.values_mut() {
             record.deliveries = record.deliveries.max(1);
         }

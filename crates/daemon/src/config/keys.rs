@@ -392,12 +392,12 @@ pub static KEYS: &[Key] = &[
         time(MINUTE, YEAR, plain!(router.queued_for)),
         "How long a message waits that its sender has queued for an endpoint without a mailbox.",
     ),
-    at_start(
+    live(
         "store.dead_letters_for",
         time(MINUTE, YEAR, plain!(store.dead_letters_for)),
         "How long dead letters are kept.",
     ),
-    at_start(
+    live(
         "store.dead_letters_bytes_max",
         bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(store.dead_letters_bytes_max)),
         "How much of them is kept. Over it, the oldest goes first of those that the user has sent who \
@@ -410,12 +410,12 @@ pub static KEYS: &[Key] = &[
          when, without content), or whole `messages`. Messages go into the history after they were \
          routed; when the disk is slow, some are left out, and counted.",
     ),
-    at_start(
+    live(
         "store.history_for",
         time(MINUTE, YEAR, plain!(store.history_for)),
         "How long the history is kept.",
     ),
-    at_start(
+    live(
         "store.history_bytes_max",
         bytes(LARGEST_MESSAGE, BUDGET_MAX, plain!(store.history_bytes_max)),
         "How much of it is kept; the oldest goes first.",

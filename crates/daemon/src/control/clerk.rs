@@ -149,7 +149,8 @@ impl Errand {
                     self.why = Some(format!("{}: {why}", ErrorCode::StoreUnavailable));
                 }
             }
-            Answer::Loaded { .. } | Answer::Overdue(_) | Answer::Trouble(_) => {}
+            Answer::Loaded { .. } | Answer::Overdue(_) | Answer::Buried(_) | Answer::Trouble(_) => {
+            }
         }
         self.on_their_way.is_empty()
     }

@@ -42,6 +42,7 @@ impl Driver {
         }
         match &outcome {
             Ok(Reloaded { applied, need_restart, .. }) => {
+                self.storage.reload(self.surroundings.settings());
                 tracing::info!(target: target::CONFIG, "reloaded; changes: {}", applied.len());
                 for change in applied {
                     tracing::info!(target: target::CONFIG, "{change}");

@@ -127,7 +127,7 @@ impl World<'_> {
                 self.model.is_in_trouble = why.is_some();
                 self.model.has_failed = true;
             }
-            Answer::Loaded { .. } | Answer::Overdue(_) => {}
+            Answer::Loaded { .. } | Answer::Overdue(_) | Answer::Buried(_) => {}
         }
     }
 

@@ -35,7 +35,7 @@ impl Seen {
         let kind = match order {
             Order::Keep(record) => return self.add(format!("order keep {:?}", record.keep), 1),
             Order::Release { .. } => "order release",
-            Order::ReleaseSpilled(_) => "order release_spilled",
+            Order::EndSpilled(_) => "order end_spilled",
             Order::Purge { .. } => "order purge",
             Order::Move { .. } => "order move",
             Order::Delivered { .. } => "order delivered",
@@ -56,6 +56,7 @@ impl Seen {
             Answer::Loaded { .. } => "answer loaded some",
             Answer::Overdue(records) if records.is_empty() => "answer overdue nothing",
             Answer::Overdue(_) => "answer overdue",
+            Answer::Buried(_) => "answer buried",
             Answer::Trouble(Some(_)) => "answer trouble",
             Answer::Trouble(None) => "answer trouble over",
         });
@@ -101,7 +102,7 @@ pub(crate) fn required() -> Vec<String> {
         "order keep Queued",
         "order keep Spill",
         "order release",
-        "order release_spilled",
+        "order end_spilled",
         "order delivered",
         "order bury",
         "order load",
@@ -112,6 +113,7 @@ pub(crate) fn required() -> Vec<String> {
         "answer loaded all",
         "answer loaded some",
         "answer overdue",
+        "answer buried",
         "answer trouble",
         "answer trouble over",
         "frame message",

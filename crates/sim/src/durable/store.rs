@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered, Ticket,
-    Waiting, is_judged,
+    Answer, BUS_HAS_ENDED, DeadLetter, Ending, Keep, Order, Recent, Record, Recovered, Remembered,
+    SpillEnd, Ticket, Waiting, is_judged,
 };
 use hermes_bus_proto::control::Status;
-use hermes_bus_proto::{EndpointName, Envelope};
+use hermes_bus_proto::{EndpointName, Envelope, ErrorCode};
 
 use super::model::number_in;
 use super::script::Health;
@@ -209,7 +209,8 @@ impl Store {
             if let Order::Move { new_seq, .. } = &order {
                 kept.push(*new_seq);
             }
-            self.disk.apply(&order);
+            let buried = self.disk.apply(&order);
+            loaded.extend((buried > 0).then_some(Answer::Buried(buried)));
         }
         // What was kept and released in one commit was never on disk.
         kept.retain(|seq| self.disk.rows.contains_key(seq));
@@ -266,7 +267,7 @@ impl Store {
             match work {
                 Work::RemoveDead(numbers) => self.disk.remove_dead(&numbers),
                 Work::Order(_, Order::Keep(_)) if self.health == Health::Full => {}
-                Work::Order(_, order) => self.disk.apply(&order),
+                Work::Order(_, order) => drop(self.disk.apply(&order)),
             }
         }
         self.is_clean = false;
@@ -293,7 +294,13 @@ impl Store {
         self.commit = None;
         self.carried_out = Ticket::default();
         self.is_in_trouble = false;
-        self.disk.rows.retain(|_, record| record.keep != Keep::Spill);
+        let end = SpillEnd {
+            endpoint: EndpointName::level_1("").expect("a name"),
+            reason: ErrorCode::ReceiverGone,
+            detail: BUS_HAS_ENDED.to_owned(),
+            died_unix_us: 0,
+        };
+        self.disk.end_spilled(|_| true, &end);
         self.synced.extend(self.disk.rows.keys());
     }
 
@@ -332,7 +339,8 @@ impl Store {
 }
 
 impl Disk {
-    fn apply(&mut self, order: &Order) {
+    /// Says how many spilled messages have become dead letters.
+    fn apply(&mut self, order: &Order) -> u64 {
         match order {
             Order::Keep(record) => {
                 self.rows.insert(record.seq, (**record).clone());
@@ -351,8 +359,8 @@ impl Disk {
                     self.ended.extend(recent(&row, status));
                 }
             }
-            Order::ReleaseSpilled(endpoint) => {
-                self.rows.retain(|_, row| row.endpoint != *endpoint || row.keep != Keep::Spill);
+            Order::EndSpilled(end) => {
+                return self.end_spilled(|row| row.endpoint == end.endpoint, end);
             }
             Order::Move { seq, to, new_seq, .. } => {
                 if let Some(mut row) = self.rows.remove(seq) {
@@ -380,6 +388,25 @@ impl Disk {
             }
             Order::Load { .. } | Order::LoadOverdue { .. } => {}
         }
+        0
+    }
+
+    /// Ends what is only spilled, and meant. Says how many of it have become dead letters.
+    fn end_spilled(&mut self, is_meant: impl Fn(&Record) -> bool, end: &SpillEnd) -> u64 {
+        let ended = self.rows.extract_if(.., |_, row| row.keep == Keep::Spill && is_meant(row));
+        let missed: Vec<Record> =
+            ended.map(|(_, row)| row).filter(|row| row.wanted.is_some()).collect();
+        for row in &missed {
+            self.dead_next += 1;
+            let letter = DeadLetter {
+                record: self.read(row),
+                reason: end.reason,
+                detail: end.detail.clone(),
+                died_unix_us: end.died_unix_us,
+            };
+            self.dead.insert(self.dead_next, letter);
+        }
+        missed.len() as u64
     }
 
     fn remove_dead(&mut self, numbers: &[u64]) {

@@ -160,3 +160,22 @@ fn dead_letters_that_were_kept_for_their_time_are_counted() {
     assert!(!notice.is_bad(), "that is how it should be");
     assert_eq!(place.reader().dead_letters(None, ALL).unwrap().len(), 1);
 }
+
+#[test]
+fn what_is_too_much_by_a_new_retention_goes_and_is_counted() {
+    let place = Place::new();
+    let mut world = place.open();
+    let mut old = crate::world::letter(1, "a", "");
+    old.died_unix_us -= 3_601_000_000;
+    let letters = [old, crate::world::letter(2, "a", ""), crate::world::letter(3, "a", "")];
+    world.carry_out(letters.iter().map(crate::world::bury));
+    let Options { dead_letters, history, .. } = place.options();
+    let is_it = |notice: &Notice| matches!(notice, Notice::DeadLettersRemoved { .. });
+    world.store.retain(Retention { age: Duration::from_secs(3600), ..dead_letters }, history);
+    assert_eq!(world.wait_for_notice(is_it), Notice::DeadLettersRemoved { aged: 1, displaced: 0 });
+    let one = letters[2].record.load_bytes();
+    world.store.retain(Retention { bytes: one, ..dead_letters }, history);
+    assert_eq!(world.wait_for_notice(is_it), Notice::DeadLettersRemoved { aged: 0, displaced: 1 });
+    let left = place.reader().dead_letters(None, ALL).unwrap();
+    assert_eq!(left.iter().map(|dead| dead.letter.record.seq).collect::<Vec<_>>(), [3]);
+}

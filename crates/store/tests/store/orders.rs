@@ -1,12 +1,16 @@
 //! Every order, and what is answered.
 
+use std::time::Duration;
+
 use hermes_bus_core::storage::{
-    Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, Sender, Ticket,
+    Answer, DeadLetter, Ending, Keep, Order, Record, Remembered, Sender, SpillEnd, Ticket,
 };
+use hermes_bus_proto::ErrorCode;
 use hermes_bus_proto::control::Status;
+use hermes_bus_store::{Notice, Options, Retention};
 
 use crate::world::{
-    ALL, Place, bury, keep, keep_record, letter, load, name, now_unix_us, record, release,
+    ALL, Place, World, bury, keep, keep_record, letter, load, name, now_unix_us, record, release,
 };
 
 #[test]
@@ -149,7 +153,7 @@ fn a_message_that_is_released_before_it_is_written_never_reaches_the_database() 
 fn spilled_messages_go_alone_and_do_not_outlive_the_process() {
     let place = Place::new();
     let mut world = place.open();
-    let spilled = |seq, endpoint| Record { keep: Keep::Spill, ..record(seq, endpoint, "1") };
+    let spilled = |seq, endpoint| Record { wanted: None, ..spilled(seq, endpoint) };
     world.carry_out([
         keep(1, "a"),
         keep_record(&spilled(2, "a")),
@@ -157,7 +161,7 @@ fn spilled_messages_go_alone_and_do_not_outlive_the_process() {
         keep_record(&spilled(4, "a")),
     ]);
     assert_eq!(world.loaded_seqs("a"), [1, 2, 4]);
-    world.carry_out([keep_record(&spilled(5, "a")), Order::ReleaseSpilled(name("a"))]);
+    world.carry_out([keep_record(&spilled(5, "a")), end_spilled("a")]);
     assert_eq!(world.loaded_seqs("a"), [1]);
     assert_eq!(world.loaded_seqs("b"), [3]);
     world.carry_out([keep_record(&spilled(6, "a"))]);
@@ -176,6 +180,103 @@ fn spilled_messages_go_alone_and_do_not_outlive_the_process() {
     let seq = world.recovered.seq_from;
     world.carry_out([keep_record(&spilled(seq, "b"))]);
     assert_eq!(world.loaded_seqs("b"), [seq]);
+    assert_eq!(place.reader().dead_letters(None, ALL).unwrap(), [], "nobody misses them");
+}
+
+fn spilled(seq: u64, endpoint: &str) -> Record {
+    Record { keep: Keep::Spill, wanted: Some(Status::Acked), ..record(seq, endpoint, "\"words\"") }
+}
+
+fn end_spilled(endpoint: &str) -> Order {
+    Order::EndSpilled(Box::new(SpillEnd {
+        endpoint: name(endpoint),
+        reason: ErrorCode::ReceiverGone,
+        detail: "it went away".to_owned(),
+        died_unix_us: now_unix_us(),
+    }))
+}
+
+#[test]
+fn spilled_messages_that_are_missed_become_dead_letters_as_they_are_by_then() {
+    let place = Place::new();
+    let mut world = place.open();
+    let full = Record { via: Some("#topic".into()), ..spilled(3, "a") };
+    let nobody_s = Record { sender: None, ..spilled(5, "a") };
+    let plain = Record { wanted: None, ..spilled(4, "a") };
+    world.carry_out([&spilled(1, "a"), &spilled(2, "b"), &full, &plain].map(keep_record));
+    let delivered = Order::Delivered { endpoint: name("a"), seq: 3, deliveries: 2 };
+    // One of them is written only now.
+    let orders = [delivered, keep_record(&nobody_s), end_spilled("a"), keep(6, "a")];
+    assert_eq!(world.carry_out(orders), [Answer::Buried(3)]);
+    let answers = world.carry_out([keep_record(&spilled(7, "a")), end_spilled("a")]);
+    assert_eq!(answers, [Answer::Buried(1)]);
+    let letters = place.reader().dead_letters(None, ALL).unwrap();
+    let of = |record: Record| DeadLetter {
+        record: Record { arrived_unix_us: 0, ..record },
+        reason: ErrorCode::ReceiverGone,
+        detail: "it went away".to_owned(),
+        died_unix_us: 0,
+    };
+    let oldest_first = letters.iter().rev().map(|dead| {
+        let letter = dead.letter.clone();
+        assert!(letter.died_unix_us >= letter.record.arrived_unix_us);
+        let record = Record { arrived_unix_us: 0, ..letter.record };
+        DeadLetter { record, died_unix_us: 0, ..letter }
+    });
+    let full = Record { deliveries: 2, ..full };
+    let expected = [spilled(1, "a"), full, nobody_s, spilled(7, "a")].map(of);
+    assert_eq!(oldest_first.collect::<Vec<_>>(), expected);
+    assert_eq!((world.loaded_seqs("a"), world.loaded_seqs("b")), (vec![6], vec![2]));
+    let figures = place.reader().figures().unwrap();
+    let bytes: u64 = letters.iter().map(|dead| dead.letter.record.load_bytes()).sum();
+    assert_eq!((figures.dead_letters, figures.dead_letter_bytes), (4, bytes));
+    world.close();
+    assert_eq!(hermes_bus_store::check(&place.path()).problems, [""; 0]);
+}
+
+#[test]
+fn what_a_killed_process_had_spilled_becomes_dead_letters_in_the_next_one() {
+    let place = Place::new();
+    let mut world = place.open();
+    let many = 4_500;
+    let plain = |seq| Record { wanted: None, ..spilled(seq, "a") };
+    let all = (1..=many).map(|seq| if seq % 3 == 0 { plain(seq) } else { spilled(seq, "a") });
+    world.carry_out(all.chain([spilled(many + 1, "b")]).map(|record| keep_record(&record)));
+    world.carry_out([keep(many + 2, "a")]);
+    let copy = place.snapshot();
+    let mut world = copy.open();
+    let (mut buried, missed) = (0, many * 2 / 3 + 1);
+    while buried < missed {
+        let answers = world.wait_for(|answer| matches!(answer, Answer::Buried(_)));
+        let Some(Answer::Buried(messages)) = answers.last() else { panic!("{answers:?}") };
+        buried += messages;
+    }
+    assert_eq!(buried, missed);
+    let letters = copy.reader().dead_letters(None, ALL).unwrap();
+    assert_eq!(letters.len() as u64, missed);
+    let seqs: Vec<u64> = letters.iter().rev().map(|dead| dead.letter.record.seq).collect();
+    assert!(seqs.is_sorted(), "the oldest goes first when there are too many");
+    // Nobody knows whether they were handed over.
+    assert!(letters.iter().all(|dead| dead.letter.record.deliveries == 1));
+    assert!(letters.iter().all(|dead| dead.letter.reason == ErrorCode::ReceiverGone));
+    assert_eq!(world.loaded_seqs("a"), [many + 2]);
+    assert_eq!(copy.reader().figures().unwrap().dead_letters, missed);
+}
+
+#[test]
+fn of_more_spilled_messages_than_dead_letters_may_be_the_newest_are_kept() {
+    let place = Place::new();
+    let one = spilled(10, "a").load_bytes();
+    let dead_letters = Retention { age: Duration::from_secs(3600), bytes: 3 * one };
+    let mut world = World::open(Options { dead_letters, ..place.options() });
+    world.carry_out((10..20).map(|seq| keep_record(&spilled(seq, "a"))));
+    assert_eq!(world.carry_out([end_spilled("a")]), [Answer::Buried(3)]);
+    let notice =
+        world.wait_for_notice(|notice| matches!(notice, Notice::DeadLettersRemoved { .. }));
+    assert_eq!(notice, Notice::DeadLettersRemoved { aged: 0, displaced: 7 });
+    let letters = place.reader().dead_letters(None, ALL).unwrap();
+    let seqs: Vec<u64> = letters.iter().map(|dead| dead.letter.record.seq).collect();
+    assert_eq!((seqs, world.loaded_seqs("a")), (vec![19, 18, 17], vec![]));
 }
 
 #[test]
@@ -200,7 +301,7 @@ fn deliveries_are_counted_and_forgotten_with_the_message() {
     world.carry_out([delivered(1, 2), delivered(2, 1), delivered(99, 7)]);
     world.close();
     let mut world = place.open();
-    let counts = |world: &mut crate::world::World| -> Vec<(u64, u32)> {
+    let counts = |world: &mut World| -> Vec<(u64, u32)> {
         world.load("a").iter().map(|record| (record.seq, record.deliveries)).collect()
     };
     assert_eq!(counts(&mut world), [(1, 2), (2, 1)]);

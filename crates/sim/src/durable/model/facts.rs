@@ -320,11 +320,19 @@ impl Model {
                 let endpoint = Model::endpoint(endpoint.as_str()).unwrap_or(u8::MAX);
                 seqs.iter().try_for_each(|seq| self.released(*seq, endpoint, *ending))
             }
-            Order::ReleaseSpilled(name) => {
-                let endpoint = Model::endpoint(name.as_str()).unwrap_or(u8::MAX);
+            Order::EndSpilled(end) => {
+                let endpoint = Model::endpoint(end.endpoint.as_str()).unwrap_or(u8::MAX);
                 let is_it = |row: &Row| row.endpoint == endpoint && row.keep == Keep::Spill;
                 let of_it = self.rows.iter().filter(|(_, row)| is_it(row) && row.ended.is_none());
-                let seqs: Vec<u64> = of_it.map(|(seq, _)| *seq).collect();
+                let (seqs, messages): (Vec<u64>, Vec<u64>) =
+                    of_it.map(|(seq, row)| (*seq, row.n)).unzip();
+                for n in messages {
+                    let Some(sent) = self.sent.get_mut(&n) else { continue };
+                    if sent.asks.receipt.is_some() {
+                        sent.buried = true;
+                        sent.buried_for.push(end.reason);
+                    }
+                }
                 seqs.iter().try_for_each(|seq| self.released(*seq, endpoint, Ending::Dropped))
             }
             Order::Move { endpoint, seq, to, new_seq } => {
