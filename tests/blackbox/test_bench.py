@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 import xml.etree.ElementTree
 
 import pytest
@@ -181,6 +182,9 @@ def test_ctrl_c_takes_its_mailbox_along(server):
     wait_until(lambda: server.endpoints() == {}, "its sessions to end")
 
 
+STALL_S = 0.3
+
+
 class BadBus:
     """A bus of level 1 for one sender and one receiver, which does one thing wrong."""
 
@@ -234,6 +238,8 @@ class BadBus:
         elif self.fault == "refuses" and self.seen == 50:
             sender.sendall(encode({"type": "error", "code": "over_limit", "detail": "the queue is full"}))
             frames = []
+        elif self.fault == "stalls" and self.seen == 20:
+            time.sleep(STALL_S)
         elif self.fault == "hangs up" and self.seen == 50:
             self.receiver.shutdown(socket.SHUT_RDWR)
         for frame in frames:
@@ -262,6 +268,17 @@ def test_what_is_lost_doubled_or_changed_is_an_error(world, workload, fault):
     told = json.loads(done.stdout)
     code, words = FAULTS[fault]
     assert told["ok"] is False and told["error"] == code and words in told["detail"], told
+
+
+def test_a_stall_counts_for_all_that_should_have_been_sent_during_it(world):
+    """The bus takes nothing for 300 ms, and the sender cannot write: 60 of 100 messages become due meanwhile. Their wait is
+    part of the latency, so half of all are late. (Seen from when they were written, only one would be.)"""
+    path = world.directory / "bad.sock"
+    BadBus(path, "stalls")
+    told = report(world, "steady", "--rate", "200", "--messages", "100", "--size", "128KiB", "--rounds", "1", "--socket", path)
+    (row,) = told["results"]
+    assert row["messages_received"] == 100
+    assert row["latency"]["p50_us"]["median"] > 40_000 and row["steady"]["sender_lag_max_us"] > 100_000
 
 
 def test_a_bus_that_refuses_the_only_message_is_quoted(world):

@@ -13,7 +13,7 @@ use crate::private::PrivateBus;
 use crate::report::{About, Failure, Report, Row};
 use crate::sessions::{connect, idle};
 use crate::site::{Sample, Site};
-use crate::sys::{Machine, file_system};
+use crate::sys::{Machine, file_system, raise_open_files};
 
 /// Which bus is measured.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub fn run(
     mut progress: impl FnMut(u32, Case),
 ) -> Result<Report, BenchError> {
     let (began, started_at) = (Instant::now(), SystemTime::now());
+    // A thousand pairs are two thousand sockets.
+    raise_open_files();
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); cases.len()];
     let mut failures: Vec<Option<Failure>> = vec![None; cases.len()];
     let mut server = None;
