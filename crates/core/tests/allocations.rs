@@ -128,7 +128,12 @@ fn a_message_to_level_2_allocates_a_few_times() {
     for (what, registration, to, most) in [
         ("an endpoint", r#"{"type":"register","endpoint":"r","protocol":2}"#, "r", 2),
         ("a group", r#"{"type":"register","endpoint":"r","protocol":2,"groups":["g"]}"#, "@g", 5),
-        ("a topic", r#"{"type":"register","endpoint":"r","protocol":2,"topics":["n.>"]}"#, "#n.x", 5),
+        (
+            "a topic",
+            r#"{"type":"register","endpoint":"r","protocol":2,"topics":["n.>"]}"#,
+            "#n.x",
+            5,
+        ),
     ] {
         let mut bus = Bus::new(&[registration]);
         let message = WHOLE.replace(r#""to":"r""#, &format!(r#""to":"{to}""#));

@@ -303,7 +303,7 @@ fn who_changes_its_subscriptions_faster_than_the_disk_remembers_them_waits_for_i
     }
     assert_eq!((orders(&world), world.take(box_).len()), (0, 10));
     let change = |n: usize| {
-        let kind = if n % 2 == 0 { "subscribe" } else { "unsubscribe" };
+        let kind = if n.is_multiple_of(2) { "subscribe" } else { "unsubscribe" };
         json!({"type": kind, "groups": ["g"], "req": n}).to_string()
     };
     let changes: Vec<String> = (0..20).map(change).collect();

@@ -113,8 +113,10 @@ impl Shelf {
     /// Ends what is only spilled, and meant. Says how many of it have become dead letters.
     fn end_spilled(&mut self, is_meant: impl Fn(&Record) -> bool, end: &SpillEnd) -> u64 {
         let is_it = |record: &Record| record.keep == Keep::Spill && is_meant(record);
-        let ended = self.records.extract_if(.., |_, record| is_it(record));
-        let missed = ended.map(|(_, record)| record).filter(|record| record.wanted.is_some());
+        let (ended, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.records).into_iter().partition(|(_, record)| is_it(record));
+        self.records = left;
+        let missed = ended.into_values().filter(|record| record.wanted.is_some());
         let letters: Vec<DeadLetter> = missed
             .map(|record| DeadLetter {
                 record,

@@ -393,9 +393,11 @@ impl Disk {
 
     /// Ends what is only spilled, and meant. Says how many of it have become dead letters.
     fn end_spilled(&mut self, is_meant: impl Fn(&Record) -> bool, end: &SpillEnd) -> u64 {
-        let ended = self.rows.extract_if(.., |_, row| row.keep == Keep::Spill && is_meant(row));
-        let missed: Vec<Record> =
-            ended.map(|(_, row)| row).filter(|row| row.wanted.is_some()).collect();
+        let is_ended = |row: &Record| row.keep == Keep::Spill && is_meant(row);
+        let (ended, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.rows).into_iter().partition(|(_, row)| is_ended(row));
+        self.rows = left;
+        let missed: Vec<Record> = ended.into_values().filter(|row| row.wanted.is_some()).collect();
         for row in &missed {
             self.dead_next += 1;
             let letter = DeadLetter {
