@@ -129,7 +129,8 @@ impl Client {
 
     /// See [`crate::Client::send`].
     pub fn send(&self, message: &Outgoing) -> Result<(), SendError> {
-        self.runtime.block_on(self.client.send(message))
+        let sending = self.client.begin_send(message)?;
+        if sending.is_done() { Ok(()) } else { self.runtime.block_on(sending.finish()) }
     }
 
     /// See [`crate::Client::submit`]; [`Client::wait`] waits for the receipt.

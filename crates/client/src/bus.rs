@@ -34,6 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub struct Bus {
     transport: Arc<dyn Transport>,
     start: Start,
+    manager: Option<PathBuf>,
     patience: Duration,
 }
 
@@ -73,12 +74,20 @@ impl Bus {
 
     /// The bus that a transport leads to. It is never started.
     pub fn on(transport: impl Transport) -> Self {
-        Bus { transport: Arc::new(transport), start: Start::Never, patience: PATIENCE }
+        let (start, manager, patience) = (Start::Never, None, PATIENCE);
+        Bus { transport: Arc::new(transport), start, manager, patience }
     }
 
     /// Whether the bus is to be started where it does not run.
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
+        self
+    }
+
+    /// The `hermes-busd` that starts it. If not set, it is looked for beside the running program, then
+    /// on `PATH`; that is not the right place where the running program is an interpreter.
+    pub fn manager(mut self, program: impl Into<PathBuf>) -> Self {
+        self.manager = Some(program.into());
         self
     }
 
@@ -215,7 +224,7 @@ impl Bus {
         let (Start::Directory(directory), true) = (&self.start, may_start) else {
             return Err(self.no_link(error));
         };
-        start::start(directory)
+        start::start(directory, self.manager.as_deref())
             .await
             .map_err(|source| ConnectError::Start { address: self.address(), source })?;
         let deadline = deadline(self.patience);
@@ -232,7 +241,7 @@ impl Bus {
     async fn link(&self) -> io::Result<Connection> {
         let link = timeout(self.patience, self.transport.connect()).await;
         let link = link.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
-        Ok(Connection::over(link.stream, link.peer_pid))
+        Ok(Connection::over(link))
     }
 
     fn no_link(&self, source: io::Error) -> ConnectError {

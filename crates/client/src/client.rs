@@ -18,11 +18,11 @@ use crate::deadline;
 use crate::error::{CallError, ConnectError, ReceiptError, RequestError, SendError};
 use crate::event::{EVENTS_HELD, Event, Events, WhyLost};
 use crate::inbox::{Inbox, Queue, QueueLimits, WhenFull};
-use crate::message::{Message, Outgoing, new_id};
+use crate::message::{Message, Outgoing, encode_json, new_id};
 use crate::options::{
     Acknowledge, Conflict, Options, REPEATS_WINDOW, Repeats, Subscriptions, Welcome,
 };
-use crate::outbox::{self, Outbox, Progress};
+use crate::outbox::{self, Outbox, Progress, Sending};
 use crate::receipts::{Outstanding, Receipts};
 use crate::requests::Requests;
 use crate::session::{self, Driver};
@@ -140,6 +140,27 @@ impl ClientBuilder {
     /// Connects and registers. Later the client reconnects by itself; it never gives up, except after
     /// another session has taken its name, or the bus has refused it.
     pub async fn connect(self) -> Result<(Client, Inbox), ConnectError> {
+        let (shared, inbox) = self.make();
+        let registered = session::register(&shared, None, Need::Now).await;
+        let registered = registered.map_err(session::RegisterError::into_connect_error)?;
+        let _ = shared.name.set(registered.welcome.name.clone());
+        shared.phase.send_replace(Phase::Connected(Arc::clone(&registered.welcome)));
+        let (outbox, arrivals) = outbox::outbox();
+        tokio::spawn(Driver::new(Arc::clone(&shared), arrivals).run(registered));
+        Ok((Client { shared, outbox }, inbox))
+    }
+
+    /// A client that has no session yet and gets one as soon as that is possible, as if it had lost
+    /// one: a bus that was stopped is not started. [`Event::Reconnected`] says when, and
+    /// [`Event::Closed`] if the bus refuses the name. To be called within a runtime.
+    pub fn connect_later(self) -> (Client, Inbox) {
+        let (shared, inbox) = self.make();
+        let (outbox, arrivals) = outbox::outbox();
+        tokio::spawn(Driver::new(Arc::clone(&shared), arrivals).run_from_nothing());
+        (Client { shared, outbox }, inbox)
+    }
+
+    fn make(self) -> (Arc<Shared>, Inbox) {
         let acknowledge = self.options.acknowledge;
         let mut limits = self.queue;
         let mut repeats = self.repeats;
@@ -166,14 +187,7 @@ impl ClientBuilder {
             phase: watch::Sender::new(Phase::Away),
             close: Notify::new(),
         });
-        let inbox = Inbox::new(queue, acks, acknowledge);
-        let registered = session::register(&shared, None, Need::Now).await;
-        let registered = registered.map_err(session::RegisterError::into_connect_error)?;
-        let _ = shared.name.set(registered.welcome.name.clone());
-        shared.phase.send_replace(Phase::Connected(Arc::clone(&registered.welcome)));
-        let (outbox, arrivals) = outbox::outbox();
-        tokio::spawn(Driver::new(Arc::clone(&shared), arrivals).run(registered));
-        Ok((Client { shared, outbox }, inbox))
+        (shared, Inbox::new(queue, acks, acknowledge))
     }
 }
 
@@ -183,7 +197,7 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     wanted_name: String,
     /// The name that the client got.
-    name: OnceLock<String>,
+    pub(crate) name: OnceLock<String>,
     pub(crate) options: Options,
     subscriptions: Mutex<Subscriptions>,
     pub(crate) ping_every: Duration,
@@ -339,6 +353,33 @@ impl Client {
     /// sender does not hear of unknown endpoints.)
     pub async fn send(&self, message: &Outgoing) -> Result<(), SendError> {
         self.outbox.send(message.encode(None)?, self.shared.bus.patience_limit()).await
+    }
+
+    /// Sends a message, in most cases by a write of the calling thread: if nothing waits before it and the
+    /// socket has room, it is the bus's when this returns, without a word to the session's task. If not,
+    /// [`Sending::finish`] is to be awaited; nothing blocks here. For threads that send one message
+    /// after the other; many tasks at once are better served by [`Client::send`], which has
+    /// them share writes.
+    pub fn begin_send(&self, message: &Outgoing) -> Result<Sending, SendError> {
+        self.begin(message.encode(None)?)
+    }
+
+    /// The same for a body that is JSON text already, which is copied once. An empty `to` means every
+    /// endpoint.
+    pub fn begin_send_json(
+        &self,
+        to: &str,
+        from: Option<&str>,
+        body_json: &str,
+    ) -> Result<Sending, SendError> {
+        self.begin(encode_json(to, from, body_json)?)
+    }
+
+    fn begin(&self, frame: Vec<u8>) -> Result<Sending, SendError> {
+        if self.closed().is_some() {
+            return Err(SendError::Closed);
+        }
+        Ok(self.outbox.begin(frame, self.shared.bus.patience_limit()))
     }
 
     /// Sends a message, and gives what its receipt can be awaited on: that it has come as far as

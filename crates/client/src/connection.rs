@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::error::CallError;
 use crate::receipts::suggestions;
-use crate::transport::Stream;
+use crate::transport::{Link, Stream, WriteNow};
 
 /// Room that is made for what is read at a time.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
@@ -28,6 +28,7 @@ pub struct Connection {
     stream: Box<dyn Stream>,
     /// What has arrived and is not taken yet.
     input: BytesMut,
+    write_now: Option<Box<dyn WriteNow>>,
     peer_pid: Option<u32>,
 }
 
@@ -39,8 +40,9 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(crate) fn over(stream: Box<dyn Stream>, peer_pid: Option<u32>) -> Self {
-        Connection { stream, input: BytesMut::new(), peer_pid }
+    pub(crate) fn over(link: Link) -> Self {
+        let Link { stream, write_now, peer_pid } = link;
+        Connection { stream, input: BytesMut::new(), write_now, peer_pid }
     }
 
     /// Process id of the bus, where the system tells it.
@@ -138,9 +140,9 @@ impl Connection {
         &mut self.stream
     }
 
-    /// The stream, and what has arrived already.
-    pub(crate) fn into_parts(self) -> (Box<dyn Stream>, BytesMut) {
-        (self.stream, self.input)
+    /// The stream, what has arrived already, and the hand of those who write by themselves.
+    pub(crate) fn into_parts(self) -> (Box<dyn Stream>, BytesMut, Option<Box<dyn WriteNow>>) {
+        (self.stream, self.input, self.write_now)
     }
 }
 

@@ -51,6 +51,7 @@ mod error;
 mod event;
 mod health;
 mod inbox;
+mod lane;
 pub mod memory;
 mod message;
 mod names;
@@ -87,6 +88,7 @@ pub use names::quoted_list;
 pub use options::{
     Acknowledge, Conflict, Repeats, Subscriptions, Welcome, group_address, topic_address,
 };
+pub use outbox::Sending;
 pub use receipts::{Outstanding, Receipt};
 pub use sighting::{Gap, Presence, Sighting, Sightings, Tapped};
 pub use start::{Start, StartError, executables_on_path};

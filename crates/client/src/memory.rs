@@ -59,7 +59,7 @@ impl Transport for InMemory {
         let peer_pid = Some(self.incarnation.load(Ordering::Relaxed));
         Box::pin(async move {
             offered.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-            Ok(Link { stream: Box::new(ours), peer_pid })
+            Ok(Link { stream: Box::new(ours), write_now: None, peer_pid })
         })
     }
 
@@ -82,7 +82,8 @@ impl BusSide {
     /// If every clone of the transport has been dropped.
     pub async fn accept(&mut self) -> ServerSession {
         let stream = self.connections.recv().await.expect("the transport is still there");
-        ServerSession { connection: Connection::over(Box::new(stream), None) }
+        let link = Link { stream: Box::new(stream), write_now: None, peer_pid: None };
+        ServerSession { connection: Connection::over(link) }
     }
 
     /// From now on clients see another process at the other end, as after a restart.

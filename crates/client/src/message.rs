@@ -366,7 +366,6 @@ impl Outgoing {
         id: Option<&str>,
         receipt: Option<Status>,
     ) -> Result<Vec<u8>, FrameError> {
-        let mut frame = Vec::with_capacity(self.body_json.len() + 256);
         let fields = MessageFields {
             to: &self.to,
             from: self.from.as_deref(),
@@ -379,11 +378,37 @@ impl Outgoing {
             traceparent: self.traceparent.as_deref(),
             body: &self.body_json,
         };
-        control::message(&mut frame, &fields)?;
-        // What the bus would refuse would cost the whole connection.
-        Envelope::scan(&frame[HEADER_BYTES..])?;
-        Ok(frame)
+        frame_of(&fields)
     }
+}
+
+/// The whole frame of a message that asks for nothing.
+pub(crate) fn encode_json(
+    to: &str,
+    from: Option<&str>,
+    body_json: &str,
+) -> Result<Vec<u8>, FrameError> {
+    check_value(body_json)?;
+    frame_of(&MessageFields {
+        to,
+        from,
+        id: None,
+        reply_to: None,
+        receipt: None,
+        queue: false,
+        ttl: None,
+        hops: None,
+        traceparent: None,
+        body: body_json,
+    })
+}
+
+fn frame_of(fields: &MessageFields<'_>) -> Result<Vec<u8>, FrameError> {
+    let mut frame = Vec::with_capacity(fields.body.len() + 256);
+    control::message(&mut frame, fields)?;
+    // What the bus would refuse would cost the whole connection.
+    Envelope::scan(&frame[HEADER_BYTES..])?;
+    Ok(frame)
 }
 
 /// JSON text on one line. Within strings there are no line ends.

@@ -19,6 +19,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::deadline;
 use crate::error::SendError;
+use crate::lane::{Lane, Place, Written};
+use crate::transport::WriteNow;
 
 /// What all waiting messages of one client may take, in bytes. A frame of the largest size fits.
 const BUDGET_BYTES: usize = 16 * 1024 * 1024;
@@ -43,6 +45,7 @@ const WRITTEN: u8 = 4;
 pub(crate) struct Outbox {
     queue: mpsc::UnboundedSender<Item>,
     budget: Arc<Semaphore>,
+    lane: Lane,
 }
 
 /// The session's end: what comes from the senders.
@@ -50,6 +53,7 @@ pub(crate) struct Outbox {
 pub(crate) struct Arrivals {
     queue: mpsc::UnboundedReceiver<Item>,
     budget: Arc<Semaphore>,
+    lane: Lane,
 }
 
 /// What the session writes next, in order. The first item may be written in part.
@@ -64,6 +68,9 @@ pub(crate) struct Writing {
 #[derive(Debug)]
 pub(crate) struct Item {
     frame: Bytes,
+    /// So many bytes of it are in the socket already, put there by its sender.
+    begun_bytes: usize,
+    _place: Place,
     /// `None` for frames of the session's own, which end with it.
     ticket: Option<Ticket>,
     _permit: Option<Permit>,
@@ -123,8 +130,9 @@ enum Outcome {
 
 pub(crate) fn outbox() -> (Outbox, Arrivals) {
     let (sender, queue) = mpsc::unbounded_channel();
-    let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
-    (Outbox { queue: sender, budget: Arc::clone(&budget) }, Arrivals { queue, budget })
+    let (budget, lane) = (Arc::new(Semaphore::new(BUDGET_BYTES)), Lane::default());
+    let outbox = Outbox { queue: sender, budget: Arc::clone(&budget), lane: lane.clone() };
+    (outbox, Arrivals { queue, budget, lane })
 }
 
 impl Outbox {
@@ -133,6 +141,27 @@ impl Outbox {
         let deadline = deadline(patience);
         let permit = self.admit(frame.len(), patience).await?;
         self.queue(frame.into(), permit, Progress::default(), deadline, patience).await
+    }
+
+    /// Writes a frame at once, if nothing waits before it and the socket has room; else it is to be
+    /// sent when the answer is awaited.
+    pub(crate) fn begin(&self, frame: Vec<u8>, patience: Duration) -> Sending {
+        let held = self.lane.hold();
+        let begun_bytes = match held.write(&frame) {
+            Written::All => return Sending(Stage::Done),
+            Written::Nothing => {
+                let (outbox, frame) = (self.clone(), frame.into());
+                return Sending(Stage::Queue { outbox, frame, patience });
+            }
+            Written::Begun(bytes) => bytes,
+        };
+        let (done, outcome) = oneshot::channel();
+        let progress = Progress(Arc::new(AtomicU8::new(TAKEN)));
+        let ticket = Some(Ticket { progress: progress.clone(), done: Some(done) });
+        let (frame, _place) = (frame.into(), held.queue_up());
+        // Whoever waits to be admitted has the budget; one message more does no harm.
+        let _ = self.queue.send(Item { frame, begun_bytes, _place, ticket, _permit: None });
+        Sending(Stage::Begun { outcome, progress, patience })
     }
 
     /// Waits until a frame of this size may be queued.
@@ -160,41 +189,105 @@ impl Outbox {
         deadline: Instant,
         patience: Duration,
     ) -> Result<(), SendError> {
-        let (done, mut outcome) = oneshot::channel();
-        let mut withdrawal = Withdrawal { progress: Some(progress.clone()) };
-        let ticket = Ticket { progress: progress.clone(), done: Some(done) };
-        let item = Item { frame, ticket: Some(ticket), _permit: Some(permit) };
+        let (done, outcome) = oneshot::channel();
+        let withdrawal = Withdrawal { progress: Some(progress.clone()) };
+        let ticket = Ticket { progress, done: Some(done) };
+        let (begun_bytes, _place) = (0, self.lane.queue_up());
+        let item = Item { frame, begun_bytes, _place, ticket: Some(ticket), _permit: Some(permit) };
         self.queue.send(item).map_err(|_| SendError::Closed)?;
-        let outcome = match timeout_at(deadline, &mut outcome).await {
-            Ok(outcome) => outcome,
-            Err(_) if progress.give_up() => return Err(SendError::NotTaken(patience)),
-            // Part of it is in the socket: what becomes of it is known soon, because a session in
-            // which nothing can be written any more ends.
-            Err(_) => outcome.await,
-        };
-        match outcome {
-            Ok(Outcome::Written) => {
-                // By now it may be waiting to be sent once more.
-                withdrawal.progress = None;
-                Ok(())
+        arrived(outcome, deadline, patience, withdrawal).await
+    }
+}
+
+/// A message that [`crate::Client::begin_send`] has taken. Most are sent by then
+/// ([`Sending::is_done`]); of the others, [`Sending::finish`] is the rest of the way.
+///
+/// Dropping it takes a message back, if nothing of it is in the socket yet.
+#[derive(Debug)]
+pub struct Sending(Stage);
+
+#[derive(Debug)]
+enum Stage {
+    Done,
+    /// A part of it is in the socket. The rest is with the session.
+    Begun {
+        outcome: oneshot::Receiver<Outcome>,
+        progress: Progress,
+        patience: Duration,
+    },
+    /// Nothing has happened yet.
+    Queue {
+        outbox: Outbox,
+        frame: Bytes,
+        patience: Duration,
+    },
+}
+
+impl Sending {
+    /// Whether all of it is in the socket.
+    pub fn is_done(&self) -> bool {
+        matches!(self.0, Stage::Done)
+    }
+
+    /// Returns when all of it is in the socket; as [`crate::Client::send`].
+    pub async fn finish(self) -> Result<(), SendError> {
+        match self.0 {
+            Stage::Done => Ok(()),
+            Stage::Begun { outcome, progress, patience } => {
+                let withdrawal = Withdrawal { progress: Some(progress) };
+                arrived(outcome, deadline(patience), patience, withdrawal).await
             }
-            Ok(Outcome::GivenUp) => Err(SendError::NotTaken(patience)),
-            Err(_) => Err(SendError::Closed),
+            Stage::Queue { outbox, frame, patience } => {
+                let deadline = deadline(patience);
+                let permit = outbox.admit(frame.len(), patience).await?;
+                outbox.queue(frame, permit, Progress::default(), deadline, patience).await
+            }
         }
     }
 }
 
+/// Waits until a queued frame is in the socket.
+async fn arrived(
+    mut outcome: oneshot::Receiver<Outcome>,
+    deadline: Instant,
+    patience: Duration,
+    mut withdrawal: Withdrawal,
+) -> Result<(), SendError> {
+    let outcome = match timeout_at(deadline, &mut outcome).await {
+        Ok(outcome) => outcome,
+        Err(_) if withdrawal.take_back() => return Err(SendError::NotTaken(patience)),
+        // Part of it is in the socket: what becomes of it is known soon, because a session in
+        // which nothing can be written any more ends.
+        Err(_) => outcome.await,
+    };
+    match outcome {
+        Ok(Outcome::Written) => {
+            // By now it may be waiting to be sent once more.
+            withdrawal.progress = None;
+            Ok(())
+        }
+        Ok(Outcome::GivenUp) => Err(SendError::NotTaken(patience)),
+        Err(_) => Err(SendError::Closed),
+    }
+}
+
 /// Takes the message back when the call is dropped.
+#[derive(Debug)]
 struct Withdrawal {
     /// `None`: it was written, and what becomes of it is for others to say.
     progress: Option<Progress>,
 }
 
+impl Withdrawal {
+    /// Whether it was still in the queue.
+    fn take_back(&self) -> bool {
+        self.progress.as_ref().is_some_and(Progress::give_up)
+    }
+}
+
 impl Drop for Withdrawal {
     fn drop(&mut self) {
-        if let Some(progress) = &self.progress {
-            progress.give_up();
-        }
+        self.take_back();
     }
 }
 
@@ -226,8 +319,19 @@ impl Arrivals {
         self.queue.recv().await
     }
 
+    /// A session began: senders may write by themselves where they can.
+    pub(crate) fn session_began(&self, write_now: Option<Box<dyn WriteNow>>) {
+        self.lane.open(write_now);
+    }
+
+    /// It ended: from here on nobody writes to its socket.
+    pub(crate) fn session_ended(&self) {
+        self.lane.close();
+    }
+
     /// Nothing will be sent any more: all senders hear of it, once the queue is dropped.
     pub(crate) fn close(&mut self) {
+        self.lane.close();
         self.budget.close();
         self.queue.close();
     }
@@ -235,13 +339,24 @@ impl Arrivals {
 
 impl Writing {
     pub(crate) fn push(&mut self, item: Item) {
+        if item.begun_bytes > 0 {
+            // Its sender wrote because nothing was here, and since then nobody else could.
+            debug_assert!(self.items.is_empty());
+            self.first_written = item.begun_bytes;
+        }
         self.items.push_back(item);
     }
 
     /// Frames of the session's own, before all others of which nothing is in the socket yet.
-    pub(crate) fn push_own(&mut self, frames: Vec<u8>) {
-        let place = usize::from(self.first_written > 0);
-        self.items.insert(place, Item { frame: frames.into(), ticket: None, _permit: None });
+    pub(crate) fn push_own(&mut self, arrivals: &mut Arrivals, frames: Vec<u8>) {
+        let lane = arrivals.lane.clone();
+        let held = lane.hold();
+        // One that a sender has begun comes first.
+        self.gather(arrivals);
+        let index = usize::from(self.first_written > 0);
+        let (frame, _place) = (frames.into(), held.queue_up());
+        let own = Item { frame, begun_bytes: 0, _place, ticket: None, _permit: None };
+        self.items.insert(index, own);
     }
 
     /// Whether frames of the session's own are not wholly written yet.
@@ -251,9 +366,16 @@ impl Writing {
 
     /// Puts a frame that is to be written once more before all others. Whoever gives up on it
     /// meanwhile is seen where it is taken.
-    pub(crate) fn push_again(&mut self, frame: Bytes, permit: Permit, progress: Progress) {
+    pub(crate) fn push_again(
+        &mut self,
+        arrivals: &Arrivals,
+        frame: Bytes,
+        permit: Permit,
+        progress: Progress,
+    ) {
         let ticket = Some(Ticket { progress, done: None });
-        self.items.push_front(Item { frame, ticket, _permit: Some(permit) });
+        let (begun_bytes, _place) = (0, arrivals.lane.queue_up());
+        self.items.push_front(Item { frame, begun_bytes, _place, ticket, _permit: Some(permit) });
     }
 
     /// Whether as much is there as one write takes.
@@ -269,7 +391,7 @@ impl Writing {
     pub(crate) fn gather(&mut self, arrivals: &mut Arrivals) {
         while !self.is_full() {
             let Ok(item) = arrivals.queue.try_recv() else { return };
-            self.items.push_back(item);
+            self.push(item);
         }
     }
 
@@ -348,7 +470,10 @@ impl Writing {
 
     /// The connection ended: what is not wholly in its socket goes to the next one, but for what was
     /// the session's own.
-    pub(crate) fn connection_ended(&mut self) {
+    pub(crate) fn connection_ended(&mut self, arrivals: &mut Arrivals) {
+        arrivals.session_ended();
+        // One that its sender has begun to write is to be written anew, too.
+        self.gather(arrivals);
         self.first_written = 0;
         if self.items.front().is_some_and(|first| !first.put_back()) {
             self.give_back(0);
@@ -384,9 +509,9 @@ mod tests {
         let mut socket = Vec::new();
         poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();
         assert!(progress.is_written());
-        writing.connection_ended();
+        writing.connection_ended(&mut arrivals);
         progress.begin_again();
-        writing.push_again(frame, permit, progress);
+        writing.push_again(&arrivals, frame, permit, progress);
         sending.await.unwrap();
         poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();
         assert_eq!(socket, b"frameframe");
@@ -402,9 +527,9 @@ mod tests {
                 async move { outbox.send(b"message".to_vec(), Duration::from_secs(5)).await },
             );
         writing.push(arrivals.next().await.unwrap());
-        writing.push_own(b"ack".to_vec());
+        writing.push_own(&mut arrivals, b"ack".to_vec());
         assert!(writing.has_own());
-        writing.connection_ended();
+        writing.connection_ended(&mut arrivals);
         assert!(!writing.has_own());
         let mut socket = Vec::new();
         poll_fn(|cx| writing.poll_write(cx, &mut socket)).await.unwrap();

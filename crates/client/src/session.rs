@@ -187,6 +187,30 @@ impl Driver {
         self.end(why);
     }
 
+    /// The same for a client that has had no session yet.
+    pub(crate) async fn run_from_nothing(mut self) {
+        let why = match self.come_back(None, &mut Backoff::default()).await {
+            Ok(registered) => {
+                let _ = self.shared.name.set(registered.welcome.name.clone());
+                self.begin(&registered.welcome);
+                self.live(registered).await
+            }
+            Err(why) => why,
+        };
+        self.end(why);
+    }
+
+    /// There is a session again.
+    fn begin(&self, welcome: &Arc<Welcome>) {
+        let session_id = welcome.session_id.clone();
+        self.shared.phase.send_replace(Phase::Connected(Arc::clone(welcome)));
+        if welcome.protocol < 2 {
+            self.shared.receipts.end(|| ReceiptError::NeedsLevel2);
+            self.shared.end_watching();
+        }
+        self.shared.tell(Event::Reconnected { session_id });
+    }
+
     /// From session to session, until there is a reason to end.
     async fn live(&mut self, first: Registered) -> WhyLost {
         let mut registered = first;
@@ -207,7 +231,7 @@ impl Driver {
                 backoff.reset();
             }
             let session_id = welcome.session_id.clone();
-            match self.come_back(&Previous { session_id, peer_pid }, &mut backoff).await {
+            match self.come_back(Some(&Previous { session_id, peer_pid }), &mut backoff).await {
                 Ok(again) => {
                     if again.connection.peer_pid() != peer_pid {
                         backoff.bus_was_restarted();
@@ -216,24 +240,18 @@ impl Driver {
                 }
                 Err(why) => return why,
             }
-            let session_id = registered.welcome.session_id.clone();
-            self.shared.phase.send_replace(Phase::Connected(Arc::clone(&registered.welcome)));
-            if registered.welcome.protocol < 2 {
-                self.shared.receipts.end(|| ReceiptError::NeedsLevel2);
-                self.shared.end_watching();
-            }
-            self.shared.tell(Event::Reconnected { session_id });
+            self.begin(&registered.welcome);
         }
     }
 
     /// What was not written goes to the next session, and so does what is to be tried until the bus
     /// has answered.
     fn connection_ended(&mut self, why: &WhyLost) {
-        self.writing.connection_ended();
+        self.writing.connection_ended(&mut self.arrivals);
         self.shared.asked.session_ended();
         let again = self.shared.receipts.session_ended(why);
         for Again { frame, permit, progress } in again.into_iter().rev() {
-            self.writing.push_again(frame, permit, progress);
+            self.writing.push_again(&self.arrivals, frame, permit, progress);
         }
     }
 
@@ -252,7 +270,7 @@ impl Driver {
     /// Tries to register again until it succeeds or there is a reason not to.
     async fn come_back(
         &mut self,
-        previous: &Previous,
+        previous: Option<&Previous>,
         backoff: &mut Backoff,
     ) -> Result<Registered, WhyLost> {
         let mut doubtful = 0;
@@ -263,7 +281,7 @@ impl Driver {
                 return Err(WhyLost::ByOwner);
             }
             let attempt = tokio::select! {
-                attempt = register(&self.shared, Some(previous), Need::Again) => attempt,
+                attempt = register(&self.shared, previous, Need::Again) => attempt,
                 () = self.shared.close.notified() => return Err(WhyLost::ByOwner),
             };
             let error = match attempt {
@@ -272,7 +290,13 @@ impl Driver {
                     doubtful -= 1;
                     error
                 }
-                Err(RegisterError::Taken(_)) => return Err(WhyLost::Replaced),
+                Err(RegisterError::Taken(_)) if previous.is_some() => {
+                    return Err(WhyLost::Replaced);
+                }
+                Err(RegisterError::Taken(error)) => {
+                    let (code, detail) = ("name_taken".to_owned(), error.to_string());
+                    return Err(WhyLost::Refused { code, detail });
+                }
                 Err(RegisterError::Connect(ConnectError::Refused { code, detail }))
                     if is_for_good(&code) =>
                 {
@@ -320,7 +344,7 @@ impl Driver {
 
     /// Carries messages until the session ends. All that has arrived by then is handed over.
     async fn serve(&mut self, connection: Connection, welcome: &Welcome) -> WhyLost {
-        let (stream, mut input) = connection.into_parts();
+        let (stream, mut input, write_now) = connection.into_parts();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let shared = Arc::clone(&self.shared);
         let is_level_2 = welcome.protocol >= 2;
@@ -328,9 +352,11 @@ impl Driver {
         let mut incoming = Incoming { shared, acknowledges, bye: None, is_unseen: false };
         self.shared.acks.session_began();
         if let Some((watch, _)) = self.shared.watching().as_ref().filter(|_| is_level_2) {
-            self.writing.push_own(watch_frame(*watch));
+            self.writing.push_own(&mut self.arrivals, watch_frame(*watch));
         }
+        self.arrivals.session_began(write_now);
         let why = self.carry(&mut reader, &mut writer, &mut input, &mut incoming).await;
+        self.arrivals.session_ended();
         incoming.drain(&mut reader, &mut input).await;
         incoming.bye.take().unwrap_or(why)
     }
@@ -399,7 +425,7 @@ impl Driver {
                         health.heard();
                     }
                     match health.examine() {
-                        Ok(()) => writing.push_own(ping()),
+                        Ok(()) => writing.push_own(arrivals, ping()),
                         Err(silence) => return WhyLost::Silent(silence),
                     }
                 }
@@ -421,7 +447,7 @@ impl Driver {
             frames.extend(watch_frame(Watch::default()));
         }
         if !frames.is_empty() {
-            self.writing.push_own(frames);
+            self.writing.push_own(&mut self.arrivals, frames);
         }
     }
 }

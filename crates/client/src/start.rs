@@ -62,8 +62,10 @@ const OUTPUT_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Starts the daemon of a directory, and returns when it runs. Several at once give one daemon. A
 /// manager that does not end in time, or that nobody waits for any more, is ended by force.
-pub(crate) async fn start(directory: &Path) -> Result<(), StartError> {
-    let program = find_manager().ok_or(StartError::NoProgram)?;
+/// Without a `manager` one is looked for.
+pub(crate) async fn start(directory: &Path, manager: Option<&Path>) -> Result<(), StartError> {
+    let program = manager.map(Path::to_owned).or_else(find_manager);
+    let program = program.ok_or(StartError::NoProgram)?;
     let mut command = Command::new(&program);
     command.arg("start").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.kill_on_drop(true);

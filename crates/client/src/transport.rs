@@ -1,11 +1,14 @@
 //! How a connection to a bus is made: a Unix socket, or anything else that carries bytes both ways.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
@@ -14,10 +17,20 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// The writing side of a stream once more, for any thread: it never waits.
+pub trait WriteNow: fmt::Debug + Send + Sync {
+    /// Writes as much as the connection takes at this moment.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock): nothing.
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
 /// A connection that has been made.
 pub struct Link {
     /// Its bytes.
     pub stream: Box<dyn Stream>,
+    /// Where the transport has it: what lets a sender write without the help of the runtime
+    /// ([`Client::begin_send`](crate::Client::begin_send)).
+    pub write_now: Option<Box<dyn WriteNow>>,
     /// Process id of who listens at the other end, where that is known. The same process is taken
     /// for the same bus, which still knows who held which name.
     pub peer_pid: Option<u32>,
@@ -56,6 +69,21 @@ impl UnixSocket {
     }
 }
 
+/// A descriptor of its own for the same socket. Without a free one, everything goes through the runtime.
+fn second_hand(stream: &UnixStream) -> Option<Box<dyn WriteNow>> {
+    let socket = stream.as_fd().try_clone_to_owned().ok()?;
+    Some(Box::new(SocketWriter(socket)))
+}
+
+#[derive(Debug)]
+struct SocketWriter(OwnedFd);
+
+impl WriteNow for SocketWriter {
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+}
+
 impl Transport for UnixSocket {
     /// Fails at once where nothing listens; a backlog that is full is waited for.
     fn connect(&self) -> Connecting<'_> {
@@ -65,7 +93,8 @@ impl Transport for UnixSocket {
                     Ok(stream) => {
                         let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
                         let peer_pid = peer.and_then(|pid| u32::try_from(pid).ok());
-                        return Ok(Link { stream: Box::new(stream), peer_pid });
+                        let write_now = second_hand(&stream);
+                        return Ok(Link { stream: Box::new(stream), write_now, peer_pid });
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::time::sleep(RETRY).await;

@@ -791,3 +791,37 @@ fn a_client_whose_runtime_ends_says_so() {
         assert!(matches!(scene.event().await, Event::Closed { why: WhyLost::RuntimeEnded }));
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_connects_later_is_there_when_the_bus_is() {
+    let (transport, mut bus_side) = memory::bus();
+    let (client, _inbox) = Bus::on(transport).client("patient").connect_later();
+    let mut events = client.events();
+    assert_eq!(client.session_id(), None);
+    drop(bus_side.accept().await);
+    assert!(matches!(
+        timeout(LONG, events.next()).await.unwrap(),
+        Some(Event::RetryFailed { attempts: 1, .. })
+    ));
+    let sending = tokio::spawn({
+        let client = client.clone();
+        async move { client.send(&Outgoing::text("x", "at last")).await }
+    });
+    let mut session = bus_side.accept().await;
+    assert_eq!(session.welcome("session-1").await, "patient");
+    let began = Event::Reconnected { session_id: "session-1".to_owned() };
+    assert_eq!(timeout(LONG, events.next()).await.unwrap(), Some(began));
+    assert!(session.receive().await.unwrap().contains("at last"));
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_taken_ends_a_polite_client_that_connects_later() {
+    let (transport, mut bus_side) = memory::bus();
+    let builder = Bus::on(transport).client("me").conflict(Conflict::Refuse);
+    let (client, mut inbox) = builder.connect_later();
+    list(&mut bus_side.accept().await, r#"{"me": "somebody"}"#).await;
+    assert!(timeout(LONG, inbox.next()).await.unwrap().is_none());
+    let why = client.closed();
+    assert!(matches!(&why, Some(WhyLost::Refused { code, .. }) if code == "name_taken"), "{why:?}");
+}

@@ -232,7 +232,7 @@ fn append_item(list: &mut String, item: &str) {
 }
 
 /// Either answer, as a client reads it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listing {
     /// Name → session id.
     pub endpoints: alloc::collections::BTreeMap<String, String>,
