@@ -1,10 +1,10 @@
 //! Where a message is, as the bus tells it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The answer to [`crate::Client::trace`].
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
     /// The message's id.
     #[serde(default)]
@@ -21,7 +21,7 @@ pub struct Trace {
 }
 
 /// One thing that happened to a message.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TraceState {
     /// One word: `accepted`, `stored`, `delivered`, `acked`, `expired`, `dead`, `refused`, …
     #[serde(default)]
@@ -41,7 +41,7 @@ pub struct TraceState {
 }
 
 /// Where a message is on its way to one endpoint, and what it waits for.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
     /// The endpoint.
     #[serde(default)]

@@ -1,0 +1,15 @@
+"""The program ``notify-hermes``."""
+import sys
+
+from hermes_bus import _programs
+
+
+def main() -> None:
+    """Runs ``notify-hermes`` with the arguments of this program. Exits if it fails."""
+    code = _programs.run("notify-hermes")
+    if code != 0:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    _programs.become("notify-hermes")
