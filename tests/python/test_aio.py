@@ -54,7 +54,7 @@ def test_asking_and_answering(server):
                 await answering
             with pytest.raises(RefusedError) as refused:
                 await curious.request("orcale", 1)
-            assert refused.value.suggestions == ["oracle"]
+            assert refused.value.code == "endpoint_not_found"
             with pytest.raises(NoAnswerError):
                 await curious.request("curious", 1, 0.1)
     run(main)
@@ -232,7 +232,7 @@ task = loop.create_task(client.next())
 loop.run_until_complete(asyncio.sleep(0.05))
 print('end')
 """
-    done = world.run([sys.executable, "-W", "ignore", "-c", code], timeout=30)
+    done = world.run([sys.executable, "-W", "ignore", "-c", code], within_s=30)
     assert done.stdout.split() == ["x", "end"] and done.returncode == 0, done.stderr
 
 

@@ -42,7 +42,7 @@ def test_iterating(server, in_thread):
             seen.append(message["body"])
             if len(seen) == 5:
                 break
-        assert seen + [m["body"] for m, _ in zip(client, range(5))] == list(range(10))
+        assert seen + [m["body"] for _, m in zip(range(5), client)] == list(range(10))
 
 
 def test_a_block_that_cannot_connect_says_why(world):
@@ -65,7 +65,7 @@ def test_requests(server, in_thread):
         assert reply["reply_to"] == "mine" and reply["body"] == {"echo": "\ud800"} and asking.poll() == []
         with pytest.raises(RefusedError) as refused:
             asking.request("orcale", 1)
-        assert (refused.value.code, refused.value.suggestions) == ("endpoint_not_found", ["oracle"])
+        assert refused.value.code == "endpoint_not_found"
         asking.send("oracle", "enough")
         with pytest.raises(NoAnswerError) as late:
             asking.request("curious", 1, 0.2)
@@ -86,8 +86,8 @@ def test_receipts(server):
         many = [lead.submit("worker", n) for n in range(200)]
         assert {outstanding.wait(10).status for outstanding in many} <= {"accepted", "delivered"}
         with pytest.raises(RefusedError) as refused:
-            lead.submit("nobody", 1).wait(10)
-        assert refused.value.code == "endpoint_not_found"
+            lead.submit("wroker", 1).wait(10)
+        assert (refused.value.code, refused.value.suggestions) == ("endpoint_not_found", ["worker"])
         with pytest.raises(RefusedError) as impossible:
             lead.submit("worker", 1, "acked").wait(10)
         assert (impossible.value.code, impossible.value.reached) == ("receipt_impossible", "delivered")
@@ -126,10 +126,10 @@ def test_a_mailbox_and_what_is_not_acknowledged_comes_again(server):
             got = []
             while len(got) < 2:
                 got += worker.poll(10)
-            assert [(m["body"], m.get("delivery", 1) >= 1) for m in got] == [(1, True), (2, True)]
+            assert [(m["body"], m["delivery"]) for m in got] == [(1, 2), (2, 2)]
             assert worker.nack(got[0], "later") and worker.reject(got[1], "never")
             again = worker.poll(10)[0]
-            assert again["body"] == 1 and again["delivery"] == 2 and worker.ack(again)
+            assert again["body"] == 1 and again["delivery"] == 3 and worker.ack(again)
             assert worker.ack({"body": 1}) is False and worker.ack({"seq": "x"}) is False
 
 

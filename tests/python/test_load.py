@@ -128,7 +128,7 @@ def test_memory_does_not_grow(server):
                         got += 1
                 assert outstanding.wait(10)
             lead.send("worker", {"large": "y" * 2_000_000})
-            assert worker.poll(10)
+            assert worker.ack(worker.poll(10)[0])
             lead.send("worker", object())
             send_message("nobody", 1)
 

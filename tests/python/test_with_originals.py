@@ -3,7 +3,6 @@
 HERMES_PYTHON_070    python with the original hermes-bus 0.7.0 (default: .venv/original-0.7.0/bin/python)
 HERMES_PYTHON_ADDED  python with this package, and the original hermes-notify 0.8.1 and hermes-bus-plugin 0.8.0 on top of it
 """
-import json
 import os
 import subprocess
 import sys
@@ -104,20 +103,26 @@ def test_the_original_hermes_notify_on_top_of_ours(server):
     assert done.returncode == 0 and peer.expect("message")["body"]["n"] == float("inf")
 
 
-PLUGIN = """
-import json, os, sys, threading, time
+PLUGIN = r"""
+import os, sys, time
 import hermes_bus_plugin, hermes_bus
 class Context:
     def __init__(self): self.tools, self.hooks = {}, {}
-    def register_tool(self, *a, **k): self.tools[k.get('name') or a[0]] = k or a
+    def register_tool(self, name, plugin, schema, handler): self.tools[name] = handler
     def register_hook(self, name, function): self.hooks[name] = function
     def register_skill(self, *a, **k): pass
     def __getattr__(self, name): return lambda *a, **k: None
 context = Context()
 hermes_bus_plugin.register(context)
-print(json.dumps(sorted(context.hooks)), flush=True)
+print('\nHOOKS', *context.hooks, flush=True)
 sys.stdin.readline()
-print(json.dumps(context.hooks['pre_llm_call']() if 'pre_llm_call' in context.hooks else None, default=str), flush=True)
+told = ''
+while 'told' not in told:
+    told += str(context.hooks['pre_llm_call']())
+    time.sleep(0.02)
+print('\nTOLD', told, flush=True)
+print('\nSTATUS', context.tools['bus_status']())
+print('\nSENT', context.tools['bus_send']({'target': 'lead', 'type': 'ack', 'text': 'thanks'}), flush=True)
 os._exit(0)
 """
 
@@ -129,14 +134,16 @@ def test_the_original_plugin_on_top_of_ours(world):
     environment = dict(world.environment, HERMES_BUS_ENDPOINT="agent")
     process = subprocess.Popen([ADDED, "-c", PLUGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     world._children.append(process)
-    assert "pre_llm_call" in json.loads(process.stdout.readline())
+    hooks = next(line for line in process.stdout if line.startswith("HOOKS"))
+    assert "pre_llm_call" in hooks
     wait_until(lambda: os.path.exists(world.socket_path) and "agent" in list_endpoints(start=False), "the plugin to register", 30)
     with BusClient("lead") as lead:
         assert lead.submit("agent", {"text": "done", "type": "ack"}, "delivered").wait(10).status == "delivered"
-        assert lead.send("agent", {"text": "done", "type": "ack"})
-    process.stdin.write("\n")
-    out, _ = process.communicate(timeout=30)
-    assert "told: done" in out
+        process.stdin.write("\n")
+        out, _ = process.communicate(timeout=30)
+        assert "told: done" in next(line for line in out.splitlines() if line.startswith("TOLD"))
+        assert "STATUS Bus running. Endpoints (2): agent" in out and "SENT Sent ack to lead: thanks" in out
+        assert lead.poll(10)[0]["body"] == {"text": "thanks", "type": "ack"}
 
 
 def test_this_interpreter_has_no_old_package():

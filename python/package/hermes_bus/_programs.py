@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 
 def _directories() -> Iterator[str]:
@@ -47,7 +47,7 @@ def run(name: str) -> int:
     except OSError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
-    restore = forward_sigterm(process)
+    ended = forward_sigterm(process)
     try:
         while True:
             try:
@@ -56,24 +56,27 @@ def run(name: str) -> int:
                 continue  # it has got the signal as well
             return code if code >= 0 else 128 - code
     finally:
-        restore()
+        ended()
 
 
-def forward_sigterm(process: "subprocess.Popen[bytes]") -> Callable[[], object]:
-    """A program is not to outlive the process that has started it, if that is asked to end. Returns what takes this back."""
-    if threading.current_thread() is not threading.main_thread():
+def forward_sigterm(process: "subprocess.Popen[bytes]") -> Callable[[], None]:
+    """A program is not to outlive the process that has started it, if that is asked to end. What is returned is to be called
+    when the program has ended: then this process ends in the same way."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return lambda: None
+    received: List[int] = []
 
     def forward(number: int, _frame: Any) -> None:
+        received.append(number)
         process.terminate()
-        process.wait()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
 
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return lambda: None
+    def ended() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     signal.signal(signal.SIGTERM, forward)
-    return lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return ended
 
 
 def become(name: str) -> None:

@@ -89,14 +89,14 @@ class BusServer:
             self._stopping = False
             self._process = process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
             self.running = True
-        forwarded = _programs.forward_sigterm(process)
+        ended = _programs.forward_sigterm(process)
         try:
             code = process.wait()
             if code != 0 and not self._stopping:
                 raise BusError(f"hermes-bus-server ended with status {code}; it has said why", "server_failed")
         finally:
-            forwarded()
             self._end()
+            ended()
 
     def stop(self) -> None:
         """Ends the server, and returns when it has ended."""
