@@ -55,8 +55,7 @@ pub(crate) struct Inner {
     reception: Arc<tokio::sync::Mutex<Reception>>,
     unsettled: Mutex<Unsettled>,
     events: Mutex<Events>,
-    /// `None` after the end.
-    runtime: Mutex<Option<Arc<OwnRuntime>>>,
+    runtime: Arc<OwnRuntime>,
 }
 
 /// What has come. Held by whoever waits for it; then there is nothing to be had.
@@ -94,7 +93,7 @@ impl Inner {
             reception: Arc::new(tokio::sync::Mutex::new(reception)),
             unsettled: Mutex::new(Unsettled { is_automatic, ..Unsettled::default() }),
             events,
-            runtime: Mutex::new(Some(runtime)),
+            runtime,
         }
     }
 
@@ -102,16 +101,11 @@ impl Inner {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn runtime(&self) -> Result<Arc<OwnRuntime>, Failure> {
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        runtime.clone().ok_or_else(Failure::closed)
-    }
-
     fn operation(
         &self,
         work: impl Future<Output = Result<Value, Failure>> + Send + 'static,
     ) -> PyResult<Operation> {
-        Ok(Operation::new(&self.runtime()?, work))
+        Ok(Operation::new(&self.runtime, work))
     }
 
     /// `None`: it is sent.
@@ -340,11 +334,7 @@ impl Client {
     /// Ends the thread that it lives on. What has come can still be had.
     fn end(&self, py: Python<'_>) -> PyResult<()> {
         let inner = self.own.get()?;
-        let runtime = inner.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Somebody who still waits ends it when done.
-        if let Some(runtime) = runtime.and_then(Arc::into_inner) {
-            py.detach(|| runtime.end());
-        }
+        py.detach(|| inner.runtime.end());
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hermes_bus_client::{Message, Outstanding, Receipt, Subscriptions};
@@ -42,6 +43,27 @@ pub(crate) struct Operation {
 struct Running {
     runtime: Arc<OwnRuntime>,
     state: Arc<Mutex<State>>,
+    at_the_end: AtTheEnd,
+}
+
+/// What there is to be had when the client has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtTheEnd {
+    /// It was decided then at the latest, and needs no runtime.
+    Decided,
+    Impossible,
+}
+
+impl AtTheEnd {
+    fn outcome(self, mut work: Work) -> Outcome {
+        if self == AtTheEnd::Impossible {
+            return Err(Failure::closed());
+        }
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => Err(Failure::closed()),
+        }
+    }
 }
 
 enum State {
@@ -65,8 +87,16 @@ impl Operation {
         runtime: &Arc<OwnRuntime>,
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Self {
+        Self::with(runtime, work, AtTheEnd::Impossible)
+    }
+
+    fn with(
+        runtime: &Arc<OwnRuntime>,
+        work: impl Future<Output = Outcome> + Send + 'static,
+        at_the_end: AtTheEnd,
+    ) -> Self {
         let state = Arc::new(Mutex::new(State::Idle(Box::pin(work))));
-        Operation { own: Own::new(Running { runtime: Arc::clone(runtime), state }) }
+        Operation { own: Own::new(Running { runtime: Arc::clone(runtime), state, at_the_end }) }
     }
 }
 
@@ -76,7 +106,7 @@ impl Operation {
     /// `NoAnswerError` after `timeout` seconds, and may then be called again; so it may after Ctrl-C.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        let Running { runtime, state } = self.own.get()?;
+        let Running { runtime, state, at_the_end } = self.own.get()?;
         let deadline = timeout.map(seconds).and_then(|timeout| Instant::now().checked_add(timeout));
         let mut work = match std::mem::replace(&mut *lock(state), State::Waited) {
             State::Idle(work) => work,
@@ -85,29 +115,37 @@ impl Operation {
                 return Err(Failure::busy().into());
             }
         };
+        let Some(alive) = runtime.get() else {
+            *lock(state) = State::Taken;
+            return finish(py, runtime, at_the_end.outcome(work));
+        };
+        // Who lets go of it last waits for its thread.
+        let release = |alive| py.detach(|| drop(alive));
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let slice = left.map_or(SIGNALS_EVERY, |left| left.min(SIGNALS_EVERY));
             let polled = py.detach(|| {
                 let work = async { tokio::time::timeout(slice, &mut work).await };
-                runtime.get().block_on(work)
+                alive.block_on(work)
             });
             if let Ok(outcome) = polled {
                 *lock(state) = State::Taken;
+                release(alive);
                 return finish(py, runtime, outcome);
             }
             let interrupted = py.check_signals();
             let is_late = left.is_some_and(|left| left <= slice);
             if interrupted.is_err() || is_late {
                 *lock(state) = State::Idle(work);
+                release(alive);
                 return Err(interrupted.err().unwrap_or_else(|| Failure::timeout().into()));
             }
         }
     }
 
     /// Has it go on by itself; `done` is called without arguments, on a thread of the client.
-    fn start(&self, done: Py<PyAny>) -> PyResult<()> {
-        let Running { runtime, state } = self.own.get()?;
+    fn start(&self, py: Python<'_>, done: Py<PyAny>) -> PyResult<()> {
+        let Running { runtime, state, at_the_end } = self.own.get()?;
         let mut held = lock(state);
         let work = match std::mem::replace(&mut *held, State::Taken) {
             State::Idle(work) => work,
@@ -116,8 +154,13 @@ impl Operation {
                 return Err(Failure::busy().into());
             }
         };
+        let Some(alive) = runtime.get() else {
+            *held = State::Done(at_the_end.outcome(work));
+            drop(held);
+            return done.call0(py).map(drop);
+        };
         let place = Arc::clone(state);
-        let task = runtime.get().spawn(async move {
+        let task = alive.spawn(async move {
             let outcome = work.await;
             *lock(&place) = State::Done(outcome);
             // Nothing to be told any more to an interpreter that ends, or to a loop that is closed.
@@ -127,12 +170,14 @@ impl Operation {
             });
         });
         *held = State::Spawned(task.abort_handle());
+        drop(held);
+        py.detach(|| drop(alive));
         Ok(())
     }
 
     /// What came of it. Only after `done` was called.
     fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let Running { runtime, state } = self.own.get()?;
+        let Running { runtime, state, .. } = self.own.get()?;
         let before = std::mem::replace(&mut *lock(state), State::Taken);
         match before {
             State::Done(outcome) => finish(py, runtime, outcome),
@@ -178,7 +223,8 @@ fn finish(py: Python<'_>, runtime: &Arc<OwnRuntime>, outcome: Outcome) -> PyResu
         }
         Value::Outstanding(outstanding) => {
             let id = outstanding.id().to_owned();
-            let receipt = Operation::new(runtime, async { Ok(Value::Receipt(outstanding.await?)) });
+            let receipt = async { Ok(Value::Receipt(outstanding.await?)) };
+            let receipt = Operation::with(runtime, receipt, AtTheEnd::Decided);
             (id, receipt).into_pyobject(py)?.into_any().unbind()
         }
         Value::Subscriptions(Subscriptions { topics, groups }) => {

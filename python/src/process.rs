@@ -5,6 +5,7 @@
 //! even dropped, because a lock in it may be held by a thread that does not exist there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -57,32 +58,44 @@ impl<T> Drop for Own<T> {
     }
 }
 
-/// A runtime that may be dropped anywhere, also on its own thread.
-pub(crate) struct OwnRuntime(Option<Runtime>);
+/// A runtime that ends when it is told to, or with the last who knows it; it may be dropped anywhere,
+/// also on its own thread.
+pub(crate) struct OwnRuntime(Mutex<Option<Arc<Runtime>>>);
 
 /// How long the end of a thread is waited for that has nothing left to do.
 const END: Duration = Duration::from_secs(1);
 
 impl OwnRuntime {
+    fn new(runtime: Runtime) -> Self {
+        OwnRuntime(Mutex::new(Some(Arc::new(runtime))))
+    }
+
     /// With a thread of its own, on which sessions live.
     pub(crate) fn with_thread() -> std::io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).thread_name("hermes-bus").enable_all().build()?;
-        Ok(OwnRuntime(Some(runtime)))
+        builder.worker_threads(1).thread_name("hermes-bus").enable_all().build().map(Self::new)
     }
 
     /// On the thread of whoever waits.
     pub(crate) fn of_caller() -> std::io::Result<Self> {
-        Ok(OwnRuntime(Some(Builder::new_current_thread().enable_all().build()?)))
+        Builder::new_current_thread().enable_all().build().map(Self::new)
     }
 
-    pub(crate) fn get(&self) -> &Runtime {
-        self.0.as_ref().expect("only taken at its end")
+    fn place(&self) -> MutexGuard<'_, Option<Arc<Runtime>>> {
+        // Nothing under this lock panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends its thread, and returns when it has ended.
-    pub(crate) fn end(mut self) {
-        if let Some(runtime) = self.0.take() {
+    /// `None` after its end. Not to be kept for longer than something runs on it.
+    pub(crate) fn get(&self) -> Option<Arc<Runtime>> {
+        self.place().clone()
+    }
+
+    /// Ends its thread, and returns when it has ended; if somebody is still waiting for something on it,
+    /// it ends with that.
+    pub(crate) fn end(&self) {
+        let runtime = self.place().take();
+        if let Some(runtime) = runtime.and_then(Arc::into_inner) {
             runtime.shutdown_timeout(END);
         }
     }
@@ -90,7 +103,8 @@ impl OwnRuntime {
 
 impl Drop for OwnRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        let runtime = self.place().take();
+        if let Some(runtime) = runtime.and_then(Arc::into_inner) {
             runtime.shutdown_background();
         }
     }

@@ -57,4 +57,4 @@ loads = json.loads
 
 def unreadable(message_id: Optional[str], error: BaseException) -> None:
     """A message came that cannot be read here."""
-    _log.warning("message %s cannot be read, and is dropped: %s", message_id, error)
+    _log.warning("message %s cannot be read, and is dropped: %s", message_id, str(error))

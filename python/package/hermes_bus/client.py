@@ -82,7 +82,7 @@ def send_message(to: str, body: Any, socket_path: Optional[str] = None, from_ep:
         _one_shot(to, body, socket_path, {"sender": from_ep}, False).wait()
         return True
     except BusError as error:
-        _log.info("a message to %r was not sent: %s", to, error)
+        _log.info("a message to %r was not sent: %s", to, str(error))
         return False
 
 
@@ -109,7 +109,7 @@ def ensure_bus_running() -> None:
     try:
         _bus(None).open(False).wait()
     except BusError as error:
-        _log.warning("the bus could not be started: %s", error)
+        _log.warning("the bus could not be started: %s", str(error))
 
 
 # ---- with a name ------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class BusClient:
                 return True
             except BusError as error:
                 self.last_error = error
-                _log.info("%r is not connected: %s", self.endpoint, error)
+                _log.info("%r is not connected: %s", self.endpoint, str(error))
                 if _is_for_good(error):
                     return False
             self._native = _begin(bus, self.endpoint, self._options, True).wait()
@@ -401,7 +401,7 @@ class BusClient:
         except ForkedError:
             raise
         except (BusError, UnicodeEncodeError) as error:
-            _log.warning("a message to %r was not sent: %s", to, error)
+            _log.warning("a message to %r was not sent: %s", to, str(error))
             return False
 
     def _message(self, to: str, body: Any, **options: Any) -> _native.Outgoing:
