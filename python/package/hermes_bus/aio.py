@@ -8,6 +8,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Optional
 
 from hermes_bus import _json, _native
 from hermes_bus.client import (
+    _NOTHING,
     Message,
     Receipt,
     _address,
@@ -233,7 +234,7 @@ class BusClient:
         """Sends a message; an empty ``to`` means everybody. Returns when all of it is in the socket of a session, and
         waits up to 5 s for one."""
         native = self._there()
-        if id is reply_to is ttl is hops is traceparent is None and not queue:
+        if not queue and (id, reply_to, ttl, hops, traceparent) == _NOTHING:
             sending = native.send(_address(to), self.endpoint, _json.dumps(body))
         else:
             message = self._message(

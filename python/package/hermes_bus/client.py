@@ -32,6 +32,8 @@ Message = Dict[str, Any]
 _log = logging.getLogger("hermes_bus")
 _PATIENCE = 5.0
 _CLOSE_AT_EXIT = 2.0
+#: What a message asks for that asks for nothing.
+_NOTHING = (None,) * 5
 
 os.register_at_fork(after_in_child=_native.forked)
 
@@ -387,7 +389,7 @@ class BusClient:
                 raise ForkedError(_FORKED, "forked")
             return False
         try:
-            if id is reply_to is ttl is hops is traceparent is None and not queue:
+            if not queue and (id, reply_to, ttl, hops, traceparent) == _NOTHING:
                 sending = native.send(to if type(to) is str else _address(to), self.endpoint, _json.dumps(body))
             else:
                 sending = native.send_message(

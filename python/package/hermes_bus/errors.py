@@ -1,5 +1,5 @@
 """What goes wrong. Every exception has a ``code`` for programs; its text is for people."""
-from typing import List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 
 class BusError(Exception):
@@ -25,7 +25,7 @@ class BusError(Exception):
         self.suggestions = list(suggestions)
         self.reached = reached
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> Tuple[Any, ...]:
         return (type(self), (str(self), self.code, self.suggestions, self.reached))
 
 
