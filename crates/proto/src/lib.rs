@@ -11,6 +11,7 @@
 //! - [`register`]: what a level 2 session asks for when it takes its name.
 //! - [`requests`]: what it asks for from then on.
 //! - [`similar`]: names that somebody may have meant.
+//! - [`pattern`]: which names a hook or a rule is for.
 //! - [`topic`]: groups, topics and patterns.
 //! - [`control`]: the frames that the bus and its clients say to each other.
 //! - [`listing`]: what `list_endpoints` answers.
@@ -32,6 +33,7 @@ pub mod limits;
 pub mod listing;
 pub mod name;
 pub mod object;
+pub mod pattern;
 pub mod register;
 pub mod requests;
 pub mod similar;
@@ -43,4 +45,5 @@ pub use error_code::ErrorCode;
 pub use frame::FrameError;
 pub use name::{Destination, EndpointName, NameError};
 pub use object::Object;
+pub use pattern::Pattern;
 pub use similar::nearest;

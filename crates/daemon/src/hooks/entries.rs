@@ -8,10 +8,11 @@ use std::fmt;
 use std::time::Duration;
 
 use hermes_bus_client::nearest;
+use hermes_bus_proto::Pattern;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::hook::{Filter, Hook, Pattern};
+use super::hook::{Filter, Hook};
 use super::resolve::{Environment, trim_text};
 
 /// The longest that an entry may let its hook run: a week, in seconds.

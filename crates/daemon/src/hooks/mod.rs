@@ -23,7 +23,8 @@ pub mod runner;
 mod tally;
 
 pub use entries::TIMEOUT_S_MAX;
-pub use hook::{Filter, Hook, Pattern};
+pub use hermes_bus_proto::Pattern;
+pub use hook::{Filter, Hook};
 pub use program::{PYTHON_VARIABLE, keep_files_from_children};
 pub use resolve::{Environment, Found, Source};
 pub use runner::Runner;

@@ -1,7 +1,8 @@
 use std::fs;
 use std::time::Duration;
 
-use super::super::hook::{Filter, Pattern};
+use super::super::Pattern;
+use super::super::hook::Filter;
 use super::*;
 
 const HOME: &str = "/home/somebody";
