@@ -56,6 +56,14 @@ impl Object {
         found.map(|member| Raw::new(&self.text[member.value.clone()]))
     }
 
+    /// The values of members that stand behind the last one with this key. The bus puts what it knows behind what a
+    /// sender wrote, so that of what follows its `sender` nothing is the sender's.
+    pub fn get_behind(&self, first: &str, key: &str) -> Option<Raw<'_>> {
+        let at = self.members.iter().rposition(|member| self.is_named(member, first))?;
+        let found = self.members[at..].iter().rev().find(|member| self.is_named(member, key));
+        found.map(|member| Raw::new(&self.text[member.value.clone()]))
+    }
+
     /// The value of a member that is a string of whole characters.
     pub fn text(&self, key: &str) -> Option<Cow<'_, str>> {
         self.get(key)?.text().ok()
@@ -142,6 +150,16 @@ mod tests {
         assert_eq!(frame.text("a").as_deref(), Some("é"));
         assert!(frame.get("c").is_none() && frame.text("bc").is_none());
         assert!(object("{}").get("a").is_none());
+    }
+
+    #[test]
+    fn what_the_bus_puts_behind_is_told_from_what_was_there() {
+        let frame = object(r#"{"via": "x", "sender": 1, "delivery": 9, "sender": {}, "seq": 3}"#);
+        let behind = |key| frame.get_behind("sender", key).map(Raw::as_bytes);
+        assert_eq!(behind("seq"), Some(&b"3"[..]));
+        assert_eq!(behind("sender"), Some(&b"{}"[..]));
+        assert_eq!((behind("delivery"), behind("via")), (None, None));
+        assert!(object(r#"{"seq": 1}"#).get_behind("sender", "seq").is_none());
     }
 
     #[test]
