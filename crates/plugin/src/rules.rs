@@ -1,4 +1,5 @@
-//! What `bus-rules.yaml` says. For now: `role_map`, the display names of senders.
+//! What `bus-rules.yaml` says to senders: `role_map`, their display names. (What it says to receivers is in
+//! [`crate::engine::rulebook`].)
 //!
 //! Keys that are not understood are skipped whatever they hold, so that one file serves several
 //! versions. The file is read under limits and its shape is found out while it is read: nothing is
@@ -36,23 +37,7 @@ impl Rules {
 
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Rules, RulesError> {
-        let path_shown = || path.to_owned();
-        let mut text = Vec::new();
-        let read =
-            |text: &mut Vec<u8>| File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(text);
-        match read(&mut text) {
-            Err(error) if is_missing(&error) => {
-                return Err(RulesError::Missing { path: path_shown() });
-            }
-            Err(error) => return Err(RulesError::Read { path: path_shown(), error }),
-            Ok(read_bytes) if read_bytes as u64 > FILE_BYTES_MAX => {
-                return Err(RulesError::TooLarge { path: path_shown() });
-            }
-            Ok(_) => {}
-        }
-        let place = |fault| RulesError::at(path, fault);
-        let text = str::from_utf8(&text).map_err(|error| place(Fault::not_utf8(&text, error)))?;
-        Rules::parse(text).map_err(place)
+        Rules::parse(&read_text(path)?).map_err(|fault| RulesError::at(path, fault))
     }
 
     /// Understands the text of a file.
@@ -120,6 +105,27 @@ impl Rules {
     }
 }
 
+/// The text of a rules file. Fails where there is none, or too much of it.
+pub(crate) fn read_text(path: &Path) -> Result<String, RulesError> {
+    let path_shown = || path.to_owned();
+    let mut text = Vec::new();
+    let read = |text: &mut Vec<u8>| File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(text);
+    match read(&mut text) {
+        Err(error) if is_missing(&error) => {
+            return Err(RulesError::Missing { path: path_shown() });
+        }
+        Err(error) => return Err(RulesError::Read { path: path_shown(), error }),
+        Ok(read_bytes) if read_bytes as u64 > FILE_BYTES_MAX => {
+            return Err(RulesError::TooLarge { path: path_shown() });
+        }
+        Ok(_) => {}
+    }
+    String::from_utf8(text).map_err(|error| {
+        let fault = Fault::not_utf8(error.as_bytes(), error.utf8_error());
+        RulesError::at(path, fault)
+    })
+}
+
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -182,7 +188,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn syntax(error: &serde_saphyr::Error) -> Fault {
+    pub(crate) fn syntax(error: &serde_saphyr::Error) -> Fault {
         let position = error.location().and_then(Position::of);
         let text = error.without_snippet().to_string();
         // The position is told in our own words; the library appends its own to some messages.
@@ -204,7 +210,8 @@ impl Fault {
         Fault::Syntax { reason: "a byte that is no UTF-8".to_owned(), position }
     }
 
-    fn position(&self) -> Option<Position> {
+    /// Where, if known.
+    pub fn position(&self) -> Option<Position> {
         match self {
             Fault::Syntax { position, .. } | Fault::Shape { position, .. } => *position,
         }
