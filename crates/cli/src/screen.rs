@@ -35,6 +35,11 @@ impl Palette {
         Palette { is_on }
     }
 
+    /// Whether there are any.
+    pub fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// Text of less weight.
     pub fn dim(&self, text: &str) -> String {
         self.paint("2", text)

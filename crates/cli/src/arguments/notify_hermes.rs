@@ -10,7 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
 use hermes_bus_client::Status;
 
-use super::bus::parse_state;
+use super::bus::{BodyTypes, parse_state};
 
 /// Send a message to an endpoint of the hermes bus
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
     /// The body's type, for the rules of the receiver
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = BodyTypes, hide_possible_values = true)]
     pub kind: Option<String>,
     /// The body's channel: the chat that a reply belongs to, as platform:chat_id
     #[arg(long, value_name = "CHANNEL")]

@@ -1,5 +1,6 @@
 //! `hermes-bus`: what people and scripts do with a bus.
 
+mod agent;
 mod config;
 mod demo;
 mod doctor;
@@ -8,6 +9,7 @@ mod listen;
 mod look;
 mod manual;
 mod metrics;
+mod rules;
 mod send;
 mod trace;
 mod watch;
@@ -15,7 +17,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hermes_bus::arguments::bus::{Arguments, Command, Place};
+use hermes_bus::arguments::bus::{Agent, Arguments, Command, Place};
 use hermes_bus::failure::{Failure, exit};
 use hermes_bus::screen::{is_closed_pipe, note, say};
 use hermes_bus::sender::find_bus;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         Command::Man { program, dir: None } => manual::page(&program),
         Command::Doctor { fix } => doctor::doctor(fix, &place),
         Command::Config(asked) => config::run(&asked, &place),
+        Command::Rules(asked) => rules::run(&asked, &place),
+        Command::Agent(Agent { what: Some(what), .. }) => agent::aside(&what, &place),
         command => with_a_bus(command, &place),
     };
     match outcome {
@@ -70,6 +74,7 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::Send(arguments) => send::send(&arguments, place, bus).await,
         Command::Request(arguments) => send::request(&arguments, place, bus).await,
         Command::Listen(arguments) => listen::listen(&arguments, place, bus).await,
+        Command::Agent(arguments) => agent::receive(&arguments.receive, place, bus).await,
         Command::Publish(arguments) => send::publish(&arguments, place, bus).await,
         Command::Subscribe(arguments) => listen::subscribe(&arguments, place, bus).await,
         Command::Watch(arguments) => watch::watch(&arguments, place, bus).await,
@@ -83,6 +88,7 @@ async fn run(command: Command, place: &Place, bus: &Bus) -> anyhow::Result<ExitC
         Command::Version => look::version(place, bus).await,
         Command::Metrics => metrics::metrics(place, bus).await,
         Command::Demo
+        | Command::Rules(_)
         | Command::Config(_)
         | Command::Doctor { .. }
         | Command::Completions { .. }
