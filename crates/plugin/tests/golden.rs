@@ -61,7 +61,7 @@ fn rules() {
             for planned in plan.actions {
                 match planned.action {
                     Action::Print(print) => {
-                        printed.push(print.rendering.rendered.as_str().to_owned())
+                        printed.push(print.rendering.rendered.as_str().to_owned());
                     }
                     Action::Context(it) => {
                         context.extend(

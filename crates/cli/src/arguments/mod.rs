@@ -4,6 +4,7 @@ pub mod bus;
 pub mod busd;
 pub mod notify_agent;
 pub mod notify_hermes;
+pub mod receiving;
 pub mod server;
 
 use std::path::PathBuf;

@@ -10,7 +10,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
 use hermes_bus_client::Status;
 
-use super::bus::{BodyTypes, parse_state};
+use super::bus::parse_state;
+use super::receiving::BodyTypes;
 
 /// Send a message to an endpoint of the hermes bus
 #[derive(Debug, Parser)]

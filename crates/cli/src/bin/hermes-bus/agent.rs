@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use hermes_bus::arguments::bus::{AgentWhat, Drain, DrainFormat, Place, Receive};
+use hermes_bus::arguments::bus::Place;
+use hermes_bus::arguments::receiving::{AgentWhat, Drain, DrainFormat, Receive};
 use hermes_bus::failure::{Failure, exit};
 use hermes_bus::screen::{Palette, harmless_line, note, say};
 use hermes_bus::sender::find_root;

@@ -17,7 +17,8 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hermes_bus::arguments::bus::{Agent, Arguments, Command, Place};
+use hermes_bus::arguments::bus::{Arguments, Command, Place};
+use hermes_bus::arguments::receiving::Agent;
 use hermes_bus::failure::{Failure, exit};
 use hermes_bus::screen::{is_closed_pipe, note, say};
 use hermes_bus::sender::find_bus;

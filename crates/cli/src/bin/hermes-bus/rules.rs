@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hermes_bus::arguments::bus::{Place, Rules as Asked, RulesTest};
+use hermes_bus::arguments::bus::Place;
+use hermes_bus::arguments::receiving::{Rules as Asked, RulesTest};
 use hermes_bus::failure::{Failure, exit};
 use hermes_bus::screen::{Palette, harmless, harmless_line, note, say};
 use hermes_bus::sender::read_input;
