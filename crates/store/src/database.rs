@@ -31,12 +31,19 @@ pub(crate) const SALTS: std::ops::Range<usize> = 16..24;
 
 /// Frames in the log from which on a pause is used to move them into the database: 4 MiB.
 const CHECKPOINT_IN_PAUSE_FRAMES: u64 = 1_000;
-/// Frames in the log from which on that is done in any case: 32 MiB.
-const CHECKPOINT_FRAMES: u64 = 8 * 1024;
+/// Frames in the log from which on that is done in any case: 8 MiB. The sooner the log begins anew, the more
+/// of the commits go where the file has been written before, which is synced in half the time.
+const CHECKPOINT_FRAMES: u64 = 2 * 1024;
 /// Frames that may be left to be moved between two commits: 2 MiB.
 const CHECKPOINT_REST_FRAMES: u64 = 512;
 /// Frames in the log from which on as many as there are may be left: 128 MiB.
 const CHECKPOINT_NOW_FRAMES: u64 = 32 * 1024;
+
+/// So many bytes at least, and at most, the log's file is made longer at a time before a commit needs that.
+const AHEAD_BYTES: std::ops::RangeInclusive<u64> = 256 * 1024..=2 * 1024 * 1024;
+/// The file is not made longer than that: the log begins anew then, if it can.
+const AHEAD_UP_TO_BYTES: u64 =
+    WAL_HEADER_BYTES + CHECKPOINT_FRAMES * (FRAME_HEADER_BYTES + schema::PAGE_BYTES as u64);
 
 /// The end of the last good commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +78,8 @@ pub(crate) struct Database {
     checkpointed_frames: u64,
     /// The log, once it has been looked at.
     log: Option<File>,
+    /// Bytes that the log's file has at least, as far as known.
+    log_bytes: u64,
     /// The next commits that fail, for tests.
     #[cfg(test)]
     pub(crate) faults: crate::tests::Faults,
@@ -122,6 +131,7 @@ impl Database {
             good: Good::default(),
             checkpointed_frames: 0,
             log: None,
+            log_bytes: 0,
             #[cfg(test)]
             faults: crate::tests::Faults::of(path),
         })
@@ -155,7 +165,7 @@ impl Database {
 
     fn note_good(&mut self) {
         if self.log.is_none() {
-            self.log = File::open(&self.wal).ok();
+            self.log = File::options().read(true).write(true).open(&self.wal).ok();
         }
         // A log that was not begun has none.
         let salts = self.log.as_ref().and_then(|log| salts(log).ok()).unwrap_or_default();
@@ -177,8 +187,33 @@ impl Database {
         Ok(())
     }
 
+    /// Makes the log's file longer before commits need that. A sync of bytes that were there before takes
+    /// half as long as one that has to make the file's new length durable, too. What stands behind the
+    /// last commit is no frame to whoever reads the log: zeros, as here, or what was there before it began anew.
+    pub(crate) fn write_log_ahead(&mut self) {
+        let frames = self.frames.load(Ordering::Relaxed);
+        let Some(log) = self.log.as_ref().filter(|_| frames > 0) else { return };
+        let end = WAL_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + u64::from(schema::PAGE_BYTES));
+        if end + AHEAD_BYTES.start() / 2 < self.log_bytes {
+            return;
+        }
+        let Ok(bytes) = log.metadata().map(|file| file.len()) else { return };
+        self.log_bytes = bytes;
+        if end + AHEAD_BYTES.start() / 2 < bytes || bytes >= AHEAD_UP_TO_BYTES || bytes < end {
+            return;
+        }
+        let more = bytes.clamp(*AHEAD_BYTES.start(), *AHEAD_BYTES.end());
+        let zeros = [0; 64 * 1024];
+        let mut places = (bytes..bytes + more).step_by(zeros.len());
+        // Where there is no room, commits find out.
+        if places.all(|place| log.write_all_at(&zeros, place).is_ok()) {
+            self.log_bytes = bytes + more;
+        }
+    }
+
     /// Takes everything since [`Database::begin`] back, also from the log.
     pub(crate) fn roll_back(&mut self) {
+        self.log_bytes = 0;
         if !self.connection.is_autocommit() {
             // It fails where SQLite has done so itself.
             let _ = self.connection.execute_batch("ROLLBACK");
@@ -365,6 +400,52 @@ mod tests {
         assert_ne!(database.good.salts, good.salts);
         database.good = good;
         database.roll_back();
+        assert_eq!(keys_after_crash(&path), ["a"]);
+    }
+
+    fn log_bytes(path: &Path) -> u64 {
+        std::fs::metadata(wal_file(path)).unwrap().len()
+    }
+
+    #[test]
+    fn commits_go_where_the_log_was_made_longer_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        write(&mut database, "a");
+        let short = log_bytes(&path);
+        database.write_log_ahead();
+        let long = log_bytes(&path);
+        assert!(long >= short + AHEAD_BYTES.start(), "{long} after {short}");
+        assert_eq!(keys_after_crash(&path), ["a"]);
+        write(&mut database, "b");
+        database.write_log_ahead();
+        assert_eq!(log_bytes(&path), long, "there is enough");
+        assert_eq!(keys_after_crash(&path), ["a", "b"]);
+        assert_eq!(crate::damage::damage_of_log(&wal_file(&path)).unwrap(), None);
+        // What is taken back is cut off, with the zeros behind it.
+        let good = database.good;
+        write(&mut database, "never");
+        database.good = good;
+        database.roll_back();
+        assert!(log_bytes(&path) < long);
+        assert_eq!(keys_after_crash(&path), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_log_is_not_made_longer_than_it_gets_before_it_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let mut database = open(&path);
+        fill(&mut database);
+        let full = log_bytes(&path);
+        assert!(full >= AHEAD_UP_TO_BYTES, "{full}");
+        database.write_log_ahead();
+        assert_eq!(log_bytes(&path), full);
+        database.checkpoint().unwrap();
+        write(&mut database, "a");
+        database.write_log_ahead();
+        assert_eq!(log_bytes(&path), full);
         assert_eq!(keys_after_crash(&path), ["a"]);
     }
 

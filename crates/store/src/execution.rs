@@ -66,9 +66,7 @@ impl<'c, 'w> Execution<'c, 'w> {
         spills_from: u64,
         now_unix_us: u64,
     ) -> rusqlite::Result<Self> {
-        let has_deliveries = connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM delivery)")?
-            .query_row([], |row| row.get(0))?;
+        let has_deliveries = rows::has_deliveries(connection)?;
         Ok(Execution {
             connection,
             names,
@@ -127,25 +125,44 @@ impl<'c, 'w> Execution<'c, 'w> {
         if self.unwritten.is_empty() {
             return Ok(());
         }
-        let mut insert = self.connection.prepare_cached(rows::INSERT_MESSAGE)?;
-        for (seq, Unwritten { record, deliveries }) in std::mem::take(&mut self.unwritten) {
-            let endpoint = self.names.id_or_new(self.connection, &record.endpoint)?;
-            let mut insert_it =
-                || rows::insert(&mut insert, endpoint, record, deliveries, self.now_unix_us);
-            match insert_it() {
+        let unwritten: Vec<_> = std::mem::take(&mut self.unwritten).into_values().collect();
+        let mut rest = &unwritten[..];
+        while !rest.is_empty() {
+            let payload_bytes =
+                |count| rest[..count].iter().map(|message| message.record.payload.len()).sum();
+            let (next, later) = rest.split_at(rows::how_many_at_once(rest.len(), payload_bytes));
+            match self.insert(next) {
                 Err(error) if rows::is_there_already(&error) => {
-                    self.connection
-                        .prepare_cached("DELETE FROM message WHERE seq = ?1")?
-                        .execute([seq])?;
-                    insert_it()?;
+                    next.iter().try_for_each(|unwritten| self.replace(unwritten))?;
                 }
                 inserted => inserted?,
             }
+            rest = later;
+        }
+        for Unwritten { record, .. } in unwritten {
             if record.keep != Keep::Spill {
-                self.outcome.changes.added.push(schema::TEXT_OF_MESSAGES + seq as i64);
+                self.outcome.changes.added.push(schema::TEXT_OF_MESSAGES + record.seq as i64);
             }
         }
         Ok(())
+    }
+
+    fn insert(&mut self, messages: &[Unwritten<'_>]) -> rusqlite::Result<()> {
+        let mut rows = Vec::with_capacity(messages.len());
+        for Unwritten { record, deliveries } in messages {
+            let endpoint = self.names.id_or_new(self.connection, &record.endpoint)?;
+            rows.push((endpoint, *record, *deliveries));
+        }
+        let mut statement =
+            self.connection.prepare_cached(&rows::insert_statement(messages.len()))?;
+        rows::insert(&mut statement, rows.into_iter(), self.now_unix_us)
+    }
+
+    fn replace(&mut self, message: &Unwritten<'_>) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM message WHERE seq = ?1")?
+            .execute([message.record.seq])?;
+        self.insert(std::slice::from_ref(message))
     }
 
     fn release(
@@ -189,7 +206,8 @@ impl<'c, 'w> Execution<'c, 'w> {
         ending: Ending,
     ) -> rusqlite::Result<Vec<(u64, u64)>> {
         let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else { return Ok(Vec::new()) };
-        let mut statement = self.connection.prepare_cached(ENDED_BETWEEN)?;
+        let sql = if self.has_deliveries { ENDED_BETWEEN } else { ENDED_BETWEEN_AS_WRITTEN };
+        let mut statement = self.connection.prepare_cached(sql)?;
         let mut found = statement.query((first, last))?;
         let mut wanted = seqs.iter().copied().peekable();
         let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -370,17 +388,29 @@ impl<'c, 'w> Execution<'c, 'w> {
 
 /// The columns that [`note_end`] reads.
 macro_rules! ended_columns {
-    ($condition:literal) => {
+    ($deliveries:literal, $source:literal, $condition:literal) => {
         concat!(
-            "SELECT m.seq, m.endpoint, m.keep, m.arrived, m.stored, m.wanted, m.uid, m.sender, \
-             coalesce(d.deliveries, m.deliveries), m.tag, m.payload \
-             FROM message AS m LEFT JOIN delivery AS d ON d.seq = m.seq WHERE ",
+            "SELECT m.seq, m.endpoint, m.keep, m.arrived, m.stored, m.wanted, m.uid, m.sender, ",
+            $deliveries,
+            ", m.tag, m.payload FROM ",
+            $source,
+            " WHERE ",
+            $condition
+        )
+    };
+    ($condition:literal) => {
+        ended_columns!(
+            "coalesce(d.deliveries, m.deliveries)",
+            "message AS m LEFT JOIN delivery AS d ON d.seq = m.seq",
             $condition
         )
     };
 }
 
 const ENDED_BETWEEN: &str = ended_columns!("m.seq BETWEEN ?1 AND ?2 ORDER BY m.seq");
+/// The same where nothing is in `delivery`.
+const ENDED_BETWEEN_AS_WRITTEN: &str =
+    ended_columns!("m.deliveries", "message AS m", "m.seq BETWEEN ?1 AND ?2 ORDER BY m.seq");
 const ENDED_OF_ENDPOINT: &str = ended_columns!("m.endpoint = ?1 AND m.seq BETWEEN ?2 AND ?3");
 
 /// Notes in the trail that a message came to its end, if it was stored and has an id.

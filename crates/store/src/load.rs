@@ -81,7 +81,8 @@ pub(crate) fn load(
     spills_from: u64,
     overlay: &Overlay,
 ) -> rusqlite::Result<Loaded> {
-    let mut reading = Reading { connection, names, spills_from, overlay, notices: Vec::new() };
+    let (notices, last_sender) = (Vec::new(), None);
+    let mut reading = Reading { connection, names, spills_from, overlay, notices, last_sender };
     let answer = match order {
         Order::Load { endpoint, from, messages_max, bytes_max } => {
             let limits = (*messages_max, *bytes_max);
@@ -107,6 +108,8 @@ struct Reading<'a> {
     spills_from: u64,
     overlay: &'a Overlay,
     notices: Vec<Notice>,
+    /// Who sent the message that was read last.
+    last_sender: Option<EndpointName>,
 }
 
 impl Reading<'_> {
@@ -119,8 +122,9 @@ impl Reading<'_> {
         let Some(id) = self.names.id(self.connection, endpoint)? else {
             return Ok((Vec::new(), true));
         };
+        let (columns, source) = rows::columns_and_source(self.connection)?;
         let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT {MESSAGE_COLUMNS}, m.bytes FROM {MESSAGE_SOURCE} \
+            "SELECT {columns}, m.bytes FROM {source} \
              WHERE m.endpoint = ?1 AND m.seq >= ?2 AND NOT (m.keep = 2 AND m.seq < ?3) \
              ORDER BY m.seq"
         ))?;
@@ -130,7 +134,8 @@ impl Reading<'_> {
             if page.is_full_for(row.get(11)?) {
                 return Ok((page.records, false));
             }
-            if let Some(record) = self.overlay.apply(rows::message(row, endpoint.clone())?) {
+            let record = rows::message(row, endpoint.clone(), &mut self.last_sender)?;
+            if let Some(record) = self.overlay.apply(record) {
                 page.push(record);
             }
         }
@@ -160,7 +165,9 @@ impl Reading<'_> {
                 .prepare_cached(&format!(
                     "SELECT {MESSAGE_COLUMNS} FROM {MESSAGE_SOURCE} WHERE m.seq = ?1"
                 ))?
-                .query_row([seq], |row| rows::message(row, endpoint.clone()));
+                .query_row([seq], |row| {
+                    rows::message(row, endpoint.clone(), &mut self.last_sender)
+                });
             match read {
                 Ok(record) => {
                     if page.is_full_for(record.load_bytes()) {
@@ -190,7 +197,8 @@ impl Reading<'_> {
                 break;
             }
             let Some(endpoint) = self.names.name(self.connection, row.get(12)?)? else { continue };
-            if let Some(record) = self.overlay.apply(rows::message(row, endpoint)?) {
+            let record = rows::message(row, endpoint, &mut self.last_sender)?;
+            if let Some(record) = self.overlay.apply(record) {
                 page.push(record);
             }
         }

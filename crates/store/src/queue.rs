@@ -63,6 +63,8 @@ struct Queue {
     /// When the oldest work came.
     since: Option<Instant>,
     is_urgent: bool,
+    /// The thread waits, and has to be woken: to wake nobody is a call of the system, too.
+    is_waiting: bool,
     bytes: usize,
     history: Vec<HistoryEntry>,
     history_bytes: usize,
@@ -118,13 +120,27 @@ impl Shared {
     /// Gives the thread something to do.
     pub(crate) fn give(&self, work: impl Iterator<Item = Work>) {
         let mut queue = locked(&self.queue);
+        let was_empty = queue.since.is_none();
         for work in work {
             queue.is_urgent |= work.is_urgent();
             queue.bytes += work.bytes();
             queue.work.push(work);
         }
-        if !queue.work.is_empty() {
-            queue.since.get_or_insert_with(Instant::now);
+        if queue.work.is_empty() {
+            return;
+        }
+        queue.since.get_or_insert_with(Instant::now);
+        // Else it knows until when it gathers.
+        if was_empty || queue.is_urgent || queue.is_full() {
+            self.wake(queue);
+        }
+    }
+
+    /// Wakes the thread if it waits. It needs the lock, so that is let go of first.
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
+        let was_waiting = std::mem::take(&mut queue.is_waiting);
+        drop(queue);
+        if was_waiting {
             self.something.notify_one();
         }
     }
@@ -159,7 +175,7 @@ impl Shared {
                 queue.history.push(entry);
             }
         }
-        self.something.notify_one();
+        self.wake(queue);
     }
 
     /// History that waits, of not much more than `bytes_max` bytes, and how many entries were dropped
@@ -190,8 +206,9 @@ impl Shared {
 
     /// Has the thread end when it has done all.
     pub(crate) fn end(&self, ending: Ending) {
-        locked(&self.queue).ending.get_or_insert(ending);
-        self.something.notify_one();
+        let mut queue = locked(&self.queue);
+        queue.ending.get_or_insert(ending);
+        self.wake(queue);
     }
 
     /// Waits for something to do, but not longer than until `idle_at`. What nobody waits for is
@@ -202,10 +219,8 @@ impl Shared {
             let now = Instant::now();
             let mut until = idle_at;
             if let Some(since) = queue.since {
-                let is_full =
-                    queue.work.len() >= BATCH_ORDERS_MAX || queue.bytes >= BATCH_BYTES_MAX;
                 let due = since + gather;
-                if queue.is_urgent || is_full || now >= due || queue.ending.is_some() {
+                if queue.is_urgent || queue.is_full() || now >= due || queue.ending.is_some() {
                     return Next::Work(queue.take());
                 }
                 until = until.min(due);
@@ -216,8 +231,10 @@ impl Shared {
             if now >= idle_at || has_history && queue.since.is_none() {
                 return Next::Idle;
             }
+            queue.is_waiting = true;
             let waited = self.something.wait_timeout(queue, until - now);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue.is_waiting = false;
         }
     }
 
@@ -252,6 +269,11 @@ impl Shared {
 }
 
 impl Queue {
+    /// Whether there is as much as one commit may hold.
+    fn is_full(&self) -> bool {
+        self.work.len() >= BATCH_ORDERS_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
     /// Takes what one commit may hold.
     fn take(&mut self) -> Vec<Work> {
         let is_all = self.work.len() <= BATCH_ORDERS_MAX && self.bytes <= BATCH_BYTES_MAX;

@@ -276,9 +276,9 @@ impl Reader {
         ))?;
         let after = after_seq.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX));
         let mut found = statement.query((id, after))?;
-        let mut filling = Filling::new(page);
+        let (mut filling, mut last_sender) = (Filling::new(page), None);
         while let Some(row) = found.next()? {
-            let record = rows::message(row, endpoint.clone())?;
+            let record = rows::message(row, endpoint.clone(), &mut last_sender)?;
             if !filling.push(record.payload.len(), record) {
                 break;
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hermes_bus_core::storage::{self, DeadLetter, RECORD_OVERHEAD_BYTES, Record, Sender};
 use hermes_bus_proto::control::Status;
 use hermes_bus_proto::{EndpointName, Envelope};
-use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, ToSql, params};
 
 use crate::codes;
 use crate::reader::NumberedDeadLetter;
@@ -93,42 +93,79 @@ impl Names {
 /// Bookkeeping of one message, as quotas count it.
 pub(crate) const OVERHEAD_BYTES: i64 = RECORD_OVERHEAD_BYTES as i64;
 
-/// Writes a message, by [`insert`]. It fails if there is one with the same `seq`.
-pub(crate) const INSERT_MESSAGE: &str = "INSERT INTO message VALUES \
-     (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+/// Writes one message, by [`insert`]. It fails if there is one with the same `seq`.
+const INSERT_ONE: &str = "INSERT INTO message VALUES ";
 
-/// Whether [`INSERT_MESSAGE`] has found a message with the same `seq`. `INSERT OR REPLACE` would have
+/// Writes several messages, by [`insert`]. It fails at the first one of which there is one with the same
+/// `seq`, and those before it are written then: to be able to take them back, SQLite would have to copy
+/// every page before it changes.
+const INSERT_MANY: &str = "INSERT OR FAIL INTO message VALUES ";
+
+/// The columns of a message.
+const COLUMNS: usize = 15;
+
+/// So many messages are written by one statement, if that many are left: what it takes to begin and end
+/// a statement, and to find the end of the table and of its index, is shared by them.
+const AT_ONCE: [usize; 2] = [32, 8];
+
+/// Messages that are written by one statement have no more bytes of payload: all of them are copied first.
+const AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+
+/// How many messages are written by one statement, of so many that are left: 0 only if none is.
+/// `payload_bytes` tells the sum of so many of the first ones.
+pub(crate) fn how_many_at_once(left: usize, payload_bytes: impl Fn(usize) -> usize) -> usize {
+    let fits = |count: &usize| *count <= left && payload_bytes(*count) <= AT_ONCE_BYTES_MAX;
+    AT_ONCE.into_iter().find(fits).unwrap_or(left.min(1))
+}
+
+/// The statement by which [`insert`] writes so many messages.
+pub(crate) fn insert_statement(messages: usize) -> String {
+    let mut text = String::from(if messages == 1 { INSERT_ONE } else { INSERT_MANY });
+    for message in 0..messages {
+        text.push_str(if message == 0 { "(?" } else { ",(?" });
+        text.push_str(&",?".repeat(COLUMNS - 1));
+        text.push(')');
+    }
+    text
+}
+
+/// Whether [`insert`] has found a message with the same `seq`. `INSERT OR REPLACE` would have
 /// SQLite copy every page of a row before it is written, to be able to take half a replacement back.
 pub(crate) fn is_there_already(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
 }
 
-/// Writes a message by [`INSERT_MESSAGE`].
-pub(crate) fn insert(
+/// Writes messages by [`insert_statement`] of so many: each with the number of its endpoint, and how
+/// often it was handed over.
+pub(crate) fn insert<'a>(
     statement: &mut Statement<'_>,
-    endpoint: i64,
-    record: &Record,
-    deliveries: u32,
+    messages: impl Iterator<Item = (i64, &'a Record, u32)>,
     stored_unix_us: u64,
 ) -> rusqlite::Result<()> {
-    let tag = tag_of(record);
-    statement.execute(params![
-        record.seq,
-        endpoint,
-        codes::of_keep(record.keep),
-        record.load_bytes(),
-        record.arrived_unix_us,
-        stored_unix_us,
-        record.expires_unix_us,
-        record.wanted.map(codes::of_status),
-        sender_uid(record),
-        record.sender.as_ref().map_or(0, |sender| sender.pid),
-        sender_name(record),
-        record.via.as_deref(),
-        deliveries,
-        tag.as_deref().map(str::as_bytes),
-        &record.payload[..],
-    ])?;
+    for (place, (endpoint, record, deliveries)) in messages.enumerate() {
+        let tag = tag_of(record);
+        let values: [&dyn ToSql; COLUMNS] = [
+            &record.seq,
+            &endpoint,
+            &codes::of_keep(record.keep),
+            &record.load_bytes(),
+            &record.arrived_unix_us,
+            &stored_unix_us,
+            &record.expires_unix_us,
+            &record.wanted.map(codes::of_status),
+            &sender_uid(record),
+            &record.sender.as_ref().map_or(0, |sender| sender.pid),
+            &sender_name(record),
+            &record.via.as_deref(),
+            &deliveries,
+            &tag.as_deref().map(str::as_bytes),
+            &&record.payload[..],
+        ];
+        for (column, value) in values.into_iter().enumerate() {
+            statement.raw_bind_parameter(place * COLUMNS + column + 1, value)?;
+        }
+    }
+    statement.raw_execute()?;
     Ok(())
 }
 
@@ -144,18 +181,48 @@ fn tag_of(record: &Record) -> Option<Cow<'_, str>> {
     text_id(&envelope).filter(|_| !says_more)
 }
 
-/// The columns that [`message`] reads, of `message AS m LEFT JOIN delivery AS d`. What may have been
-/// handed over by a process that did not live to say so counts as handed over: see
-/// [`META_UNCLEAN_BELOW`](crate::schema::META_UNCLEAN_BELOW).
-pub(crate) const MESSAGE_COLUMNS: &str = "m.seq, m.keep, m.arrived, m.expires, m.wanted, m.uid, m.pid, \
-     m.sender, m.via, max(coalesce(d.deliveries, m.deliveries), \
-     m.seq < coalesce((SELECT value FROM meta WHERE key = 'unclean_below'), 0)), m.payload";
+/// The columns that [`message`] reads. What may have been handed over by a process that did not live to
+/// say so counts as handed over: see [`META_UNCLEAN_BELOW`](crate::schema::META_UNCLEAN_BELOW).
+macro_rules! message_columns {
+    ($deliveries:literal) => {
+        concat!(
+            "m.seq, m.keep, m.arrived, m.expires, m.wanted, m.uid, m.pid, m.sender, m.via, max(",
+            $deliveries,
+            ", m.seq < coalesce((SELECT value FROM meta WHERE key = 'unclean_below'), 0)), m.payload"
+        )
+    };
+}
+
+/// The columns that [`message`] reads, of [`MESSAGE_SOURCE`].
+pub(crate) const MESSAGE_COLUMNS: &str = message_columns!("coalesce(d.deliveries, m.deliveries)");
 
 /// Where [`message`] reads from.
 pub(crate) const MESSAGE_SOURCE: &str = "message AS m LEFT JOIN delivery AS d ON d.seq = m.seq";
 
-/// Reads a message. One that is no JSON any more is damaged.
-pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result<Record> {
+/// The same as [`MESSAGE_COLUMNS`] and [`MESSAGE_SOURCE`], where nothing is in `delivery`.
+const AS_WRITTEN: (&str, &str) = (message_columns!("m.deliveries"), "message AS m");
+
+/// What [`message`] reads, and from where: the most messages were never handed over.
+pub(crate) fn columns_and_source(
+    connection: &Connection,
+) -> rusqlite::Result<(&'static str, &'static str)> {
+    Ok(if has_deliveries(connection)? { (MESSAGE_COLUMNS, MESSAGE_SOURCE) } else { AS_WRITTEN })
+}
+
+/// Whether there is a message that was handed over more often than its row says.
+pub(crate) fn has_deliveries(connection: &Connection) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM delivery)")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Reads a message. One that is no JSON any more is damaged. `last` is the name of the last sender:
+/// messages of one sender that are read one behind the other share it.
+pub(crate) fn message(
+    row: &Row<'_>,
+    endpoint: EndpointName,
+    last: &mut Option<EndpointName>,
+) -> rusqlite::Result<Record> {
     let payload = row.get_ref(10)?.as_blob().map_err(|_| damaged(10))?;
     Envelope::scan(payload).map_err(|_| damaged(10))?;
     Ok(Record {
@@ -163,7 +230,7 @@ pub(crate) fn message(row: &Row<'_>, endpoint: EndpointName) -> rusqlite::Result
         endpoint,
         keep: codes::keep(row.get(1)?).ok_or_else(|| damaged(1))?,
         payload: Bytes::copy_from_slice(payload),
-        sender: sender(row, 5)?,
+        sender: sender(row, 5, last)?,
         via: row.get::<_, Option<Box<str>>>(8)?,
         wanted: wanted(row, 4)?,
         arrived_unix_us: row.get(2)?,
@@ -188,9 +255,20 @@ fn sender_name(record: &Record) -> Option<&str> {
 }
 
 /// Who sent a message: three columns from this one on.
-fn sender(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Sender>> {
+fn sender(
+    row: &Row<'_>,
+    column: usize,
+    last: &mut Option<EndpointName>,
+) -> rusqlite::Result<Option<Sender>> {
     let Some(uid) = uid(row, column)? else { return Ok(None) };
-    Ok(Some(Sender { uid, pid: row.get(column + 1)?, endpoint: name(row, column + 2)? }))
+    let text = row.get_ref(column + 2)?.as_str_or_null().map_err(|_| damaged(column + 2))?;
+    let is_last = |name: &&EndpointName| text == Some(name.as_str());
+    let endpoint = match last.as_ref().filter(is_last) {
+        Some(last) => Some(last.clone()),
+        None => text.and_then(|text| EndpointName::level_1(text).ok()),
+    };
+    last.clone_from(&endpoint);
+    Ok(Some(Sender { uid, pid: row.get(column + 1)?, endpoint }))
 }
 
 /// The user who sent a message, where that is known.
@@ -251,7 +329,7 @@ pub(crate) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<NumberedDeadLetter>
         endpoint: name(row, 2)?.ok_or_else(|| damaged(2))?,
         keep: codes::keep(row.get(3)?).ok_or_else(|| damaged(3))?,
         payload: Bytes::copy_from_slice(row.get_ref(15)?.as_blob().map_err(|_| damaged(15))?),
-        sender: sender(row, 7)?,
+        sender: sender(row, 7, &mut None)?,
         via: row.get::<_, Option<Box<str>>>(10)?,
         wanted: wanted(row, 6)?,
         arrived_unix_us: row.get(4)?,

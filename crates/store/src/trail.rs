@@ -39,10 +39,16 @@ const NAME_NONE: u64 = 0;
 const NAME_NEW: u64 = 1;
 const NAME_KNOWN: u64 = 2;
 
+/// So many names are found faster by looking at each.
+const FIRST_NAMES: usize = 8;
+
 /// Packs what ends in one commit.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
     bytes: Vec<u8>,
+    /// The first names, in the order of their numbers: mostly there are no others.
+    first_names: Vec<String>,
+    /// All others, with their numbers.
     names: HashMap<String, u64>,
     arrived_before: u64,
     messages: u64,
@@ -114,10 +120,17 @@ impl Packer {
 
     fn name(&mut self, name: Option<&str>) {
         let Some(name) = name else { return self.number(NAME_NONE) };
-        if let Some(place) = self.names.get(name) {
+        let is_first = self.first_names.iter().position(|known| known == name);
+        let known = is_first.map(|place| place as u64).or_else(|| self.names.get(name).copied());
+        if let Some(place) = known {
             return self.number(NAME_KNOWN + place);
         }
-        self.names.insert(name.to_owned(), self.names.len() as u64);
+        if self.first_names.len() < FIRST_NAMES {
+            self.first_names.push(name.to_owned());
+        } else {
+            let place = self.first_names.len() + self.names.len();
+            self.names.insert(name.to_owned(), place as u64);
+        }
         self.number(NAME_NEW);
         self.text(name);
     }

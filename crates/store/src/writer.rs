@@ -413,6 +413,7 @@ impl Writer {
         let has_spills = is_pause && self.remove_old_spills()?;
         let has_free_pages = is_pause && self.give_back_pages()?;
         self.database.checkpoint_if_due(is_pause)?;
+        self.database.write_log_ahead();
         let is_waiting_for_pause = self.chores.has_old_spills && !is_pause;
         Ok(has_history
             || has_retention

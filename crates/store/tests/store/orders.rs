@@ -60,6 +60,38 @@ fn a_message_with_the_number_of_another_takes_its_place() {
 }
 
 #[test]
+fn so_it_does_in_the_middle_of_many() {
+    let place = Place::new();
+    let mut world = place.open();
+    let second: Vec<Record> = (50..=149).map(|seq| record(seq, "b", "2")).collect();
+    world.carry_out((1..=100).map(|seq| keep(seq, "a")));
+    world.carry_out(second.iter().map(keep_record));
+    assert_eq!(world.loaded_seqs("a"), Vec::from_iter(1..=49));
+    assert_eq!(world.load("b"), second);
+}
+
+#[test]
+fn messages_of_one_commit_come_back_as_they_were_however_many_and_large_they_are() {
+    let place = Place::new();
+    let mut world = place.open();
+    let large = format!("\"{}\"", "large ".repeat(50_000));
+    let mut seq = 0;
+    for count in [1, 7, 8, 9, 31, 32, 33, 40, 41, 72, 100] {
+        for large_at in [None, Some(0), Some(count / 2), Some(count - 1)] {
+            let endpoint = format!("{count} {large_at:?}");
+            let records = Vec::from_iter((0..count).map(|place| {
+                seq += 1;
+                let number = seq.to_string();
+                let body = if large_at == Some(place) { &large } else { &number };
+                Record { deliveries: place as u32, ..record(seq, &endpoint, body) }
+            }));
+            world.carry_out(records.iter().map(keep_record));
+            assert_eq!(world.load(&endpoint), records, "{endpoint}");
+        }
+    }
+}
+
+#[test]
 fn stored_names_the_last_ticket_of_a_commit() {
     let mut world = Place::new().open();
     world.submit([keep(1, "a"), keep(2, "b"), release("a", [1])]);
