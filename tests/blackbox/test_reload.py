@@ -70,7 +70,8 @@ def test_dead_letters_that_are_too_many_by_a_reload_go_and_are_counted(world):
         assert sender.expect("error")["code"] == "rejected"
 
     def letters():
-        return [letter["id"] for letter in json.loads(world.run([str(BIN / "hermes-bus"), "dead", "list", "--json"]).stdout)]
+        listed = world.run([str(BIN / "hermes-bus"), "dead", "list", "--json"]).stdout
+        return [json.loads(line)["id"] for line in listed.splitlines()]
 
     wait_until(lambda: len(letters()) == 3, "the dead letters")
     configure(world, "store:\n  dead_letters_bytes_max: 11MiB\n")
