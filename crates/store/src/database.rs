@@ -31,9 +31,8 @@ pub(crate) const SALTS: std::ops::Range<usize> = 16..24;
 
 /// Frames in the log from which on a pause is used to move them into the database: 4 MiB.
 const CHECKPOINT_IN_PAUSE_FRAMES: u64 = 1_000;
-/// Frames in the log from which on that is done in any case: 8 MiB. The sooner the log begins anew, the more
-/// of the commits go where the file has been written before, which is synced in half the time.
-const CHECKPOINT_FRAMES: u64 = 2 * 1024;
+/// Frames in the log from which on that is done in any case: 32 MiB.
+const CHECKPOINT_FRAMES: u64 = 8 * 1024;
 /// Frames that may be left to be moved between two commits: 2 MiB.
 const CHECKPOINT_REST_FRAMES: u64 = 512;
 /// Frames in the log from which on as many as there are may be left: 128 MiB.
